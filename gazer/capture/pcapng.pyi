@@ -1,0 +1,6 @@
+from gazer.capture.source import FileSource, _Pump
+
+class PcapngSource(FileSource):
+    def __init__(
+        self, fd: int, name: str, snaplen: int, first: bytes = ..., pump: _Pump | None = ...
+    ) -> None: ...
