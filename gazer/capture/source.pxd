@@ -30,6 +30,7 @@ cdef enum:
     # The largest record or block that a file may hold.  libpcap's own limit is 256 KiB for all
     # link types that carry IP; this leaves room for others and bounds what a lie can cost.
     LARGEST_RECORD = 16 * 1024 * 1024
+    FILE_BUFFER = 32 * 1024     # about a hundred frames at a time
 
 
 cdef struct Frame:
@@ -63,16 +64,26 @@ cdef class FileSource(Source):
     cdef object read_error(self)
 
 
+cdef struct Feed:           # what libpcap's FILE reads from
+    Stream* stream
+    size_t limit            # of what stands in the stream, it may have this much
+    char buffer[FILE_BUFFER]    # the FILE's own (glibc's setvbuf only takes one that is given)
+
+
 cdef class PcapSource(FileSource):
     cdef pcap_t* handle
     cdef FILE* file
+    cdef Feed feed
     cdef bint swapped       # the file's byte order is not the network's
     cdef uint32_t header    # bytes of a record's header
     cdef uint32_t scale     # ns in one unit of a timestamp's fraction
     cdef int linktype
-    cdef uint64_t where     # offset of the record that broke
+    cdef uint32_t whole     # records of at most this length are handed over as they stand
+    cdef uint32_t ahead     # records that libpcap's FILE holds already
+    cdef uint64_t where     # offset of the next record; at last of the one that broke
     cdef uint32_t claimed   # a record's length, where it is beyond LARGEST_RECORD
 
+    cdef inline uint32_t record_length(self, uint32_t at) noexcept nogil
     cdef int await_record(self) noexcept nogil
     cdef void shut(self)
 

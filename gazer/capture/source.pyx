@@ -13,13 +13,13 @@ machine's byte order.  They are taken in the file's own unit and scaled here.
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.stdio cimport FILE, fclose, setvbuf, _IONBF
+from libc.stdio cimport FILE, fclose, setvbuf, _IOFBF
 from libc.string cimport memcpy, strerror
-from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_u32
+from gazer.cursor cimport Cursor, cursor_over, cursor_u32
 from gazer.capture.libpcap cimport (
     PCAP_ERRBUF_SIZE, PCAP_TSTAMP_PRECISION_MICRO, PCAP_TSTAMP_PRECISION_NANO, pcap_close,
     pcap_datalink, pcap_fopen_offline_with_tstamp_precision, pcap_geterr, pcap_next_ex,
-    pcap_pkthdr, u_char,
+    pcap_pkthdr, pcap_snapshot, u_char,
 )
 from gazer.capture.stream cimport (
     STREAM_END, STREAM_ERROR, STREAM_READY, STREAM_WAIT, stream_at, stream_close, stream_left,
@@ -119,14 +119,14 @@ cdef class FileSource(Source):
 
 
 cdef ssize_t take(void* cookie, char* buffer, size_t size) noexcept nogil:
-    """fread() for libpcap: what stands in the stream.  Nothing there means the end, since
-    await_record() lets libpcap at no record that is not complete before the end."""
-    cdef Stream* s = <Stream*>cookie
-    cdef size_t n = stream_left(s)
-    if n > size:
-        n = size
-    memcpy(buffer, stream_at(s), n)
-    stream_step(s, n)
+    """read() for libpcap's FILE.  A FILE reads ahead, so it is told of no more than whole records
+    that libpcap is about to read.  Nothing left means the end of the input: await_record() has made
+    sure of all else."""
+    cdef Feed* feed = <Feed*>cookie
+    cdef size_t n = size if size < feed.limit else feed.limit
+    memcpy(buffer, stream_at(feed.stream), n)
+    stream_step(feed.stream, n)
+    feed.limit -= n
     return <ssize_t>n
 
 
@@ -174,17 +174,20 @@ cdef class PcapSource(FileSource):
                      else PCAP_TSTAMP_PRECISION_MICRO)
         functions.read = take
         functions.write = functions.seek = functions.close = NULL
-        self.file = fopencookie(&self.stream, "r", functions)
+        self.feed.stream = &self.stream
+        self.feed.limit = min(<size_t>FILE_HEADER, stream_left(&self.stream))
+        self.file = fopencookie(&self.feed, "r", functions)
         if self.file == NULL:
             raise InputError(f"{name}: {strerror(errno).decode(errors='replace')}")
-        # The stream is the buffer; and only one thread is ever in here.
-        setvbuf(self.file, NULL, _IONBF, 0)
+        # Only one thread is ever in here.
+        setvbuf(self.file, self.feed.buffer, _IOFBF, FILE_BUFFER)
         __fsetlocking(self.file, FSETLOCKING_BYCALLER)
         error[0] = 0
         self.handle = pcap_fopen_offline_with_tstamp_precision(self.file, precision, error)
         if self.handle == NULL:
             raise InputError(f"{name}: {(<bytes>error).decode(errors='replace')}")
         self.linktype = linktype_canonical(pcap_datalink(self.handle))
+        self.whole = min(<uint32_t>FILE_BUFFER, <uint32_t>pcap_snapshot(self.handle))
 
     def __dealloc__(self):
         self.shut()
@@ -197,23 +200,44 @@ cdef class PcapSource(FileSource):
         self.handle = NULL
         self.file = NULL
 
+    cdef inline uint32_t record_length(self, uint32_t at) noexcept nogil:
+        """The bytes that the record `at` bytes into the stream says it has; its header is there."""
+        cdef Cursor c = cursor_over(stream_at(&self.stream), at + 8, at + 12)
+        cdef uint32_t caplen = cursor_u32(&c)
+        return swap32(caplen) if self.swapped else caplen
+
     cdef int await_record(self) noexcept nogil:
         """Wait for the next record.  STREAM_READY if libpcap may go on: it is all there, or the
-        input has ended and no more of it will come."""
-        cdef Cursor c
-        cdef uint32_t caplen
-        cdef int r = stream_need(&self.stream, self.header)
+        input has ended and no more of it will come.
+
+        Those after it that are all there too go along, as many as the FILE's buffer holds; one by
+        one costs 0.03 us more a frame.  Only such as libpcap can't object to, so that only the first
+        of a batch can break."""
+        cdef uint32_t caplen, next_end, end, there
+        cdef int r
+        self.where = self.stream.offset
+        r = stream_need(&self.stream, self.header)
         if r == STREAM_READY:
-            c = cursor_over(stream_at(&self.stream), 0, self.header)
-            cursor_skip(&c, 8)
-            caplen = cursor_u32(&c)
-            if self.swapped:
-                caplen = swap32(caplen)
+            caplen = self.record_length(0)
             if caplen > LARGEST_RECORD:
                 self.claimed = caplen
                 return STREAM_ERROR
-            r = stream_need(&self.stream, self.header + caplen)
-        return STREAM_READY if r == STREAM_END else r
+            end = self.header + caplen
+            r = stream_need(&self.stream, end)
+            if r == STREAM_READY:
+                there = <uint32_t>min(stream_left(&self.stream), <size_t>FILE_BUFFER)
+                while caplen <= self.whole and end + self.header <= there:
+                    caplen = self.record_length(end)
+                    next_end = end + self.header + caplen
+                    if caplen > self.whole or next_end > there:
+                        break
+                    end = next_end
+                    self.ahead += 1
+                self.feed.limit = end
+        if r == STREAM_END:
+            self.feed.limit = stream_left(&self.stream)
+            r = STREAM_READY
+        return r
 
     cdef int next(self, Frame* frame) noexcept nogil:
         cdef pcap_pkthdr* header
@@ -222,12 +246,14 @@ cdef class PcapSource(FileSource):
         cdef int r
         if self.over != SOURCE_FRAME:
             return self.over
-        self.where = self.stream.offset
-        r = self.await_record()
-        if r == STREAM_WAIT:
-            return SOURCE_IDLE
-        if r == STREAM_ERROR:
-            return self.finish(SOURCE_BROKEN)
+        if self.ahead > 0:
+            self.ahead -= 1
+        else:
+            r = self.await_record()
+            if r == STREAM_WAIT:
+                return SOURCE_IDLE
+            if r == STREAM_ERROR:
+                return self.finish(SOURCE_BROKEN)
         r = pcap_next_ex(self.handle, &header, &data)
         if r != 1:
             return self.finish(SOURCE_END if r == -2 else SOURCE_BROKEN)
@@ -241,6 +267,7 @@ cdef class PcapSource(FileSource):
         frame.flags = 0
         if fraction >= 1000000000 // self.scale:
             frame.flags = FRAME_BAD_TIME
+        self.where += self.header + header.caplen
         self.frames += 1
         return SOURCE_FRAME
 
