@@ -133,9 +133,6 @@ cdef char* put_ipv6(char* w, const uint8_t* a) noexcept nogil:
         if i and i != run + run_length:
             w[0] = 58
             w += 1
-        elif i and run < 0:
-            w[0] = 58
-            w += 1
         w = put_group(w, groups[i])
         i += 1
     return w

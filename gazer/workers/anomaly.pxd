@@ -1,7 +1,7 @@
 """What can be wrong with a DNS message: a closed list.  The names (in the same order, lower case,
 without the prefix) are `gazer.workers.anomaly.NAMES`; they are the values of `malformed`."""
 
-cdef enum Anomaly:
+cdef enum:      # Anomaly
     OK = 0
     SHORT_HEADER        # fewer than the 12 bytes of a header
     TRUNCATED           # the message ends within a record
@@ -17,3 +17,5 @@ cdef enum Anomaly:
 
 cdef enum:
     NO_ROOM = -1        # not an anomaly: the arena is full, the record is left out (events.max_size)
+
+cdef const char* anomaly_name(int anomaly) noexcept nogil

@@ -1,0 +1,195 @@
+"""Capture's hot loop; see dispatch.pxd and ARCHITECTURE.md, "Capture" and "Order".
+
+Each frame gets its number and the sensor clock, is decoded as far as its ports, and goes to the
+ring of the worker that its flow belongs to.  Entries are published in batches, and the watermark
+with them, to all rings: "nothing before this clock and number will follow".
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from gazer.capture.source cimport (
+    FRAME_BAD_TIME, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
+from gazer.counters cimport (
+    C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED, C_SNAPPED,
+    C_WAITS, RUNNING, WAITING, Slot)
+from gazer.entry cimport FrameEntry
+from gazer.packet cimport DNS, Packet, Ports, flow_hash, packet_decode
+from gazer.ring cimport (
+    MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
+    ring_producer_sleeps, ring_publish, ring_wake_consumer)
+
+cdef enum:
+    BATCH = 256             # frames between two publications
+    ROUNDS = 64             # batches between two looks at what Python wants
+    NAP = 100               # ms; the longest sleep
+
+cdef enum Stop:
+    PUMP_TURN = 10          # ROUNDS are over
+
+cdef int64_t SECOND = 1000000000
+cdef int64_t STEP_BACK = SECOND             # smaller ones leave the clock standing
+cdef int64_t LEAP = 24 * 3600 * SECOND      # larger ones are no passing of time
+
+
+cdef inline bint clock_advance(Clock* clock, int64_t time) noexcept nogil:
+    """Let the clock follow a frame's time.  True if the frames' time has jumped.
+
+    A step back of at most a second leaves the clock standing; a larger one, and a leap ahead of
+    more than a day, re-bases it: it stays where it is and goes on at the new frames' pace.
+    """
+    cdef int64_t ahead
+    if not clock.started:
+        clock.started = True
+        clock.shift = 0
+        clock.now = <uint64_t>time
+        return False
+    ahead = time + clock.shift - <int64_t>clock.now
+    if ahead >= 0:
+        if ahead <= LEAP:
+            clock.now += <uint64_t>ahead
+            return False
+    elif ahead >= -STEP_BACK:
+        return False
+    clock.shift = <int64_t>clock.now - time
+    return True
+
+
+cdef class Dispatcher:
+    """Shares out the frames of one run.
+
+    `rings` and `bells`: the frame ring and the bell of each worker; `bell`: our own; `ports`:
+    UDP ports that carry DNS; `seed`: secret of the flow hash; `live`: drop instead of wait.
+    """
+
+    def __init__(self, *, rings, bells, int bell, Slot slot, ports, seed, live=False):
+        cdef Ring ring
+        if not 0 < len(rings) <= MAX_WORKERS or len(rings) != len(bells):
+            raise ValueError("one ring and one bell for each of 1 to 64 workers")
+        self.rings = list(rings)
+        self.workers = len(rings)
+        for i, (ring, worker_bell) in enumerate(zip(rings, bells, strict=True)):
+            self.producers[i] = ring.producer(worker_bell)
+        self.bell = bell
+        self.slot = slot
+        self.counters = slot.counters
+        self.ports = Ports(ports)
+        self.seed = seed
+        self.policy = DROP if live else WAIT
+
+    def run(self, Source source):
+        """Take frames from the source for a while.
+
+        Returns "end" or "broken" when the source is at its end, "turn" to be called again, "idle"
+        if the source has nothing just now.
+        """
+        cdef int result
+        with nogil:
+            result = self.pump(source)
+        if result == SOURCE_END:
+            return "end"
+        if result == SOURCE_BROKEN:
+            return "broken"
+        return "idle" if result == SOURCE_IDLE else "turn"
+
+    def end(self):
+        """No frame will follow."""
+        cdef int i
+        for i in range(self.workers):
+            ring_publish(&self.producers[i])
+            ring_mark(&self.producers[i], MARK_END, self.sequence + 1)
+            ring_wake_consumer(&self.producers[i])
+
+    def release(self):
+        """Let go of the shared memory."""
+        self.counters = NULL
+        for ring in self.rings:
+            ring.release()
+        self.slot.release()
+
+    cdef int pump(self, Source source) noexcept nogil:
+        cdef Frame frame
+        cdef FrameEntry* entry
+        cdef Packet packet
+        cdef uint8_t* to
+        cdef int result = PUMP_TURN, fate, worker, rounds, i
+        for rounds in range(ROUNDS):
+            self.slot.beat()
+            for i in range(BATCH):
+                result = source.next(&frame)
+                if result != SOURCE_FRAME:
+                    self.publish(True)
+                    return result
+                self.sequence += 1
+                self.counters[C_FRAMES] += 1
+                self.counters[C_BYTES] += frame.caplen
+                if frame.caplen < frame.length:
+                    self.counters[C_SNAPPED] += 1
+                if frame.flags & FRAME_BAD_TIME:
+                    self.counters[C_BAD_TIME] += 1
+                if clock_advance(&self.clock, frame.time):
+                    self.counters[C_CLOCK_JUMPS] += 1
+                fate = packet_decode(frame.data, frame.caplen, frame.length, frame.linktype,
+                                     self.ports.bits, &packet)
+                if fate != DNS:
+                    self.counters[C_FATE + fate] += 1
+                    continue
+                worker = 0
+                if self.workers > 1:
+                    worker = <int>(((flow_hash(frame.data, &packet, self.seed) >> 32)
+                                    * <uint64_t>self.workers) >> 32)
+                to = self.room(worker, sizeof(FrameEntry) + frame.caplen)
+                if to == NULL:
+                    self.counters[C_RING_DROPPED] += 1
+                    continue
+                entry = <FrameEntry*>to
+                entry.sequence = self.sequence
+                entry.clock = self.clock.now
+                entry.time = frame.time
+                entry.caplen = frame.caplen
+                entry.linktype = <uint32_t>frame.linktype
+                entry.packet = packet
+                memcpy(to + sizeof(FrameEntry), frame.data, frame.caplen)
+                ring_commit(&self.producers[worker], sizeof(FrameEntry) + frame.caplen)
+                self.counters[C_DELIVERED] += 1
+            # A worker without work is not woken for each watermark, only now and then.
+            self.publish(rounds == ROUNDS - 1)
+        return PUMP_TURN
+
+    cdef void publish(self, bint wake) noexcept nogil:
+        """Publish to all rings, and the watermark: the next frame comes after this one."""
+        cdef int i
+        for i in range(self.workers):
+            ring_publish(&self.producers[i])
+            ring_mark(&self.producers[i], self.clock.now, self.sequence + 1)
+            if wake:
+                ring_wake_consumer(&self.producers[i])
+
+    cdef uint8_t* room(self, int worker, uint32_t n) noexcept nogil:
+        """Room for a frame in the worker's ring; NULL if it is to be dropped.
+
+        While one ring is full, the others' workers must learn how far the clock is: the sink may
+        be waiting for their watermark to drain the very worker that we wait for.
+        """
+        cdef Producer* p = &self.producers[worker]
+        cdef uint8_t* to = ring_claim(p, n)
+        cdef int i
+        if to != NULL or self.policy == DROP:
+            return to
+        self.counters[C_WAITS] += 1
+        for i in range(self.workers):
+            ring_publish(&self.producers[i])
+            # The frame in hand has this clock and number and is not published yet.
+            ring_mark(&self.producers[i], self.clock.now, self.sequence)
+            ring_wake_consumer(&self.producers[i])
+        self.slot.set_state(WAITING)
+        while True:
+            to = ring_claim(p, n)
+            if to != NULL:
+                break
+            if ring_producer_sleeps(p, n):
+                bell_wait(self.bell, NAP)
+            ring_producer_awake(p)
+            self.slot.beat()
+        self.slot.set_state(RUNNING)
+        return to

@@ -1,0 +1,80 @@
+"""The ledger: every counter of a run, in one shared segment.
+
+One slot of SLOT bytes for each process, in the order of the topology.  A slot has one writer, its
+process; readers may look at any time and see each word whole.
+
+    offset in a slot
+       0  pid, heartbeat (CLOCK_MONOTONIC ns), state, in_hand
+     256  counters: MAX_COUNTERS words; the enums below say which is which
+"""
+
+from libc.stdint cimport uint64_t
+from gazer.packet cimport FATES_COUNT
+from gazer.workers.anomaly cimport ANOMALIES
+
+cdef enum:
+    LEDGER_VERSION = 1
+    SLOT = 2048
+    SLOT_COUNTERS = 256
+    MAX_COUNTERS = 224
+
+cdef enum:      # State
+    STARTING = 0
+    RUNNING
+    WAITING         # for room downstream, or for an output: not hanging
+    DONE
+
+
+cdef enum:      # CaptureCounter
+    C_FRAMES = 0                # frames read
+    C_BYTES                     # of them, as captured
+    C_DELIVERED                 # to a worker's ring
+    C_RING_DROPPED              # live only: the worker's ring was full
+    C_CLOCK_JUMPS               # design: the sensor clock was re-based
+    C_BAD_TIME                  # timestamps whose fraction was a second or more
+    C_SNAPPED                   # frames of which the capture holds only a part
+    C_WAITS                     # times the capture waited for room in a ring
+    C_FATE                      # one for each Fate but DNS, from here
+    C_END = C_FATE + FATES_COUNT
+
+cdef enum:      # WorkerCounter
+    W_FRAMES = 0
+    W_QUERIES
+    W_REPLIES
+    W_OPENED                    # transactions that began with a query
+    W_REPEATED                  # queries that repeated one that waits
+    W_SUCCESS                   # transactions that ended with their reply
+    W_NO_REPLY                  # ... with their timeout or the end of input
+    W_EVICTED                   # ... because the table was full (also status no_reply)
+    W_PENDING                   # now waiting
+    W_NO_QUERY                  # replies that nothing waited for
+    W_DUPLICATES                # replies to a transaction answered within duplicate_window
+    W_ANSWERED_FORGOTTEN        # answered transactions forgotten early, their table being full
+    W_NEGATIVE_LATENCY          # replies with a timestamp before their query's
+    W_TRANSACTIONS              # tx events made
+    W_RECORDS                   # record events made
+    W_OMITTED                   # records left out of events by events.max_size
+    W_WAITS                     # times the worker waited for room in its event ring
+    W_DISCARDED                 # messages without event, one for each Anomaly, from here
+    W_MALFORMED = W_DISCARDED + ANOMALIES       # messages with an event, but malformed
+    W_END = W_MALFORMED + ANOMALIES
+
+cdef enum:      # SinkCounter
+    S_EVENTS = 0                # merged
+    S_WRITES                    # write calls
+    S_OUTPUT                    # for each output: OUTPUT_COUNTERS words, from here
+
+cdef enum:      # OutputCounter
+    O_EVENTS = 0                # written
+    O_BYTES
+    O_DROPPED                   # not written, the output having failed
+    OUTPUT_COUNTERS
+
+
+cdef class Slot:
+    # One process's own slot.
+    cdef unsigned char[::1] view
+    cdef uint64_t* words        # pid, heartbeat, state, in_hand
+    cdef uint64_t* counters
+    cdef void beat(self) noexcept nogil
+    cdef void set_state(self, uint64_t state) noexcept nogil

@@ -1,0 +1,130 @@
+"""Shared-memory segments: made by the supervisor, attached by name, swept when their owner is dead.
+
+A segment is a `multiprocessing.shared_memory.SharedMemory` with three rules on top:
+
+- Its pages are reserved when it is made.  Without that, a full /dev/shm (64 MB in many containers)
+  is a SIGBUS at some later first touch; with it, one clear error at start.
+- Its owner holds an exclusive flock on it.  A pid is no proof of death, a lock that can be taken
+  is: `sweep` removes what a killed family left behind, and never what a live one holds.
+- An attach does not register with multiprocessing's resource tracker.  Before Python 3.13 it would,
+  and the tracker of any process that merely looked (a `gazer stats`) would remove a live segment.
+
+Names are `gazer-TOKEN-PART`: one token for all the segments of one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import sys
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+
+from gazer.errors import SharedMemoryError
+
+PREFIX = "gazer-"
+FOLDER = "/dev/shm"     # where Linux keeps what shm_open makes
+
+
+def new_token() -> str:
+    """The part of the name that all segments of one run share."""
+    return secrets.token_hex(4)
+
+
+class Segment:
+    """A shared-memory segment.  `buf` is its memory; release what was made of it before close()."""
+
+    def __init__(self, shm: SharedMemory, lock_fd: int | None) -> None:
+        self._shm = shm
+        self._lock_fd = lock_fd
+        self.name = shm.name
+        self.size = shm.size
+
+    @classmethod
+    def create(cls, name: str, size: int) -> Segment:
+        """Make the segment, reserve its pages and lock it.  It starts as zeros."""
+        try:
+            shm = SharedMemory(name, create=True, size=size)
+        except OSError as error:
+            raise SharedMemoryError(
+                f"can't make shared memory {name} ({size} bytes): {error.strerror}"
+            ) from None
+        try:
+            lock_fd = os.open(f"{FOLDER}/{name}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                # Shared, not exclusive, would let a sweeper believe it is alone.
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.posix_fallocate(lock_fd, 0, size)
+            except BaseException:
+                os.close(lock_fd)
+                raise
+        except OSError as error:
+            shm.close()
+            with contextlib.suppress(FileNotFoundError):
+                shm.unlink()
+            if error.errno == errno.ENOSPC:
+                raise SharedMemoryError(
+                    f"no room in {FOLDER} for {size >> 10} KiB more of shared memory; make it "
+                    "larger (mount -o remount,size=..., docker --shm-size) or ring.size smaller"
+                ) from None
+            raise SharedMemoryError(f"can't reserve shared memory {name}: {error}") from None
+        return cls(shm, lock_fd)
+
+    @classmethod
+    def attach(cls, name: str) -> Segment:
+        """Attach to a segment that another process made."""
+        try:
+            return cls(_attach_untracked(name), None)
+        except FileNotFoundError:
+            raise SharedMemoryError(f"shared memory {name} is gone") from None
+        except (OSError, ValueError) as error:
+            raise SharedMemoryError(f"can't attach to shared memory {name}: {error}") from None
+
+    @property
+    def buf(self) -> memoryview:
+        return self._shm.buf
+
+    def close(self) -> None:
+        """Let go of the memory; the owner removes the name as well."""
+        self._shm.close()
+        if self._lock_fd is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._shm.unlink()
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+def _attach_untracked(name: str) -> SharedMemory:
+    if sys.version_info >= (3, 13):
+        return SharedMemory(name, track=False)
+    register = resource_tracker.register
+    resource_tracker.register = lambda *_: None
+    try:
+        return SharedMemory(name)
+    finally:
+        resource_tracker.register = register
+
+
+def sweep() -> list[str]:
+    """Remove the segments whose owner is dead; return their names."""
+    swept = []
+    for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
+        if not name.startswith(PREFIX):
+            continue
+        path = f"{FOLDER}/{name}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue    # gone already, or another user's
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+            swept.append(name)
+        except OSError:
+            pass        # its owner lives
+        finally:
+            os.close(fd)
+    return swept

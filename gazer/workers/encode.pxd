@@ -1,0 +1,54 @@
+"""Events as bytes: JSON text and msgpack, from one description of each event."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from gazer.entry cimport FORMATS
+from gazer.workers.message cimport Message
+
+cdef enum Status:
+    SUCCESS = 0
+    NO_REPLY
+    NO_QUERY
+
+cdef struct Exchange:
+    # What an event tells of: a query with its reply, or one of them, or one message's records.
+    const uint8_t* addresses    # client's, then server's
+    const uint8_t* tags         # VLAN ids, two bytes each, network order
+    uint8_t family
+    uint8_t transport
+    uint8_t tag_count
+    uint16_t client_port
+    uint16_t server_port
+    uint16_t id
+    int status
+    const Message* query        # NULL: none
+    const Message* reply        # NULL: none
+    int64_t query_time
+    int64_t reply_time
+    uint32_t query_size
+    uint32_t reply_size
+    uint32_t repeats
+
+
+cdef class Encoder:
+    cdef bint full
+    cdef bint use[FORMATS]
+    cdef readonly uint32_t formats      # how many are in use
+    cdef uint32_t max_size
+    cdef bytes sensor_kept
+    cdef char* sensor                   # sensor id as a JSON string without quotes
+    cdef uint32_t sensor_length
+    cdef bytes sensor_raw_kept
+    cdef char* sensor_raw
+    cdef uint32_t sensor_raw_length
+    cdef int64_t second                 # whose text is in `date`
+    cdef char date[32]
+    cdef uint32_t shown_query           # records of the event in hand
+    cdef uint32_t shown_reply
+    cdef readonly uint32_t omitted
+
+    cdef uint32_t plan_tx(self, const Exchange* x) noexcept nogil
+    cdef uint32_t tx(self, const Exchange* x, uint8_t* to, uint64_t clock,
+                     uint64_t sequence) noexcept nogil
+    cdef uint32_t plan_record(self, const Exchange* x, uint32_t i) noexcept nogil
+    cdef uint32_t record(self, const Exchange* x, uint32_t i, uint8_t* to, uint64_t clock,
+                         uint64_t sequence) noexcept nogil

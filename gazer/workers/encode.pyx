@@ -1,0 +1,832 @@
+"""Events as bytes; see encode.pxd.  The fields are listed and explained in gazer/event.py.
+
+Each event is described once, in the functions tx_fields and record_fields; `Out` makes a JSON and a
+msgpack version of them at compile time.  Keys are written in the order of their bytes.
+
+Room: `plan_tx` and `plan_record` return how much an event may take in its ring at most; the encoders
+write without further checks.  A record takes at most its texts and RECORD_ROOM in either format
+(message.pxd); all the rest of an event is bounded by FIXED_ROOM and edns_room.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, strlen
+
+from gazer.entry cimport (
+    EVENT_RECORD, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_TEXT, EventHeader)
+from gazer.packet cimport MAX_TAGS
+from gazer.text cimport Arena, Text, put, put_bytes, put_digits, put_ipv4, put_ipv6, put_u16, put_u64
+from gazer.workers.anomaly cimport OK, anomaly_name
+from gazer.workers.message cimport (
+    ADDITIONAL, ANSWER, AUTHORITY, FLAG_AA, FLAG_AD, FLAG_CD, FLAG_RA, FLAG_RD, FLAG_TC, QUESTION,
+    RECORD_ROOM, TYPE_OPT, Edns, Message, Record, message_opcode, message_rcode)
+from gazer.workers.rrtypes cimport ede_name, put_class, put_opcode, put_rcode, put_type
+
+import json
+
+from gazer.event import TAG_RECORD, TAG_TX
+
+cdef extern from "time.h" nogil:
+    struct tm:
+        int tm_sec
+        int tm_min
+        int tm_hour
+        int tm_mday
+        int tm_mon
+        int tm_year
+    tm* gmtime_r(const long* t, tm* result)
+
+cdef extern from *:
+    """
+    #include <string.h>
+    static inline unsigned int as_big32(unsigned int v) { return __builtin_bswap32(v); }
+    static inline unsigned long long as_big64(unsigned long long v) { return __builtin_bswap64(v); }
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "msgpack's byte order is written for little-endian machines"
+    #endif
+    """
+    uint32_t as_big32(uint32_t v) nogil
+    uint64_t as_big64(uint64_t v) nogil
+
+cdef enum:
+    FIXED_ROOM = 1024 + 8 * MAX_TAGS    # of an event, beside its records, sensor id and EDNS
+    SECOND = 1000000000
+
+cdef bytes _TX = TAG_TX.encode()
+cdef bytes _RECORD = TAG_RECORD.encode()
+cdef const char* TAGS[2]
+TAGS[EVENT_TX] = _TX
+TAGS[EVENT_RECORD] = _RECORD
+
+
+cdef struct Json:
+    char* p
+
+
+cdef struct Pack:
+    char* p
+
+
+ctypedef fused Out:
+    Json
+    Pack
+
+
+# --- values --------------------------------------------------------------------------------------
+
+cdef inline char* pack_uint(char* w, uint64_t v) noexcept nogil:
+    if v < 128:
+        w[0] = <char>v
+        return w + 1
+    if v < 256:
+        w[0] = <char>0xCC
+        w[1] = <char>v
+        return w + 2
+    if v < 65536:
+        w[0] = <char>0xCD
+        w[1] = <char>(v >> 8)
+        w[2] = <char>v
+        return w + 3
+    cdef uint32_t v32
+    if v < 0x100000000:
+        w[0] = <char>0xCE
+        v32 = as_big32(<uint32_t>v)
+        memcpy(w + 1, &v32, 4)
+        return w + 5
+    w[0] = <char>0xCF
+    v = as_big64(v)
+    memcpy(w + 1, &v, 8)
+    return w + 9
+
+
+cdef inline char* pack_float(char* w, double v) noexcept nogil:
+    cdef uint64_t bits
+    memcpy(&bits, &v, 8)
+    bits = as_big64(bits)
+    w[0] = <char>0xCB
+    memcpy(w + 1, &bits, 8)
+    return w + 9
+
+
+cdef inline char* pack_length(char* w, uint32_t n) noexcept nogil:
+    """The head of a string of n bytes."""
+    if n < 32:
+        w[0] = <char>(0xA0 | n)
+        return w + 1
+    if n < 256:
+        w[0] = <char>0xD9
+        w[1] = <char>n
+        return w + 2
+    if n < 65536:
+        w[0] = <char>0xDA
+        w[1] = <char>(n >> 8)
+        w[2] = <char>n
+        return w + 3
+    n = as_big32(n)
+    w[0] = <char>0xDB
+    memcpy(w + 1, &n, 4)
+    return w + 5
+
+
+cdef char* put_escaped(char* w, const char* s, uint32_t n) noexcept nogil:
+    """Printable ASCII as the inside of a JSON string."""
+    cdef uint32_t i
+    for i in range(n):
+        if s[i] == 34 or s[i] == 92:
+            w[0] = 92
+            w += 1
+        w[0] = s[i]
+        w += 1
+    return w
+
+
+cdef inline void put_text(Out* o, const Arena* arena, const Text* t) noexcept nogil:
+    if Out is Json:
+        o.p[0] = 34
+        if t.escapes == 0:
+            o.p = put_bytes(o.p + 1, arena.base + t.offset, t.length)
+        else:
+            o.p = put_escaped(o.p + 1, arena.base + t.offset, t.length)
+        o.p[0] = 34
+        o.p += 1
+    else:
+        o.p = put_bytes(pack_length(o.p, t.length), arena.base + t.offset, t.length)
+
+
+cdef inline void put_string(Out* o, const char* s, uint32_t n) noexcept nogil:
+    """A string that needs no escape."""
+    if Out is Json:
+        o.p[0] = 34
+        o.p = put_bytes(o.p + 1, s, n)
+        o.p[0] = 34
+        o.p += 1
+    else:
+        o.p = put_bytes(pack_length(o.p, n), s, n)
+
+
+cdef inline void put_literal(Out* o, const char* s) noexcept nogil:
+    put_string(o, s, <uint32_t>strlen(s))
+
+
+cdef inline void put_uint(Out* o, uint64_t v) noexcept nogil:
+    if Out is Json:
+        o.p = put_u64(o.p, v)
+    else:
+        o.p = pack_uint(o.p, v)
+
+
+cdef inline void put_port(Out* o, uint16_t v) noexcept nogil:
+    if Out is Json:
+        o.p = put_u16(o.p, v)
+    else:
+        o.p = pack_uint(o.p, v)
+
+
+cdef inline void put_bool(Out* o, bint v) noexcept nogil:
+    if Out is Json:
+        o.p = put(o.p, b"true") if v else put(o.p, b"false")
+    else:
+        o.p[0] = <char>(0xC3 if v else 0xC2)
+        o.p += 1
+
+
+cdef inline void put_time(Out* o, int64_t time) noexcept nogil:
+    """Seconds with six decimals, truncated.  The float is the one nearest to that decimal number:
+    microseconds since 1970 are exact in a double, and the division rounds once."""
+    cdef int64_t seconds = time // SECOND
+    if Out is Json:
+        o.p = put_u64(o.p, <uint64_t>seconds)
+        o.p[0] = 46
+        o.p = put_digits(o.p + 1, <uint32_t>((time - seconds * SECOND) // 1000), 6)
+    else:
+        o.p = pack_float(o.p, <double>(time // 1000) / 1e6)
+
+
+cdef inline void put_duration(Out* o, int64_t ns) noexcept nogil:
+    """Seconds with nine decimals."""
+    cdef int64_t seconds = ns // SECOND
+    if Out is Json:
+        o.p = put_u64(o.p, <uint64_t>seconds)
+        o.p[0] = 46
+        o.p = put_digits(o.p + 1, <uint32_t>(ns - seconds * SECOND), 9)
+    else:
+        o.p = pack_float(o.p, <double>ns / 1e9)
+
+
+cdef inline void put_address(Out* o, const uint8_t* address, uint8_t family) noexcept nogil:
+    cdef char* start = o.p
+    cdef char* end
+    # One byte stands before the text: a quote, or a length below 32; a longer text moves on.
+    end = put_ipv4(start + 1, address) if family == 4 else put_ipv6(start + 1, address)
+    if Out is Json:
+        start[0] = 34
+        end[0] = 34
+        o.p = end + 1
+    else:
+        if end - start - 1 < 32:
+            start[0] = <char>(0xA0 | (end - start - 1))
+            o.p = end
+        else:
+            o.p = put_ipv6(pack_length(start, <uint32_t>(end - start - 1)), address)
+
+
+# --- maps and lists ------------------------------------------------------------------------------
+
+cdef inline char* map_begin(Out* o, int n) noexcept nogil:
+    """A map of n pairs.  Returns the place of the head, for map_end."""
+    cdef char* head = o.p
+    if Out is Json:
+        o.p[0] = 123
+        o.p += 1
+    else:
+        if n < 16:
+            o.p[0] = <char>(0x80 | n)
+            o.p += 1
+        else:
+            o.p[0] = <char>0xDE
+            o.p[1] = <char>(n >> 8)
+            o.p[2] = <char>n
+            o.p += 3
+    return head
+
+
+cdef inline void map_end(Out* o) noexcept nogil:
+    if Out is Json:
+        o.p[0] = 125
+        o.p += 1
+
+
+cdef inline void put_key(Out* o, const char* name) noexcept nogil:
+    cdef size_t n = strlen(name)
+    if Out is Json:
+        if o.p[-1] != 123:
+            o.p = put(o.p, b", ")
+        o.p[0] = 34
+        memcpy(o.p + 1, name, n)
+        o.p = put(o.p + 1 + n, b"\": ")
+    else:
+        o.p[0] = <char>(0xA0 | n)
+        memcpy(o.p + 1, name, n)
+        o.p += 1 + n
+
+
+cdef inline void list_begin(Out* o, uint32_t n) noexcept nogil:
+    if Out is Json:
+        o.p[0] = 91
+        o.p += 1
+    else:
+        if n < 16:
+            o.p[0] = <char>(0x90 | n)
+            o.p += 1
+        elif n < 65536:
+            o.p[0] = <char>0xDC
+            o.p[1] = <char>(n >> 8)
+            o.p[2] = <char>n
+            o.p += 3
+        else:
+            o.p[0] = <char>0xDD
+            n = as_big32(n)
+            memcpy(o.p + 1, &n, 4)
+            o.p += 5
+
+
+cdef inline void list_item(Out* o, uint32_t i) noexcept nogil:
+    """Before item number i."""
+    if Out is Json:
+        if i:
+            o.p = put(o.p, b", ")
+
+
+cdef inline void list_end(Out* o) noexcept nogil:
+    if Out is Json:
+        o.p[0] = 93
+        o.p += 1
+
+
+# --- parts of events -----------------------------------------------------------------------------
+
+cdef inline void put_section(Out* o, int section) noexcept nogil:
+    if section == ANSWER:
+        put_literal(o, b"answer")
+    elif section == QUESTION:
+        put_literal(o, b"question")
+    elif section == AUTHORITY:
+        put_literal(o, b"authority")
+    else:
+        put_literal(o, b"additional")
+
+
+cdef inline void put_type_name(Out* o, uint16_t type) noexcept nogil:
+    cdef char[16] name
+    if Out is Json:
+        o.p[0] = 34
+        o.p = put_type(o.p + 1, type)
+        o.p[0] = 34
+        o.p += 1
+    else:
+        put_string(o, name, <uint32_t>(put_type(name, type) - name))
+
+
+cdef inline void put_class_name(Out* o, uint16_t klass) noexcept nogil:
+    cdef char[16] name
+    if klass == 1:
+        put_literal(o, b"IN")
+    else:
+        put_string(o, name, <uint32_t>(put_class(name, klass) - name))
+
+
+cdef inline void put_rcode_name(Out* o, const Message* m) noexcept nogil:
+    cdef char[16] name
+    put_string(o, name, <uint32_t>(put_rcode(name, message_rcode(m)) - name))
+
+
+cdef inline void put_opcode_name(Out* o, const Message* m) noexcept nogil:
+    cdef char[16] name
+    if message_opcode(m) == 0:
+        put_literal(o, b"QUERY")
+    else:
+        put_string(o, name, <uint32_t>(put_opcode(name, message_opcode(m)) - name))
+
+
+cdef inline void put_flags(Out* o, uint16_t flags) noexcept nogil:
+    cdef char[24] text
+    cdef char* w = text
+    if flags & FLAG_AA:
+        w = put(w, b"aa ")
+    if flags & FLAG_TC:
+        w = put(w, b"tc ")
+    if flags & FLAG_RD:
+        w = put(w, b"rd ")
+    if flags & FLAG_RA:
+        w = put(w, b"ra ")
+    if flags & FLAG_AD:
+        w = put(w, b"ad ")
+    if flags & FLAG_CD:
+        w = put(w, b"cd ")
+    put_string(o, text, <uint32_t>(w - text) - (w != text))
+
+
+cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint full) noexcept nogil:
+    cdef bint question = r.section == QUESTION
+    cdef bint opt = r.type == TYPE_OPT and not question
+    map_begin(o, 3 + (not question) + (full and not opt) + (full and not opt and not question))
+    if full and not opt:
+        put_key(o, b"class")
+        put_class_name(o, r.klass)
+    if not question:
+        put_key(o, b"data")
+        put_text(o, arena, &r.data)
+    put_key(o, b"name")
+    put_text(o, arena, &r.name)
+    put_key(o, b"section")
+    put_section(o, r.section)
+    if full and not opt and not question:
+        put_key(o, b"ttl")
+        put_uint(o, r.ttl)
+    put_key(o, b"type")
+    put_type_name(o, r.type)
+    map_end(o)
+
+
+cdef void put_records(Out* o, const Message* m, uint32_t n, bint full) noexcept nogil:
+    cdef uint32_t i
+    list_begin(o, n)
+    for i in range(n):
+        list_item(o, i)
+        put_record(o, &m.arena, &m.records[i], full)
+    list_end(o)
+
+
+cdef void put_edns(Out* o, const Message* m) noexcept nogil:
+    cdef const Edns* e = &m.edns
+    cdef uint32_t i
+    cdef const char* name
+    map_begin(o, 4 + (e.subnet.length > 0) + (e.cookie.length > 0) + (e.nsid.length > 0)
+              + (e.errors > 0))
+    if e.subnet.length:
+        put_key(o, b"client_subnet")
+        put_text(o, &m.arena, &e.subnet)
+    if e.cookie.length:
+        put_key(o, b"cookie")
+        put_text(o, &m.arena, &e.cookie)
+    put_key(o, b"do")
+    put_bool(o, e.dnssec_ok)
+    if e.errors:
+        put_key(o, b"extended_errors")
+        list_begin(o, e.errors)
+        for i in range(e.errors):
+            list_item(o, i)
+            name = ede_name(e.error_code[i])
+            map_begin(o, 1 + (name != NULL) + (e.error_text[i].length > 0))
+            put_key(o, b"code")
+            put_uint(o, e.error_code[i])
+            if name != NULL:
+                put_key(o, b"name")
+                put_string(o, name, <uint32_t>strlen(name))
+            if e.error_text[i].length:
+                put_key(o, b"text")
+                put_text(o, &m.arena, &e.error_text[i])
+            map_end(o)
+        list_end(o)
+    put_key(o, b"extended_rcode")
+    put_uint(o, e.extended_rcode)
+    if e.nsid.length:
+        put_key(o, b"nsid")
+        put_text(o, &m.arena, &e.nsid)
+    put_key(o, b"udp_size")
+    put_port(o, e.udp_size)
+    put_key(o, b"version")
+    put_uint(o, e.version)
+    map_end(o)
+
+
+cdef uint32_t edns_room(const Message* m) noexcept nogil:
+    """What put_edns takes at most."""
+    cdef uint32_t i, n = 320
+    if m == NULL or not m.edns.present:
+        return 0
+    n += m.edns.subnet.length + m.edns.cookie.length + m.edns.nsid.length + m.edns.nsid.escapes
+    for i in range(m.edns.errors):
+        n += 112 + m.edns.error_text[i].length + m.edns.error_text[i].escapes
+    return n
+
+
+cdef uint16_t tag_id(const Exchange* x, int i) noexcept nogil:
+    return ((x.tags[2 * i] << 8) | x.tags[2 * i + 1]) & 0xFFF
+
+
+# --- the two kinds of event ----------------------------------------------------------------------
+
+cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
+    cdef const Message* q = x.query
+    cdef const Message* r = x.reply
+    cdef const Message* one = r if r != NULL else q
+    cdef bint full = e.full
+    cdef bint q_edns = q != NULL and q.edns.present
+    cdef bint r_edns = r != NULL and r.edns.present
+    cdef bint q_bad = q != NULL and q.anomaly != OK
+    cdef bint r_bad = r != NULL and r.anomaly != OK
+    cdef bint latency = q != NULL and r != NULL and x.reply_time >= x.query_time
+    cdef int n = 6 + 2 * (q != NULL) + 2 * (r != NULL), i
+    if full:
+        n += (4 + 3 * (q != NULL) + 3 * (r != NULL) + (q_edns or r_edns) + (q_bad or r_bad)
+              + (e.omitted > 0) + latency + (x.tag_count > 0))
+    map_begin(o, n)
+    put_key(o, b"client_addr")
+    put_address(o, x.addresses, x.family)
+    put_key(o, b"client_port")
+    put_port(o, x.client_port)
+    if full:
+        if q_edns or r_edns:
+            put_key(o, b"edns")
+            map_begin(o, q_edns + r_edns)
+            if q_edns:
+                put_key(o, b"query")
+                put_edns(o, q)
+            if r_edns:
+                put_key(o, b"reply")
+                put_edns(o, r)
+            map_end(o)
+        put_key(o, b"flags")
+        put_flags(o, one.flags)
+        if latency:
+            put_key(o, b"latency")
+            put_duration(o, x.reply_time - x.query_time)
+        if q_bad or r_bad:
+            put_key(o, b"malformed")
+            map_begin(o, q_bad + r_bad)
+            if q_bad:
+                put_key(o, b"query")
+                put_literal(o, anomaly_name(q.anomaly))
+            if r_bad:
+                put_key(o, b"reply")
+                put_literal(o, anomaly_name(r.anomaly))
+            map_end(o)
+        if e.omitted:
+            put_key(o, b"omitted")
+            put_uint(o, e.omitted)
+        put_key(o, b"opcode")
+        put_opcode_name(o, one)
+        put_key(o, b"proto")
+        put_literal(o, b"udp")
+    if q != NULL:
+        put_key(o, b"query")
+        put_records(o, q, e.shown_query, full)
+        if full:
+            put_key(o, b"query_size")
+            put_uint(o, x.query_size)
+        put_key(o, b"query_ts")
+        put_time(o, x.query_time)
+        if full:
+            put_key(o, b"query_ts_ns")
+            put_uint(o, <uint64_t>x.query_time)
+    if r != NULL:
+        if full:
+            put_key(o, b"rcode")
+            put_rcode_name(o, r)
+        put_key(o, b"reply")
+        put_records(o, r, e.shown_reply, full)
+        if full:
+            put_key(o, b"reply_size")
+            put_uint(o, x.reply_size)
+        put_key(o, b"reply_ts")
+        put_time(o, x.reply_time)
+        if full:
+            put_key(o, b"reply_ts_ns")
+            put_uint(o, <uint64_t>x.reply_time)
+    if full:
+        if q != NULL:
+            put_key(o, b"retransmits")
+            put_uint(o, x.repeats)
+        put_key(o, b"sensor")
+        if Out is Json:
+            put_string(o, e.sensor, e.sensor_length)
+        else:
+            put_string(o, e.sensor_raw, e.sensor_raw_length)
+    put_key(o, b"server_addr")
+    put_address(o, x.addresses + (4 if x.family == 4 else 16), x.family)
+    put_key(o, b"server_port")
+    put_port(o, x.server_port)
+    put_key(o, b"status")
+    if x.status == SUCCESS:
+        put_literal(o, b"success")
+    elif x.status == NO_REPLY:
+        put_literal(o, b"no_reply")
+    else:
+        put_literal(o, b"no_query")
+    put_key(o, b"tx_id")
+    put_port(o, x.id)
+    if full and x.tag_count:
+        put_key(o, b"vlan")
+        list_begin(o, x.tag_count)
+        for i in range(x.tag_count):
+            list_item(o, i)
+            put_port(o, tag_id(x, i))
+        list_end(o)
+    map_end(o)
+
+
+cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Record* r,
+                        Encoder e) noexcept nogil:
+    cdef bint full = e.full
+    cdef bint question = r.section == QUESTION
+    cdef bint opt = r.type == TYPE_OPT and not question
+    cdef bint reply = x.reply != NULL
+    cdef int64_t time = x.reply_time if reply else x.query_time
+    cdef char[6 * MAX_TAGS] path
+    cdef char* w
+    cdef int i
+    map_begin(o, 9 + (not question) + full * (
+        6 + reply + (not opt) + (not opt and not question) + (x.tag_count > 0)))
+    if full and not opt:
+        put_key(o, b"class")
+        put_class_name(o, r.klass)
+    put_key(o, b"client_addr")
+    put_address(o, x.addresses, x.family)
+    put_key(o, b"client_port")
+    put_port(o, x.client_port)
+    if not question:
+        put_key(o, b"data")
+        put_text(o, &m.arena, &r.data)
+    if full:
+        put_key(o, b"flags")
+        put_flags(o, m.flags)
+    put_key(o, b"msg_type")
+    if reply:
+        put_literal(o, b"reply")
+    else:
+        put_literal(o, b"query")
+    put_key(o, b"name")
+    put_text(o, &m.arena, &r.name)
+    if full:
+        put_key(o, b"opcode")
+        put_opcode_name(o, m)
+        put_key(o, b"proto")
+        put_literal(o, b"udp")
+        if reply:
+            put_key(o, b"rcode")
+            put_rcode_name(o, m)
+    put_key(o, b"section")
+    put_section(o, r.section)
+    if full:
+        put_key(o, b"sensor")
+        if Out is Json:
+            put_string(o, e.sensor, e.sensor_length)
+        else:
+            put_string(o, e.sensor_raw, e.sensor_raw_length)
+    put_key(o, b"server_addr")
+    put_address(o, x.addresses + (4 if x.family == 4 else 16), x.family)
+    put_key(o, b"server_port")
+    put_port(o, x.server_port)
+    if full:
+        put_key(o, b"ts")
+        put_time(o, time)
+        put_key(o, b"ts_ns")
+        put_uint(o, <uint64_t>time)
+        if not opt and not question:
+            put_key(o, b"ttl")
+            put_uint(o, r.ttl)
+    put_key(o, b"tx_id")
+    put_port(o, x.id)
+    put_key(o, b"type")
+    put_type_name(o, r.type)
+    if full and x.tag_count:
+        put_key(o, b"vlan_path")
+        w = path
+        for i in range(x.tag_count):
+            if i:
+                w[0] = 46
+                w += 1
+            w = put_u16(w, tag_id(x, i))
+        put_string(o, path, <uint32_t>(w - path))
+    map_end(o)
+
+
+cdef class Encoder:
+    """Encodes the events of one worker.
+
+    `formats` is a set of Format numbers, `max_size` the most bytes that an event may take in any of
+    them (at least 16 KiB, so that all but the records always fits).
+    """
+
+    def __init__(self, *, full, formats, max_size, sensor):
+        self.full = full
+        for number in formats:
+            self.use[<int>number] = True
+        self.formats = len(formats)
+        self.max_size = max_size
+        self.sensor_kept = json.dumps(sensor, ensure_ascii=False)[1:-1].encode()
+        self.sensor = self.sensor_kept
+        self.sensor_length = len(self.sensor_kept)
+        self.sensor_raw_kept = sensor.encode()
+        self.sensor_raw = self.sensor_raw_kept
+        self.sensor_raw_length = len(self.sensor_raw_kept)
+        self.second = -1
+
+    cdef void set_date(self, int64_t second) noexcept nogil:
+        """`date` is 2015-10-11T02:40:12 (UTC), 19 bytes."""
+        cdef tm t
+        cdef long s = second
+        cdef char* w = self.date
+        self.second = second
+        gmtime_r(&s, &t)
+        w = put_digits(w, t.tm_year + 1900, 4)
+        w[0] = 45
+        w = put_digits(w + 1, t.tm_mon + 1, 2)
+        w[0] = 45
+        w = put_digits(w + 1, t.tm_mday, 2)
+        w[0] = 84
+        w = put_digits(w + 1, t.tm_hour, 2)
+        w[0] = 58
+        w = put_digits(w + 1, t.tm_min, 2)
+        w[0] = 58
+        w = put_digits(w + 1, t.tm_sec, 2)
+
+    cdef uint32_t fit(self, const Message* m, uint32_t room) noexcept nogil:
+        """How many of the message's records fit into so much room."""
+        cdef uint32_t i, size
+        if m == NULL:
+            return 0
+        if m.room <= room:
+            return m.records_read
+        for i in range(m.records_read):
+            size = (m.records[i].name.length + m.records[i].name.escapes
+                    + m.records[i].data.length + m.records[i].data.escapes + RECORD_ROOM)
+            if size > room:
+                return i
+            room -= size
+        return m.records_read
+
+    cdef uint32_t plan_tx(self, const Exchange* x) noexcept nogil:
+        """Decide which records are shown; return the most that the entry may take.
+
+        Records are left out from the end.  The query gives way to the reply, but keeps at least
+        half of the room; a stranger's long query can't crowd out the reply.
+        """
+        cdef uint32_t fixed = (FIXED_ROOM + self.sensor_length + edns_room(x.query)
+                               + edns_room(x.reply))
+        cdef uint32_t room = self.max_size - fixed
+        cdef uint32_t query = 0 if x.query == NULL else x.query.room
+        cdef uint32_t reply = 0 if x.reply == NULL else x.reply.room
+        self.omitted = 0
+        if x.query != NULL:
+            if query + reply > room:
+                query = room - reply if reply < room // 2 else room // 2
+            self.shown_query = self.fit(x.query, query)
+            self.omitted += x.query.omitted + x.query.records_read - self.shown_query
+            query = query if query < x.query.room else x.query.room
+        if x.reply != NULL:
+            self.shown_reply = self.fit(x.reply, room - query)
+            self.omitted += x.reply.omitted + x.reply.records_read - self.shown_reply
+            reply = reply if reply < room - query else room - query
+        return sizeof(EventHeader) + self.formats * (fixed + query + reply)
+
+    cdef char* frame_begin(self, int format, char* w, int kind, int64_t time) noexcept nogil:
+        """What stands before the record's map, in this format."""
+        cdef int64_t second = time // SECOND
+        cdef uint32_t n
+        if format == FORMAT_TEXT or format == FORMAT_JSON:
+            if second != self.second:
+                self.set_date(second)
+            if format == FORMAT_TEXT:
+                memcpy(w, self.date, 19)
+                w = put(w + 19, b"+00:00\t")
+                w = put_bytes(w, TAGS[kind], strlen(TAGS[kind]))
+                w[0] = 9
+                return w + 1
+            w = put(w, b"{\"tag\": \"")
+            w = put_bytes(w, TAGS[kind], strlen(TAGS[kind]))
+            w = put(w, b"\", \"time\": \"")
+            memcpy(w, self.date, 19)
+            w[19] = 46
+            w = put_digits(w + 20, <uint32_t>((time - second * SECOND) // 1000), 6)
+            return put(w, b"Z\", ")
+        w[0] = <char>0x93
+        n = <uint32_t>strlen(TAGS[kind])
+        w = put_bytes(pack_length(w + 1, n), TAGS[kind], n)
+        if format == FORMAT_MSGPACK:
+            return pack_uint(w, <uint64_t>second)
+        w[0] = <char>0xD7       # Fluentd's EventTime: extension type 0, seconds and nanoseconds
+        w[1] = 0
+        n = as_big32(<uint32_t>second)
+        memcpy(w + 2, &n, 4)
+        n = as_big32(<uint32_t>(time - second * SECOND))
+        memcpy(w + 6, &n, 4)
+        return w + 10
+
+    cdef uint32_t finish(self, uint8_t* to, uint64_t clock, uint64_t sequence, int64_t time,
+                         int kind, const Exchange* x, const Message* m,
+                         const Record* r) noexcept nogil:
+        """Write the entry: header, then each format.  Returns its length."""
+        cdef EventHeader* header = <EventHeader*>to
+        cdef char* w = <char*>to + sizeof(EventHeader)
+        cdef char* start
+        cdef char* json_start = NULL
+        cdef uint32_t json_length = 0
+        cdef Json j
+        cdef Pack p
+        cdef int format
+        header.clock = clock
+        header.sequence = sequence
+        header.time = time
+        header.kind = kind
+        for format in range(FORMATS):
+            if not self.use[format]:
+                header.lengths[format] = 0
+                continue
+            start = w
+            w = self.frame_begin(format, w, kind, time)
+            if format == FORMAT_TEXT or format == FORMAT_JSON:
+                if format == FORMAT_JSON:
+                    w -= 1              # the map's brace falls on the blank; see below
+                j.p = w
+                if json_start != NULL:
+                    j.p = put_bytes(j.p, json_start, json_length)
+                elif kind == EVENT_TX:
+                    tx_fields(&j, x, self)
+                else:
+                    record_fields(&j, x, m, r, self)
+                if format == FORMAT_TEXT:
+                    json_start = w
+                    json_length = <uint32_t>(j.p - w)
+                else:
+                    w[0] = 32           # one object: tag and time lead, the fields follow
+                w = put(j.p, b"\n")
+            else:
+                p.p = w
+                if kind == EVENT_TX:
+                    tx_fields(&p, x, self)
+                else:
+                    record_fields(&p, x, m, r, self)
+                w = p.p
+            header.lengths[format] = <uint32_t>(w - start)
+        return <uint32_t>(w - <char*>to)
+
+    cdef uint32_t tx(self, const Exchange* x, uint8_t* to, uint64_t clock,
+                     uint64_t sequence) noexcept nogil:
+        """Encode the transaction into plan_tx's room.  Returns the entry's length.
+
+        Its time is the reply's, without one the query's.
+        """
+        return self.finish(to, clock, sequence,
+                           x.query_time if x.reply == NULL else x.reply_time,
+                           EVENT_TX, x, NULL, NULL)
+
+    cdef uint32_t plan_record(self, const Exchange* x, uint32_t i) noexcept nogil:
+        """The most that the entry for record i of the exchange's one message may take."""
+        cdef const Message* m = x.query if x.reply == NULL else x.reply
+        return sizeof(EventHeader) + self.formats * (
+            FIXED_ROOM + self.sensor_length + m.records[i].name.length + m.records[i].name.escapes
+            + m.records[i].data.length + m.records[i].data.escapes + RECORD_ROOM)
+
+    cdef uint32_t record(self, const Exchange* x, uint32_t i, uint8_t* to, uint64_t clock,
+                         uint64_t sequence) noexcept nogil:
+        """Encode record i of the exchange's one message.  Returns the entry's length."""
+        cdef const Message* m = x.query if x.reply == NULL else x.reply
+        return self.finish(to, clock, sequence,
+                           x.query_time if x.reply == NULL else x.reply_time,
+                           EVENT_RECORD, x, m, &m.records[i])
+
+
+def entry_room(max_size, formats):
+    """The largest payload of an event ring's entry, in bytes."""
+    return sizeof(EventHeader) + formats * max_size

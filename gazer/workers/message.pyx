@@ -1,0 +1,165 @@
+"""Decode a DNS message; see message.pxd.
+
+Rules:
+- Nothing raises.  The first thing that is wrong is the message's `anomaly`; decoding goes on behind
+  rdata that does not fit its type, and stops at everything else, with the records read so far.
+- The cost is linear in the message's size.  A name costs at most 255 octets and 128 jumps, and
+  once the room (events.max_size) is used up, names are stepped over and no longer expanded: a
+  staircase of compression pointers under thousands of records does not multiply.
+- Every message is decoded into the same Message, whose arena and records were made at start.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from gazer.cursor cimport Cursor, cursor_has, cursor_left, cursor_over, cursor_skip, cursor_u16, \
+    cursor_u32
+from gazer.text cimport Arena, Text
+from gazer.workers.anomaly cimport (
+    BAD_RDATA, COUNTS, NO_ROOM, OK, RDLENGTH, SHORT_HEADER, SNAPPED, TRAILING, TRUNCATED)
+from gazer.workers.edns cimport edns_decode
+from gazer.workers.names cimport NAME_TEXT, name_render, name_skip, names_begin
+from gazer.workers.question cimport question_plain
+from gazer.workers.rdata cimport rdata_render
+from gazer.workers.rdata_opt cimport opt_render
+
+
+cdef int message_setup(Message* m, uint32_t budget, bint want_edns) except -1:
+    """Make the parts that every message is decoded into.  `budget`: bytes of text, at most."""
+    memset(m, 0, sizeof(Message))
+    m.want_edns = want_edns
+    m.budget = budget
+    m.capacity = budget // 40 + 16      # no record takes less than 40 bytes of an event
+    m.records = <Record*>calloc(m.capacity, sizeof(Record))
+    m.arena.capacity = budget + 2 * NAME_TEXT + 4096
+    m.arena.base = <char*>malloc(m.arena.capacity)
+    if m.records == NULL or m.arena.base == NULL:
+        raise MemoryError
+    return 0
+
+
+cdef void message_free(Message* m) noexcept nogil:
+    free(m.records)
+    free(m.arena.base)
+    m.records = NULL
+    m.arena.base = NULL
+
+
+cdef int record_decode(Message* m, Cursor* c, Record* record, uint8_t section) noexcept nogil:
+    """Decode one record.  Returns OK, BAD_RDATA, NO_ROOM (stepped over), or another anomaly (the
+    cursor is then nowhere)."""
+    cdef Cursor rdata
+    cdef uint32_t start = c.pos, before = m.arena.used, length = 0
+    cdef int result
+    result = name_render(&m.names, c, &m.arena, &record.name)
+    if result != OK:
+        if result == NO_ROOM:
+            c.pos = start
+            return record_skip(m, c, section)
+        return result
+    record.section = section
+    record.type = cursor_u16(c)
+    record.klass = cursor_u16(c)
+    record.data.length = record.data.escapes = 0
+    if section == QUESTION:
+        if c.failed:
+            return TRUNCATED
+        record.ttl = 0
+    else:
+        record.ttl = cursor_u32(c)
+        length = cursor_u16(c)
+        if c.failed:
+            return TRUNCATED
+        if not cursor_has(c, length):
+            return RDLENGTH
+        rdata = cursor_over(m.wire, c.pos, c.pos + length)
+        if record.type == TYPE_OPT:
+            result = opt_render(&m.names, &rdata, record.klass, record.ttl, &m.arena, &record.data)
+        else:
+            result = rdata_render(&m.names, &rdata, record.type, record.klass, &m.arena,
+                                  &record.data)
+        if record.type == TYPE_OPT and section == ADDITIONAL and result == OK:
+            edns_decode(&m.edns, m.wire, c.pos, c.pos + length, record.klass, record.ttl,
+                        m.want_edns, &m.arena)
+        cursor_skip(c, length)
+    if result == NO_ROOM:
+        m.arena.used = before
+        return NO_ROOM
+    length = (record.name.length + record.name.escapes + record.data.length + record.data.escapes
+              + RECORD_ROOM)
+    if m.room + length > m.budget:
+        m.arena.used = before
+        return NO_ROOM
+    m.room += length
+    return result
+
+
+cdef int record_skip(Message* m, Cursor* c, uint8_t section) noexcept nogil:
+    """Step over a record without rendering it.  Returns NO_ROOM, or an anomaly."""
+    cdef uint32_t length
+    cdef int result = name_skip(&m.names, c)
+    if result != OK:
+        return result
+    if not cursor_skip(c, 4):
+        return TRUNCATED
+    if section != QUESTION:
+        cursor_skip(c, 4)
+        length = cursor_u16(c)
+        if c.failed:
+            return TRUNCATED
+        if not cursor_skip(c, length):
+            return RDLENGTH
+    return NO_ROOM
+
+
+cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint cut) noexcept nogil:
+    """Decode wire[0:length]; `cut` says that the capture lacks the rest of it."""
+    cdef Cursor c = cursor_over(wire, 0, length)
+    cdef int section, result
+    cdef uint32_t i
+    m.wire = wire
+    m.length = length
+    m.anomaly = OK
+    m.readable = m.plain = False
+    m.records_read = m.omitted = m.room = 0
+    m.question_end = HEADER
+    m.arena.used = 0
+    m.edns.present = False
+    m.edns.extended_rcode = 0
+    m.id = cursor_u16(&c)
+    m.flags = cursor_u16(&c)
+    for section in range(4):
+        m.counts[section] = cursor_u16(&c)
+    if c.failed:
+        m.anomaly = SHORT_HEADER
+        return
+    names_begin(&m.names, wire, length)
+    for section in range(4):
+        for i in range(m.counts[section]):
+            if cursor_left(&c) == 0:
+                m.anomaly = SNAPPED if cut else COUNTS
+                return
+            if m.omitted or m.records_read == m.capacity:
+                result = record_skip(m, &c, <uint8_t>section)
+            else:
+                result = record_decode(m, &c, &m.records[m.records_read], <uint8_t>section)
+            if result == NO_ROOM:
+                m.omitted += 1
+                continue
+            if result != OK:
+                if result != BAD_RDATA:
+                    m.anomaly = SNAPPED if cut and (
+                        result == TRUNCATED or result == RDLENGTH) else result
+                    return
+                if m.anomaly == OK:
+                    m.anomaly = BAD_RDATA
+            m.records_read += 1
+        if section == QUESTION:
+            m.question_end = c.pos
+            m.readable = True
+            m.plain = m.counts[0] == 1 and question_plain(wire, c.pos)
+    if cursor_left(&c) and m.anomaly == OK:
+        m.anomaly = TRAILING
+    elif cut and m.anomaly == OK:
+        m.anomaly = SNAPPED
