@@ -1,6 +1,7 @@
 """The ledger: every counter of a run, in one shared segment.
 
-One slot of SLOT bytes for each process, in the order of the topology.  A slot has one writer, its
+First the ledger's own head: magic, version, control.  Then one slot of SLOT bytes for each
+process, numbered as the topology says.  A slot has one writer, its
 process; readers may look at any time and see each word whole.
 
     offset in a slot
@@ -17,6 +18,11 @@ cdef enum:
     SLOT = 2048
     SLOT_COUNTERS = 256
     MAX_COUNTERS = 224
+
+cdef enum:      # Control: what the supervisor asks of all processes
+    CONTROL_RUN = 0
+    CONTROL_DRAIN = 1   # capture stops; what has been read is finished
+    CONTROL_QUIT = 2    # an output that waits for room gives up as well
 
 cdef enum:      # State
     STARTING = 0
@@ -74,6 +80,7 @@ cdef enum:      # OutputCounter
 cdef class Slot:
     # One process's own slot.
     cdef unsigned char[::1] view
+    cdef uint64_t* control      # of the whole run, one of Control
     cdef uint64_t* words        # pid, heartbeat, state, in_hand
     cdef uint64_t* counters
     cdef void beat(self) noexcept nogil

@@ -80,6 +80,7 @@ cdef class Slot:
         if words[1] != LEDGER_VERSION:
             raise SharedMemoryError(
                 f"a ledger of layout {words[1]}, this program knows {LEDGER_VERSION}")
+        self.control = words + 2
         self.words = <uint64_t*>(&self.view[0] + SLOT * (index + 1))
         self.counters = <uint64_t*>(<unsigned char*>self.words + SLOT_COUNTERS)
 
@@ -90,6 +91,33 @@ cdef class Slot:
 
     cdef void set_state(self, uint64_t state) noexcept nogil:
         store_relaxed(&self.words[2], state)
+
+    @property
+    def draining(self):
+        """The supervisor wants capture to stop and the rest to be finished."""
+        return load_relaxed(self.control) >= CONTROL_DRAIN
+
+    @property
+    def quitting(self):
+        """The supervisor wants an end now: what can't be written is given up."""
+        return load_relaxed(self.control) >= CONTROL_QUIT
+
+    def ask(self, *, drain=False, quit=False):
+        """Ask all processes of the run to stop.  Only the supervisor does."""
+        store_relaxed(self.control, CONTROL_QUIT if quit else CONTROL_DRAIN if drain else 0)
+
+    def waits(self, waiting):
+        """This process waits for something outside (it does not hang), or goes on."""
+        self.set_state(WAITING if waiting else RUNNING)
+        self.beat()
+
+    def add_output(self, int output, events, bytes_, dropped):
+        """Count what the sink's output number `output` has done with some events."""
+        cdef uint64_t* o = &self.counters[S_OUTPUT + output * OUTPUT_COUNTERS]
+        o[O_EVENTS] += <uint64_t>events
+        o[O_BYTES] += <uint64_t>bytes_
+        o[O_DROPPED] += <uint64_t>dropped
+        self.counters[S_WRITES] += 1
 
     def open(self, pid):
         """The process `pid` has this slot now."""
@@ -119,6 +147,7 @@ cdef class Slot:
         return {name: load_relaxed(&self.counters[base + i]) for name, i in OUTPUT.items()}
 
     def release(self):
+        self.control = NULL
         self.words = NULL
         self.counters = NULL
         self.view = None

@@ -47,8 +47,12 @@ cdef enum:
     ENTRY_PADDING = 2
     RING_SMALLEST = 4096        # capacity in bytes; tests use it, a sensor's are larger
 
-cdef enum:
-    MARK_END = 0xFFFFFFFFFFFFFFFF   # as the watermark's clock: nothing will follow at all
+cdef extern from *:
+    """
+    #define GAZER_MARK_END UINT64_MAX
+    """
+    # As the watermark's clock: nothing will follow at all.  (An enum's value would be an int.)
+    const uint64_t MARK_END "GAZER_MARK_END"
 
 
 cdef struct RingHeader:

@@ -128,7 +128,7 @@ cdef class Merge:
     cdef bint append(self, const Lane* lane) noexcept nogil:
         """Copy the lane's event to each block; False (and nothing copied) if one has no room."""
         cdef const EventHeader* header = <const EventHeader*>lane.entry
-        cdef const uint8_t*[FORMATS] parts
+        cdef const uint8_t* parts[FORMATS]
         cdef const uint8_t* p = lane.entry + sizeof(EventHeader)
         cdef Room* room
         cdef uint32_t n

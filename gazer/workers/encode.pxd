@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gazer.entry cimport FORMATS
-from gazer.workers.message cimport Message
+from gazer.workers.message cimport Message, Record
 
 cdef enum Status:
     SUCCESS = 0
@@ -46,6 +46,12 @@ cdef class Encoder:
     cdef uint32_t shown_reply
     cdef readonly uint32_t omitted
 
+    cdef void set_date(self, int64_t second) noexcept nogil
+    cdef uint32_t fit(self, const Message* m, uint32_t room) noexcept nogil
+    cdef char* frame_begin(self, int format, char* w, int kind, int64_t time) noexcept nogil
+    cdef uint32_t finish(self, uint8_t* to, uint64_t clock, uint64_t sequence, int64_t time,
+                         int kind, const Exchange* x, const Message* m,
+                         const Record* r) noexcept nogil
     cdef uint32_t plan_tx(self, const Exchange* x) noexcept nogil
     cdef uint32_t tx(self, const Exchange* x, uint8_t* to, uint64_t clock,
                      uint64_t sequence) noexcept nogil

@@ -74,6 +74,7 @@ ctypedef fused Out:
 # --- values --------------------------------------------------------------------------------------
 
 cdef inline char* pack_uint(char* w, uint64_t v) noexcept nogil:
+    cdef uint32_t v32
     if v < 128:
         w[0] = <char>v
         return w + 1
@@ -86,8 +87,7 @@ cdef inline char* pack_uint(char* w, uint64_t v) noexcept nogil:
         w[1] = <char>(v >> 8)
         w[2] = <char>v
         return w + 3
-    cdef uint32_t v32
-    if v < 0x100000000:
+    if v < 0x100000000ULL:
         w[0] = <char>0xCE
         v32 = as_big32(<uint32_t>v)
         memcpy(w + 1, &v32, 4)
@@ -258,7 +258,7 @@ cdef inline void map_end(Out* o) noexcept nogil:
 cdef inline void put_key(Out* o, const char* name) noexcept nogil:
     cdef size_t n = strlen(name)
     if Out is Json:
-        if o.p[-1] != 123:
+        if (o.p - 1)[0] != 123:
             o.p = put(o.p, b", ")
         o.p[0] = 34
         memcpy(o.p + 1, name, n)
@@ -654,7 +654,8 @@ cdef class Encoder:
             self.use[<int>number] = True
         self.formats = len(formats)
         self.max_size = max_size
-        self.sensor_kept = json.dumps(sensor, ensure_ascii=False)[1:-1].encode()
+        quoted = json.dumps(sensor, ensure_ascii=False)
+        self.sensor_kept = quoted[1:len(quoted) - 1].encode()
         self.sensor = self.sensor_kept
         self.sensor_length = len(self.sensor_kept)
         self.sensor_raw_kept = sensor.encode()

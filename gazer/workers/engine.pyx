@@ -234,30 +234,26 @@ cdef class Engine:
     cdef void handle_query(self, const FrameEntry* f, Exchange* x, Key* key, uint64_t question,
                            bint cut) noexcept nogil:
         cdef Message* m = &self.query
-        cdef uint32_t index, length
-        cdef const uint8_t* wire
+        cdef uint32_t index
         cdef Pending* p
         self.counters[W_QUERIES] += 1
         # A query without question can't be told from another one: each is its own transaction.
         index = self.table.find(key, <uint32_t>question, m) if m.counts[0] else 0
-        if self.records:
-            x.query = m
-            self.emit_records(x, m, f.clock, f.sequence)
         if index:
             self.counters[W_REPEATED] += 1
             p = self.table.at(index)
             if p.repeats < 0xFFFF:
                 p.repeats += 1
-            return
-        # `give_up` decodes into self.query; this query's bytes stand in the frame ring all the time.
-        wire = m.wire
-        length = m.length
-        while not self.table.has_room(length) and self.table.pending:
-            self.counters[W_EVICTED] += 1
-            self.give_up(self.table.oldest, f.clock, f.sequence)
-        self.counters[W_OPENED] += 1
-        self.table.add(key, <uint32_t>question, wire, length, x.query_size,
-                       PENDING_CUT if cut else 0, f.clock, f.sequence, f.time)
+        else:
+            while not self.table.has_room(m.length) and self.table.pending:
+                self.counters[W_EVICTED] += 1
+                self.give_up(self.table.oldest, f.clock, f.sequence)
+            self.counters[W_OPENED] += 1
+            self.table.add(key, <uint32_t>question, m.wire, m.length, x.query_size,
+                           PENDING_CUT if cut else 0, f.clock, f.sequence, f.time)
+        if self.records:
+            x.query = m
+            self.emit_records(x, m, f.clock, f.sequence)
 
     cdef void handle_reply(self, const FrameEntry* f, Exchange* x, Key* key,
                            uint64_t question) noexcept nogil:
@@ -317,12 +313,15 @@ cdef class Engine:
         self.counters[W_RECORDS] += m.records_read
 
     cdef void give_up(self, uint32_t index, uint64_t clock, uint64_t sequence) noexcept nogil:
-        """The transaction ends without a reply: its event, due at this key."""
+        """The transaction ends without a reply: its event, due at this key.
+
+        Its query is decoded into self.reply, since self.query may hold the one in hand.
+        """
         cdef Pending* p = self.table.at(index)
         cdef uint8_t* bytes_ = <uint8_t*>p + sizeof(Pending)
         cdef Exchange x
         memset(&x, 0, sizeof(x))
-        message_decode(&self.query, self.table.query(index), p.wire_length, p.flags & PENDING_CUT)
+        message_decode(&self.reply, self.table.query(index), p.wire_length, p.flags & PENDING_CUT)
         x.addresses = bytes_
         x.tags = bytes_ + (8 if p.family == 4 else 32)
         x.family = p.family
@@ -332,7 +331,7 @@ cdef class Engine:
         x.server_port = p.server_port
         x.id = p.id
         x.status = NO_REPLY
-        x.query = &self.query
+        x.query = &self.reply
         x.query_time = p.time
         x.query_size = p.size
         x.repeats = p.repeats

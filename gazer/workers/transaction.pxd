@@ -106,4 +106,12 @@ cdef class Transactions:
     cdef const uint8_t* query(self, uint32_t index) noexcept nogil
     cdef void remember(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil
     cdef bint remembered(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil
+    cdef uint32_t take_cell(self) noexcept nogil
+    cdef void give_cell(self, uint32_t index) noexcept nogil
+    cdef void grow(self) noexcept nogil
+    cdef uint64_t answered_print(self, const Key* key, uint64_t question) noexcept nogil
+    cdef void answered_turn(self, uint64_t clock) noexcept nogil
+    cdef void answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
+                           uint64_t clock) noexcept nogil
+    cdef bint answered_grow(self) noexcept nogil
     cdef void prefetch_key(self, const Key* key) noexcept nogil

@@ -311,7 +311,7 @@ cdef class Transactions:
         self.answered_count[0] += 1
 
     cdef bint remembered(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil:
-        """True if the transaction was answered at most `window` ago."""
+        """True if the transaction was answered less than `window` ago."""
         cdef uint64_t print_ = self.answered_print(key, question)
         cdef uint32_t i
         cdef int generation
@@ -319,7 +319,7 @@ cdef class Transactions:
             i = <uint32_t>(print_ >> 20) & self.answered_mask[generation]
             while self.answered[generation][i].print:
                 if self.answered[generation][i].print == print_:
-                    if clock - self.answered[generation][i].clock <= self.window:
+                    if clock - self.answered[generation][i].clock < self.window:
                         return True
                     break
                 i = (i + 1) & self.answered_mask[generation]

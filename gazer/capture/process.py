@@ -1,0 +1,61 @@
+"""The capture process: capture files, one after the other, into the rings of the workers."""
+
+from __future__ import annotations
+
+from gazer.capture.dispatch import Dispatcher
+from gazer.capture.files import open_source
+from gazer.child import FAULT, Boot, Child, run
+from gazer.errors import InputError
+from gazer.topology import FIRST_WORKER, Topology
+
+
+def main(boot: Boot) -> None:
+    """What the supervisor starts."""
+    run(boot, capture)
+
+
+def capture(child: Child) -> None:
+    """Read all files, in the order given, as one stream of time.
+
+    A file that can't be read, or breaks off, is reported; what came before is processed and the
+    files behind it are read all the same.
+    """
+    boot = child.boot
+    workers = Topology.of(boot.config).workers
+    dispatcher = Dispatcher(
+        rings=[child.ring(f"frames{i}") for i in range(workers)],
+        bells=[boot.bells[FIRST_WORKER + i] for i in range(workers)],
+        bell=boot.bell,
+        slot=child.slot,
+        ports=boot.config.capture.ports,
+        seed=boot.seed,
+    )
+    for path in boot.config.capture.files:
+        if child.slot.draining:
+            break
+        try:
+            read_file(child, dispatcher, path)
+        except InputError as error:
+            if not child.slot.draining:
+                child.report(FAULT, str(error))
+    dispatcher.end()
+    dispatcher.release()
+
+
+def read_file(child: Child, dispatcher: Dispatcher, path: str) -> None:
+    """Read one file to its end, or until the supervisor wants an end."""
+    source = open_source(
+        path,
+        snaplen=child.boot.config.capture.snaplen,
+        stdin_fd=child.boot.stdin,
+        stopped=lambda: child.slot.draining,
+    )
+    try:
+        while not child.slot.draining:
+            state = dispatcher.run(source)
+            if state == "end":
+                return
+            if state == "broken":
+                raise InputError(source.error)
+    finally:
+        source.close()

@@ -1,0 +1,51 @@
+"""A worker process: frames of its ring into events of its ring."""
+
+from __future__ import annotations
+
+from gazer.child import Boot, Child, run
+from gazer.config import Detail
+from gazer.errors import ProcessError
+from gazer.topology import CAPTURE, SINK, Topology
+from gazer.workers.encode import Encoder
+from gazer.workers.engine import Engine
+from gazer.workers.transaction import Transactions
+
+
+def main(boot: Boot) -> None:
+    """What the supervisor starts."""
+    run(boot, work)
+
+
+def work(child: Child) -> None:
+    """Work until the frame ring is at its end.  Limits of all workers are shared out evenly."""
+    boot = child.boot
+    config = boot.config
+    limits = config.transactions
+    workers = Topology.of(config).workers
+    engine = Engine(
+        frame_ring=child.ring(f"frames{boot.part.worker}"),
+        event_ring=child.ring(f"events{boot.part.worker}"),
+        bell=boot.bell,
+        capture_bell=boot.bells[CAPTURE],
+        sink_bell=boot.bells[SINK],
+        slot=child.slot,
+        table=Transactions(
+            max_pending=max(1, limits.max_pending // workers),
+            max_bytes=limits.max_pending_bytes // workers,
+            window=limits.duplicate_window_ns,
+            seed=boot.seed,
+        ),
+        encoder=Encoder(
+            full=config.events.detail is Detail.FULL,
+            formats=[int(kind) for kind in config.forms()],
+            max_size=config.events.max_size,
+            sensor=config.sensor.id,
+        ),
+        records=config.events.records,
+        timeout=limits.timeout_ns,
+        max_size=config.events.max_size,
+    )
+    while (state := engine.run()) != "end":
+        if state == "corrupt":
+            raise ProcessError(f"{boot.part.name}: its frame ring is damaged")
+    engine.release()
