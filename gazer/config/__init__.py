@@ -27,6 +27,7 @@ from gazer.config.kinds import (
     GIB,
     HOUR,
     KIB,
+    MAX_PATH,
     MIB,
     MS,
     SECOND,
@@ -348,10 +349,10 @@ def _output_problems(config: Config) -> list[tuple[str, str]]:
         if file is None:
             continue
         if file in seen:
-            what = "standard output" if output.path == "-" else shown(output.path)
+            what = "standard output" if output.path == "-" else shown(output.path, MAX_PATH)
             found.append((path, f"{what} is the file of another output too"))
         elif file in inputs:
-            found.append((path, f"{shown(output.path)} is an input file too"))
+            found.append((path, f"{shown(output.path, MAX_PATH)} is an input file too"))
         seen.setdefault(file, index)
     return found
 

@@ -38,6 +38,9 @@ _SIZE_UNITS = _BINARY_UNITS | {
     "TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 1000, "KB": 1000, "B": 1
 }  # fmt: skip
 
+# PATH_MAX is 4096 on Linux with the final NUL.
+MAX_PATH = 4095
+
 # 2**64 has 20 digits: no quantity here needs more.
 _DIGITS = 20
 _DIGIT = frozenset("0123456789")
@@ -157,8 +160,7 @@ class Path(Text):
     __slots__ = ()
 
     def __init__(self, dash: str) -> None:
-        # PATH_MAX is 4096 on Linux with the final NUL.
-        super().__init__(4095, "path", f'"-" is {dash}')
+        super().__init__(MAX_PATH, "path", f'"-" is {dash}')
         self.expected = f'the path of a file or "-" for {dash}'
 
 

@@ -74,7 +74,8 @@ def parse(text: str, source: str) -> Config:
     """The configuration in `text`; `source` stands for the file in errors."""
     root = _compose(text, source)
     reading = _Reading(source)
-    config = reading.config(root) if root is not None else Config()
+    # A file without a document, or with an empty one, sets nothing.
+    config = Config() if root is None or _is_nothing(root) else reading.config(root)
     if not reading.errors:
         for path, problem in config.problems():
             reading.fail_at(path, problem)
