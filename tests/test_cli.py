@@ -17,10 +17,14 @@ from gazer.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Unbuffered output would hide what the interpreter's last flush has to say.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def gazer(*args: str | bytes, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gazer", *args],
-        cwd=ROOT, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        cwd=ROOT, env=BUFFERED, text=True, timeout=60, stdin=subprocess.DEVNULL,
         **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more),
     )  # fmt: skip
 

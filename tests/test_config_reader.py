@@ -225,6 +225,14 @@ def test_all_errors_are_told_in_the_order_of_the_file():
     ]
 
 
+def test_the_order_is_the_files_not_that_of_the_checks():
+    # The path of an output is looked at before its time, capture's rules before the ring's.
+    lines = errors("outputs:\n- time: seconds\n  path: []\n  type: text\n")
+    assert [line.split(" ")[0] for line in lines] == ["c.yaml:2:", "c.yaml:3:"]
+    lines = errors("ring: {size: 64KiB}\ncapture: {interfaces: [eth0]}\n")
+    assert [line.split(" ")[0] for line in lines] == ["c.yaml:1:", "c.yaml:2:"]
+
+
 def test_the_number_and_length_of_error_lines_is_bounded():
     lines = errors("".join(f"{'k' * 900}{i}: {'v' * 5000}\n" for i in range(20)) + "x: 1\ny: 2\n")
     assert len(lines) == MAX_ERRORS + 1
