@@ -1,0 +1,145 @@
+"""`gazer check`: what would run, and whether what it needs from the machine is there.
+
+Looks and touches nothing: no file is opened, made or emptied. So it can say what would fail now,
+but not promise that nothing fails later.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from gazer.config import Config, OutputKind
+from gazer.config.kinds import printable, show_duration, show_size
+
+SHARED_MEMORY = "/dev/shm"
+
+
+def outline(config: Config) -> Iterator[str]:
+    """What would run, line by line."""
+    workers = config.worker_count()
+    how = "" if config.workers else ", workers: auto"
+    limits = config.transactions
+    events = config.events
+    ports = ", ".join(map(str, config.capture.ports))
+    files = [_named(path, "standard input") for path in config.capture.files]
+
+    yield f"sensor        {config.sensor.id}"
+    for label, line in _column("input", files or ["none: give capture files with -r"]):
+        yield f"{label:<13} {line}"
+    yield f"dns           ports {ports}; frames up to {show_size(config.capture.snaplen)}"
+    yield (
+        f"processes     {workers + 3}: supervisor, capture, {_count(workers, 'worker')}{how}, sink"
+    )
+    yield (
+        f"rings         {_count(workers, 'frame ring')} and {_count(workers, 'event ring')} of "
+        f"{show_size(config.ring.size)} each"
+    )
+    yield f"shared memory {_human(ring_bytes(config))}, and a few pages for headers and counters"
+    yield (
+        f"matching      timeout {show_duration(limits.timeout_ns)}, "
+        f"duplicates within {show_duration(limits.duplicate_window_ns)}, at most "
+        f"{limits.max_pending} queries waiting in {show_size(limits.max_pending_bytes)}"
+    )
+    yield (
+        f"events        {events.detail.name.lower()} detail, "
+        f"{'transactions and records' if events.records else 'transactions'}, "
+        f"up to {show_size(events.max_size)} each"
+    )
+    outputs = [f"{_FORMS[o.kind]} to {_named(o.path, 'standard output')}" for o in config.outputs]
+    for label, line in _column("output", outputs):
+        yield f"{label:<13} {line}"
+
+
+def ring_bytes(config: Config) -> int:
+    """The shared memory of all rings together, without their headers."""
+    return 2 * config.worker_count() * config.ring.size
+
+
+def obstacles(config: Config) -> Iterator[str]:
+    """What would keep it from running here and now, line by line."""
+    for index, path in enumerate(config.capture.files):
+        why = None if path == "-" else _unreadable(path)
+        if why:
+            yield f"capture.files[{index}]: {printable(path)}: {why}"
+    for index, output in enumerate(config.outputs):
+        why = None if output.path == "-" else _unwritable(output.path)
+        if why:
+            yield f"outputs[{index}].path: {printable(output.path)}: {why}"
+    free = _free_shared_memory()
+    if free is not None and free < ring_bytes(config):
+        yield (
+            f"ring.size: the rings need {_human(ring_bytes(config))} of shared memory and "
+            f"{SHARED_MEMORY} has {_human(free)} left: make it larger, or take fewer workers or "
+            "smaller rings"
+        )
+
+
+_FORMS = {
+    OutputKind.TEXT: "text",
+    OutputKind.JSON: "text as JSON lines",
+    OutputKind.MSGPACK: "msgpack",
+    OutputKind.MSGPACK_EVENT_TIME: "msgpack with EventTime",
+}
+
+
+def _unreadable(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return error.strerror
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a capture file"
+    return None if os.access(path, os.R_OK, effective_ids=True) else "may not be read"
+
+
+def _unwritable(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        folder = os.path.dirname(os.path.realpath(path))
+        if not os.path.isdir(folder):
+            return f"there is no folder {printable(folder)}"
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            return f"may not be made in {printable(folder)}"
+        return None
+    except OSError as error:
+        return error.strerror
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a file"
+    return None if os.access(path, os.W_OK, effective_ids=True) else "may not be written"
+
+
+def _free_shared_memory() -> int | None:
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def _human(size: int) -> str:
+    """A size for reading: to a tenth of the largest unit that it fills."""
+    value = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+        value /= 1024
+    return f"{value:.1f}".removesuffix(".0") + " TiB"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _named(path: str, dash: str) -> str:
+    return dash if path == "-" else printable(path)
+
+
+def _column(label: str, lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Each line with the label before the first, and how many more there are after ten."""
+    for index, line in enumerate(lines[:10]):
+        yield (label if index == 0 else "", line)
+    if len(lines) > 10:
+        yield ("", f"and {len(lines) - 10} more")

@@ -1,0 +1,153 @@
+"""gazer's command line: `gazer run`, `gazer check`.
+
+Nothing is run here: `run` turns its arguments into a Config and hands it to the supervisor.
+
+Exit codes: 0 it went well; 1 it went wrong while running; 2 the command line or the configuration
+is wrong; 130 interrupted before anything ran. Whatever goes wrong is told on stderr in one line
+each, after the command's name, and never as a traceback (`guarded`, which dns-gazer uses too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+from gazer import __version__
+from gazer.config import Config, load
+from gazer.config.kinds import printable
+from gazer.errors import ConfigError, GazerError, OutputError, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong command line is an exception of ours and so one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{printable(message)}; {self.prog} -h shows the usage")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `gazer` with these arguments (this process's by default); the exit code."""
+    return guarded("gazer", _command, sys.argv[1:] if argv is None else argv)
+
+
+def guarded(name: str, command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """The exit code of `command(argv)`, with every failure of ours told in one line each."""
+    # Paths may hold bytes that are not text; they are shown escaped and never stop a report.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return command(argv)
+    except SystemExit as leaving:  # argparse, after -h and --version
+        try:
+            say("")
+        except GazerError as error:
+            return _told(name, error)
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except GazerError as error:
+        return _told(name, error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _told(name: str, error: GazerError) -> int:
+    for line in str(error).splitlines():
+        print(f"{name}: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+def say(text: str) -> None:
+    """Write `text` to stdout at once. A reader that has gone (`| head`) is no error."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    except OSError as error:
+        _drop_stdout()
+        raise OutputError(f"standard output: {error.strerror}") from None
+
+
+def _drop_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush does not fail once more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _command(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    return command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gazer",
+        description="A passive DNS sensor: matches queries with replies, logs the transactions.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gazer {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command, summary in (
+        ("run", _run, "run the sensor until its input ends or a signal stops it"),
+        ("check", _check, "check a configuration and show what would run"),
+    ):
+        sub = commands.add_parser(
+            name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False
+        )
+        sub.add_argument(
+            "-c", "--config", metavar="FILE", required=True, help="the configuration, in YAML"
+        )
+        sub.add_argument(
+            "-r",
+            "--read",
+            metavar="FILE",
+            nargs="+",
+            action="extend",
+            default=[],
+            help='capture files to read, in this order ("-" is standard input), in place of '
+            "the configuration's capture.files",
+        )
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    config = load(arguments.config)
+    if not arguments.read:
+        return config
+    files = tuple(arguments.read)
+    return replace(config, capture=replace(config.capture, files=files)).checked()
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    if not config.capture.files:
+        raise UsageError(
+            "nothing to read: give capture files with -r, "
+            f"or name them under capture.files in {printable(arguments.config)}"
+        )
+    from gazer.supervisor import run
+
+    return run(config)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gazer.check import obstacles, outline
+
+    config = _config(arguments)
+    found = list(obstacles(config))
+    source = printable(arguments.config)
+    say("\n".join([*outline(config), "" if found else f"{source} is valid\n"]))
+    if found:
+        raise ConfigError("\n".join(found))
+    return 0

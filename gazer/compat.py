@@ -1,0 +1,154 @@
+"""`dns-gazer`, the drop-in command: the original tool's flags, turned into the same Config.
+
+The flags are read by getopt as the original reads them: they may be joined (`-Rr FILE`), a value
+may be joined too (`-t-`), and -v and -h take effect where they stand. Events have classic detail
+unless told otherwise. Children of multiprocessing import this module again, as it is the main
+one: imports stand inside the functions.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from gazer.config import Config, OutputKind
+
+USAGE = """\
+usage: dns-gazer [-R] -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
+
+  -r FILE       read a capture file; "-" is standard input; repeat it for more, read in order
+  -t FILE       write text to FILE; "-" is standard output
+  -o FILE       write msgpack to FILE; "-" is standard output
+  -R            log records too, not transactions alone
+  -p FILE       write the process id to FILE and refuse to run beside another that did
+  -v            print the version
+  -h            print this help
+
+  --detail WORD   classic (the default) or full
+  --workers N     processes that parse, "auto" (the default) or 1 to 64
+
+-t and -o may both be repeated; at least one is needed. Not there yet: -i IFACE (live capture),
+-f HOST[:PORT] (fluentd), -d (daemon).
+"""
+
+NOT_YET = {
+    "-i": "live capture is not there yet; read a capture file with -r",
+    "-f": "fluentd output is not there yet; write msgpack with -o",
+    "-d": "running as a daemon is not there yet; start it from your service manager",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dns-gazer` with these arguments (this process's by default); the exit code."""
+    import sys
+
+    from gazer.cli import guarded
+
+    return guarded("dns-gazer", _command, sys.argv[1:] if argv is None else argv)
+
+
+def _command(argv: Sequence[str]) -> int:
+    from gazer.cli import say
+
+    parsed = parse(argv)
+    if isinstance(parsed, str):
+        say(parsed)
+        return 0
+    config, pid_file = parsed
+    from gazer.supervisor import run
+
+    return run(config, pid_file=pid_file)
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
+    """The configuration and the pid file that the flags ask for, or a text to print instead."""
+    import getopt
+
+    from gazer import __version__
+    from gazer.config import OutputKind
+    from gazer.config.kinds import printable
+    from gazer.errors import UsageError
+
+    try:
+        flags, rest = getopt.gnu_getopt(
+            list(argv), "r:i:f:o:t:p:dRvh", ["detail=", "workers=", "version", "help"]
+        )
+    except getopt.GetoptError as error:
+        raise UsageError(f"{printable(error.msg)}; dns-gazer -h shows the usage") from None
+
+    files: list[str] = []
+    outputs: list[tuple[str, OutputKind, str]] = []
+    words = {"--detail": "classic", "--workers": "auto"}
+    records = False
+    pid_file = None
+    for flag, value in flags:
+        if flag in ("-v", "--version"):
+            return f"dns-gazer (gazer) {__version__}\n"
+        if flag in ("-h", "--help"):
+            return USAGE
+        if flag in NOT_YET:
+            raise UsageError(f"{flag}: {NOT_YET[flag]}")
+        if flag == "-R":
+            records = True
+            continue
+        if not value:
+            raise UsageError(f"{flag}: its value is empty; dns-gazer -h shows the usage")
+        if flag == "-r":
+            files.append(value)
+        elif flag in ("-t", "-o"):
+            outputs.append((flag, OutputKind.TEXT if flag == "-t" else OutputKind.MSGPACK, value))
+        elif flag == "-p":
+            pid_file = value
+        else:
+            words[flag] = value
+    if rest:
+        raise UsageError(
+            f"{printable(rest[0])} belongs to no flag; capture files are given with -r"
+        )
+    if not files:
+        raise UsageError("nothing to read: give a capture file with -r")
+    if not outputs:
+        raise UsageError('no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)')
+    return _config(files, outputs, records, words), pid_file
+
+
+def _config(
+    files: list[str],
+    outputs: list[tuple[str, OutputKind, str]],
+    records: bool,
+    words: dict[str, str],
+) -> Config:
+    from dataclasses import replace
+
+    from gazer.config import Config, Events, Output, keys_of
+    from gazer.config.kinds import printable, shown
+    from gazer.errors import UsageError
+
+    def value(flag: str, cls: type, name: str) -> Any:
+        kind = keys_of(cls)[name][1].kind
+        try:
+            return kind.parse(words[flag])
+        except ValueError:
+            got = shown(words[flag])
+            raise UsageError(f"{flag}: expected {kind.expected}, got {got}") from None
+
+    config = Config()
+    config = replace(
+        config,
+        capture=replace(config.capture, files=tuple(files)),
+        workers=value("--workers", Config, "workers"),
+        events=replace(config.events, detail=value("--detail", Events, "detail"), records=records),
+        outputs=tuple(Output(kind, path) for _, kind, path in outputs),
+    )
+    # What is wrong is told with the flag that says it, as there is no file with keys.
+    of_output = {
+        f"outputs[{i}].path": f"{flag} {printable(path)}"
+        for i, (flag, _, path) in enumerate(outputs)
+    }
+    of_key = of_output | {"capture.files": "-r"}
+    found = [f"{of_key.get(path, path)}: {text}" for path, text in config.problems()]
+    if found:
+        raise UsageError("\n".join(found))
+    return config

@@ -1,0 +1,371 @@
+"""The whole configuration: every key with its kind, default, bounds and reason, in one place.
+
+`load` reads a file into a `Config`, a tree of frozen dataclasses that the supervisor sends
+to its children. configs/sensor.yaml and docs/configuration.md are made from the same fields
+(`python -m gazer.docgen`); a test holds that they are current.
+
+Three modules: this one has the structures and the rules between keys, `kinds` has what one value
+can be, `reader` has YAML. Every child process imports this module, so it imports neither YAML nor
+anything else that takes time; `reader` is imported by `load` alone.
+
+Rules
+- A key exists only where something obeys it.
+- A value that one key allows can still be wrong beside another key's: `problems` knows these
+  rules and nothing else does. Whoever changes a Config (a command line does) calls `checked`.
+- All errors are ConfigError. Its text is one line for each error.
+"""
+
+# ruff: noqa: RUF009  (key() and section() are dataclasses.field under names of our own)
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass, field, fields
+
+from gazer.config.kinds import (
+    GIB,
+    HOUR,
+    KIB,
+    MAX_PATH,
+    MIB,
+    MS,
+    SECOND,
+    TIB,
+    Choice,
+    Duration,
+    Flag,
+    Kind,
+    Listing,
+    Member,
+    Path,
+    Size,
+    Text,
+    Whole,
+    WholeOrAuto,
+    show_size,
+    shown,
+)
+from gazer.errors import ConfigError
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+MAX_WORKERS = 64
+
+# What a ring needs beside the payload of its largest entry: room for the entry's header and its
+# alignment. The ring's own code accounts for each byte; these are the round figures above it.
+FRAME_OVERHEAD = 256
+EVENT_OVERHEAD = 256
+# The same for each of the encoded forms that one event entry holds: tag, time and lengths.
+FORM_OVERHEAD = 512
+
+# The length field of DNS over TCP has 16 bits (RFC 1035, 4.2.2): no message is larger.
+MAX_MESSAGE = 64 * KIB
+
+
+class Detail(enum.IntEnum):
+    """How much an event tells."""
+
+    CLASSIC = 0  # the original dns-gazer's fields, no more
+    FULL = 1  # all that is known
+
+
+class OutputKind(enum.IntEnum):
+    """The forms in which an event can be encoded; workers encode once for each form in use."""
+
+    TEXT = 0  # time TAB tag TAB {JSON}
+    JSON = 1  # one JSON object a line
+    MSGPACK = 2  # [tag, seconds, record]
+    MSGPACK_EVENT_TIME = 3  # [tag, EventTime, record]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known about one key: its name in the file, what it takes, and why it is there."""
+
+    name: str
+    kind: Kind
+    why: str
+
+
+def key(name: str, default: Any, kind: Kind, why: str) -> Any:
+    """A dataclass field that one key of the file sets."""
+    return field(default=default, metadata={"key": Key(name, kind, why)})
+
+
+def section(cls: type, why: str) -> Any:
+    """A dataclass field that is a section of the file."""
+    return field(default_factory=cls, metadata={"section": cls, "why": why})
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    id: str = key(
+        "id", "sensor-1", Text(255),
+        "The name of this sensor: the field `sensor` of each event in full detail.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    files: tuple[str, ...] = key(
+        "files", (), Listing(Path("standard input"), 0, 4096, "paths"),
+        "Capture files, read in this order as one stream of time; `-r` takes their place.",
+    )  # fmt: skip
+    interfaces: tuple[str, ...] = key(
+        "interfaces", (), Listing(Text(15), 0, 64, "names"),
+        "Network interfaces. Must be empty: live capture is not there yet.",
+    )  # fmt: skip
+    ports: tuple[int, ...] = key(
+        "ports", (53,), Listing(Whole(1, 65535), 1, 64, "port numbers"),
+        "A frame is taken for DNS when one of its ports is one of these.",
+    )  # fmt: skip
+    snaplen: int = key(
+        "snaplen", 256 * KIB, Size(64, 256 * KIB),
+        "The longest frame that is kept whole; a longer one is cut to this length and counted. "
+        "The upper bound is libpcap's own.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    size: int = key(
+        "size", 4 * MIB, Size(64 * KIB, GIB, power=True),
+        "Shared memory of each ring; every worker has two, one for frames and one for events. "
+        "A quarter of a ring must hold the largest frame and the largest event.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Transactions:
+    timeout_ns: int = key(
+        "timeout", 60 * SECOND, Duration(MS, HOUR),
+        "How long a query waits for its reply, on the sensor clock, before it is `no_reply`.",
+    )  # fmt: skip
+    duplicate_window_ns: int = key(
+        "duplicate_window", 5 * SECOND, Duration(0, HOUR),
+        "For this long a second reply to an answered query counts as a duplicate (mirror ports "
+        "show frames twice); later it is `no_query`.",
+    )  # fmt: skip
+    max_pending: int = key(
+        "max_pending", 1_000_000, Whole(1, 100_000_000),
+        "How many queries may wait at once, all workers together; at the limit the oldest "
+        "leaves as `no_reply` and is counted.",
+    )  # fmt: skip
+    max_pending_bytes: int = key(
+        "max_pending_bytes", 256 * MIB, Size(64 * KIB, TIB),
+        "How much memory the waiting queries may take, all workers together; the same happens "
+        "at this limit.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    detail: Detail = key(
+        "detail", Detail.FULL, Member(Detail),
+        "`full` tells all that is known, `classic` has exactly the original dns-gazer's fields.",
+    )  # fmt: skip
+    records: bool = key(
+        "records", False, Flag(),
+        "Whether each record of each message becomes an event too (dns-gazer.dns.record).",
+    )  # fmt: skip
+    max_size: int = key(
+        "max_size", 256 * KIB, Size(KIB, MIB),
+        "The largest event, encoded; records beyond it are left out and counted. 64 KiB of DNS "
+        "over TCP can name one long name thousands of times.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One destination: in the file, `type` and `format` or `time` together make its kind."""
+
+    kind: OutputKind
+    path: str
+
+
+OUTPUT_TYPE = Key("type", Choice("text", "msgpack"), "What is written. Required.")
+OUTPUT_PATH = Key(
+    "path", Path("standard output"), "Where to. Required; two outputs cannot share one file."
+)
+OUTPUT_FORMAT = Key(
+    "format", Choice("text", "json"),
+    "With type text only: `text` is time, tag and JSON with tabs between them, `json` is one "
+    "JSON object a line.",
+)  # fmt: skip
+OUTPUT_TIME = Key(
+    "time", Choice("seconds", "event_time"),
+    "With type msgpack only: whole seconds, or Fluentd's EventTime with its nanoseconds.",
+)  # fmt: skip
+# type -> the key that goes with it, and what each of its words makes; the first is the default.
+OUTPUT_TYPES: dict[str, tuple[Key, dict[str, OutputKind]]] = {
+    "text": (OUTPUT_FORMAT, {"text": OutputKind.TEXT, "json": OutputKind.JSON}),
+    "msgpack": (
+        OUTPUT_TIME,
+        {"seconds": OutputKind.MSGPACK, "event_time": OutputKind.MSGPACK_EVENT_TIME},
+    ),
+}
+MAX_OUTPUTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration; Config() has every default."""
+
+    sensor: Sensor = section(Sensor, "Who is watching.")
+    capture: Capture = section(Capture, "Where frames come from and which of them are DNS.")
+    ring: Ring = section(Ring, "The shared memory between capture, workers and sink.")
+    workers: int = key(
+        "workers", 0, WholeOrAuto(1, MAX_WORKERS),
+        "Processes that parse and match. `auto`: the cores available to gazer less one, at least "
+        "1. The output is the same for any number.",
+    )  # fmt: skip
+    transactions: Transactions = section(Transactions, "How queries and replies are matched.")
+    events: Events = section(Events, "What an event tells.")
+    outputs: tuple[Output, ...] = field(
+        default=(Output(OutputKind.TEXT, "-"),),
+        metadata={"outputs": True, "why": f"Where events go: 1 to {MAX_OUTPUTS} of them at once."},
+    )
+
+    def worker_count(self) -> int:
+        """The number of workers on this machine, `auto` resolved."""
+        if self.workers:
+            return self.workers
+        return min(max(len(os.sched_getaffinity(0)) - 1, 1), MAX_WORKERS)
+
+    def forms(self) -> tuple[OutputKind, ...]:
+        """The encoded forms in use, each once, in the order of the enumeration."""
+        return tuple(sorted({output.kind for output in self.outputs}))
+
+    def least_ring(self) -> int:
+        """The smallest legal ring.size: a quarter of a ring holds the largest entry."""
+        frame = self.capture.snaplen + FRAME_OVERHEAD
+        forms = max(len(self.forms()), 1)
+        event = forms * (self.events.max_size + FORM_OVERHEAD) + EVENT_OVERHEAD
+        need = max(4 * frame, 4 * event, 64 * KIB)
+        return 1 << (need - 1).bit_length()
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong between keys, as (path of the key, what): empty for a sound Config."""
+        return [*_capture_problems(self), *_limit_problems(self), *_output_problems(self)]
+
+    def checked(self) -> Config:
+        """This Config; ConfigError with a line for each problem where it has any."""
+        found = self.problems()
+        if found:
+            raise ConfigError("\n".join(f"{path}: {text}" for path, text in found))
+        return self
+
+
+def load(path: str) -> Config:
+    """The configuration in the YAML file `path`; ConfigError says file, line and key."""
+    from gazer.config.reader import read
+
+    return read(path)
+
+
+def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> Config:
+    """The configuration that a file with this content would give."""
+    import yaml
+
+    from gazer.config.reader import parse
+
+    return parse(yaml.safe_dump(dict(mapping), sort_keys=False), source)
+
+
+def keys_of(cls: type) -> dict[str, tuple[str, Key]]:
+    """The keys of a section: name in the file -> (name of the attribute, key)."""
+    found: dict[str, tuple[str, Key]] = {}
+    for item in fields(cls):
+        known = item.metadata.get("key")
+        if known is not None:
+            found[known.name] = (item.name, known)
+    return found
+
+
+def sections() -> dict[str, type]:
+    """The sections of the file, in its order: name -> class."""
+    return {f.name: f.metadata["section"] for f in fields(Config) if "section" in f.metadata}
+
+
+def _capture_problems(config: Config) -> list[tuple[str, str]]:
+    capture = config.capture
+    found = []
+    if capture.files.count("-") > 1:
+        found.append(("capture.files", "standard input can be read only once"))
+    if capture.interfaces:
+        found.append((
+            "capture.interfaces",
+            "live capture is not there yet; name capture files in capture.files or with -r",
+        ))  # fmt: skip
+    seen: set[int] = set()
+    for index, port in enumerate(capture.ports):
+        if port in seen:
+            found.append((f"capture.ports[{index}]", f"{port} is given twice"))
+        seen.add(port)
+    return found
+
+
+def _limit_problems(config: Config) -> list[tuple[str, str]]:
+    found = []
+    least = config.least_ring()
+    if config.ring.size < least:
+        forms = len(config.forms())
+        found.append((
+            "ring.size",
+            f"{show_size(config.ring.size)} is too small: a quarter of it must hold the largest "
+            f"frame (capture.snaplen is {show_size(config.capture.snaplen)}) and the largest "
+            f"event (events.max_size is {show_size(config.events.max_size)}, in {forms} "
+            f"{'form' if forms == 1 else 'forms'}); the smallest that does is {show_size(least)}",
+        ))  # fmt: skip
+    workers = config.worker_count()
+    limits = config.transactions
+    if limits.max_pending < workers:
+        found.append((
+            "transactions.max_pending",
+            f"{limits.max_pending} is less than one for each of {workers} workers",
+        ))  # fmt: skip
+    if limits.max_pending_bytes < workers * MAX_MESSAGE:
+        found.append((
+            "transactions.max_pending_bytes",
+            f"{show_size(limits.max_pending_bytes)} is too small: each of {workers} workers "
+            f"needs room for the largest message, so at least {show_size(workers * MAX_MESSAGE)}",
+        ))  # fmt: skip
+    return found
+
+
+def _output_problems(config: Config) -> list[tuple[str, str]]:
+    found = []
+    if not config.outputs:
+        found.append(("outputs", "at least one output is needed"))
+    inputs = {_identity(path, "stdin") for path in config.capture.files if path != "-"}
+    seen: dict[object, int] = {}
+    for index, output in enumerate(config.outputs):
+        path = f"outputs[{index}].path"
+        file = _identity(output.path, "stdout")
+        if file is None:
+            continue
+        if file in seen:
+            what = "standard output" if output.path == "-" else shown(output.path, MAX_PATH)
+            found.append((path, f"{what} is the file of another output too"))
+        elif file in inputs:
+            found.append((path, f"{shown(output.path, MAX_PATH)} is an input file too"))
+        seen.setdefault(file, index)
+    return found
+
+
+def _identity(path: str, dash: str) -> object:
+    """Equal for two paths of the same file, links included; None for a sink without a bottom."""
+    if path == "-" or path in (f"/dev/{dash}", "/dev/fd/1" if dash == "stdout" else "/dev/fd/0"):
+        return dash
+    real = os.path.realpath(path)
+    if real == "/dev/null":
+        return None
+    try:
+        status = os.stat(real)
+    except OSError:
+        return real
+    return (status.st_dev, status.st_ino)

@@ -1,0 +1,229 @@
+"""Makes configs/sensor.yaml and docs/configuration.md from the keys in gazer.config.
+
+python -m gazer.docgen            write both, from the top of a checkout
+python -m gazer.docgen --check    write nothing; exit 1 if one is not current
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from gazer.config import (
+    MAX_OUTPUTS,
+    OUTPUT_PATH,
+    OUTPUT_TYPE,
+    OUTPUT_TYPES,
+    Config,
+    Key,
+    keys_of,
+    sections,
+)
+
+YAML_FILE = Path("configs/sensor.yaml")
+PAGE_FILE = Path("docs/configuration.md")
+
+_WIDTH = 96
+_MADE = "python -m gazer.docgen"
+
+
+def sensor_yaml() -> str:
+    """configs/sensor.yaml: every key at its default, with its reason above it."""
+    return "\n".join(_yaml_lines()) + "\n"
+
+
+def page() -> str:
+    """docs/configuration.md: every key in a table."""
+    return "\n".join(_page_lines()) + "\n"
+
+
+def stale(root: Path) -> list[Path]:
+    """Those of the two files under `root` that are not what would be written."""
+    return [path for path, text in _files().items() if _content(root / path) != text]
+
+
+def main(argv: list[str]) -> int:
+    if argv not in ([], ["--check"]):
+        print("usage: python -m gazer.docgen [--check]", file=sys.stderr)
+        return 2
+    root = Path()
+    late = stale(root)
+    for path in late:
+        if argv:
+            print(f"{path}: not current; run {_MADE}", file=sys.stderr)
+        else:
+            (root / path).parent.mkdir(exist_ok=True)
+            (root / path).write_text(_files()[path], encoding="utf-8")
+            print(f"{path}: written")
+    return 1 if argv and late else 0
+
+
+def _files() -> dict[Path, str]:
+    return {YAML_FILE: sensor_yaml(), PAGE_FILE: page()}
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+# configs/sensor.yaml -----------------------------------------------------------------------
+
+
+def _yaml_lines() -> Iterator[str]:
+    yield from _comment(
+        "gazer's configuration: every key at its default, so that each line may be left out. "
+        "Errors name the file, the line and the key; `gazer check -c FILE` shows what would run."
+    )
+    yield "#"
+    yield from _comment(
+        "Durations: 60s, 500ms, 2m, 1h; a bare number is seconds. "
+        "Sizes: 64MiB, 256KiB, 16MB; a bare number is bytes."
+    )
+    yield "#"
+    yield from _comment(f"Made by `{_MADE}` from gazer/config: change it there.")
+    config = Config()
+    known = sections()
+    for item in fields(Config):
+        yield ""
+        if item.name in known:
+            yield from _comment(item.metadata["why"])
+            yield f"{item.name}:"
+            for number, (name, (attribute, key)) in enumerate(keys_of(known[item.name]).items()):
+                if number:
+                    yield ""
+                yield from _described(key, "  ")
+                value = getattr(getattr(config, item.name), attribute)
+                yield f"  {name}: {key.kind.show(value)}"
+        elif "key" in item.metadata:
+            key = item.metadata["key"]
+            yield from _described(key)
+            yield f"{key.name}: {key.kind.show(getattr(config, item.name))}"
+        else:
+            yield from _outputs(config, item.metadata["why"])
+
+
+def _outputs(config: Config, why: str) -> Iterator[str]:
+    yield from _comment(why)
+    yield "outputs:"
+    for output in config.outputs:
+        type_, own, word = _words(output.kind)
+        for number, (key, shown) in enumerate(
+            [(OUTPUT_TYPE, type_), (OUTPUT_PATH, OUTPUT_PATH.kind.show(output.path)), (own, word)]
+        ):
+            if number:
+                yield ""
+            yield from _described(key, "    ")
+            yield f"{'    ' if number else '  - '}{key.name}: {shown}"
+    yield ""
+    yield from _comment("The other type, and the key that goes with it alone:", "  ")
+    own, kinds = OUTPUT_TYPES["msgpack"]
+    yield from _described(own, "  ")
+    yield f'  # - {{type: msgpack, path: "dns.msgpack", {own.name}: {next(iter(kinds))}}}'
+
+
+def _words(kind: object) -> tuple[str, Key, str]:
+    """How an output's kind is written: its type, the key beside it and that key's word."""
+    for type_, (own, kinds) in OUTPUT_TYPES.items():
+        for word, made in kinds.items():
+            if made is kind:
+                return type_, own, word
+    raise AssertionError(kind)
+
+
+def _described(key: Key, indent: str = "") -> Iterator[str]:
+    yield from _comment(key.why, indent)
+    yield from _comment(f"[{key.kind.type}: {key.kind.bounds}]", indent)
+
+
+def _comment(text: str, indent: str = "") -> Iterator[str]:
+    lead = f"{indent}# "
+    yield from textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=lead,
+        subsequent_indent=lead,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+# docs/configuration.md ---------------------------------------------------------------------
+
+
+def _page_lines() -> Iterator[str]:
+    yield "# The configuration"
+    yield ""
+    yield f"<!-- Made by `{_MADE}` from gazer/config: change it there. -->"
+    yield ""
+    yield (
+        "`gazer run -c FILE` takes everything from one YAML file. Each key may be left out and "
+        "then has its default; a key that gazer does not know, a key given twice or a value out "
+        "of bounds ends it with exit code 2 and a line for each, with the file, the line and the "
+        "key:"
+    )
+    yield ""
+    yield "    sensor.yaml:12: transactions.timeot: no such key; did you mean transactions.timeout?"
+    yield ""
+    yield (
+        "`gazer check -c FILE` shows what would run. "
+        "[configs/sensor.yaml](../configs/sensor.yaml) has every key at its default."
+    )
+    yield ""
+    yield (
+        "A **duration** is a number with `ns`, `us`, `ms`, `s`, `m` or `h`; without a unit it is "
+        "seconds. A **size** is a number with `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024), `kB`, "
+        "`MB`, `GB` or `TB` (powers of 1000); without a unit it is bytes."
+    )
+    config = Config()
+    known = sections()
+    for item in fields(Config):
+        yield ""
+        yield f"## {item.name}"
+        yield ""
+        if item.name in known:
+            yield item.metadata["why"]
+            yield ""
+            rows = [
+                (f"{item.name}.{name}", key, getattr(getattr(config, item.name), attribute))
+                for name, (attribute, key) in keys_of(known[item.name]).items()
+            ]
+            yield from _table((name, key, f"`{key.kind.show(value)}`") for name, key, value in rows)
+        elif "key" in item.metadata:
+            key = item.metadata["key"]
+            default = f"`{key.kind.show(getattr(config, item.name))}`"
+            yield from _table([(key.name, key, default)])
+        else:
+            yield f"{item.metadata['why']} When left out: text on standard output."
+            yield ""
+            yield from _table(_output_rows())
+            yield ""
+            yield (
+                f"`outputs` is a list of 1 to {MAX_OUTPUTS} of these. Events are encoded once "
+                "for each form in use (`text`, `json`, `seconds`, `event_time`), however many "
+                "outputs share it."
+            )
+
+
+def _output_rows() -> Iterator[tuple[str, Key, str]]:
+    for key in (OUTPUT_TYPE, OUTPUT_PATH):
+        yield f"outputs[].{key.name}", key, "none"
+    for own, kinds in OUTPUT_TYPES.values():
+        yield f"outputs[].{own.name}", own, f"`{next(iter(kinds))}`"
+
+
+def _table(rows: Iterable[tuple[str, Key, str]]) -> Iterator[str]:
+    yield "| key | type | default | bounds | what it is for |"
+    yield "|---|---|---|---|---|"
+    for name, key, default in rows:
+        kind = key.kind
+        yield f"| `{name}` | {kind.type} | {default} | {kind.bounds} | {key.why} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""A pid file that at most one living process holds.
+
+The lock (flock) decides, not the number in the file: a pid can be taken over by a stranger, while
+the kernel drops a lock with its holder, however that one died. So a file left by a dead process
+is simply taken over, and a file that someone holds refuses a second instance.
+
+    with PidFile("/run/gazer.pid"):     # ProcessError: another instance holds it
+        ...                             # OutputError: it can't be made, or isn't a pid file
+
+Rules
+- The lock belongs to the open file, which spawned children do not inherit; a plain fork would
+  share it.
+- Opening and locking are two steps, and between them another may remove the file: after locking,
+  the path must still lead to the file that was locked, or it all starts again.
+- A file that holds anything but a number is not ours to overwrite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from types import TracebackType
+
+from gazer.config.kinds import printable
+from gazer.errors import OutputError, ProcessError
+
+# Each further try means that another instance ended within the last microseconds.
+_TRIES = 100
+# Digits of the largest pid (2**22 on Linux) with a newline, and room for blanks.
+_LONGEST = 32
+
+
+class PidFile:
+    """Holds `path` with this process's pid in it, from `with` to its end."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+        self._pid = 0
+
+    def __enter__(self) -> PidFile:
+        try:
+            self._fd = self._locked()
+            self._write()
+        except OSError as error:
+            self._close()
+            raise self._failed(error.strerror or str(error)) from None
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A fork of the holder must not take the file away from it.
+        if self._fd >= 0 and self._pid == os.getpid() and self._is_at_path(self._fd):
+            # The folder may no longer be ours; a file without its lock does no harm.
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self._close()
+
+    def _locked(self) -> int:
+        """The file, open and locked, made if need be."""
+        # O_NONBLOCK: opening a FIFO must not wait. O_NOFOLLOW: in a folder that others may write
+        # to, a link could point us at any file.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        for _ in range(_TRIES):
+            try:
+                fd = os.open(self.path, flags, 0o644)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise self._failed("is a link; a pid file must be a file") from None
+                raise
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise self._failed("is not a plain file")
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise self._held(fd) from None
+                if self._is_at_path(fd):
+                    self._refuse_other_content(fd)
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise self._failed("appears and disappears without end")
+
+    def _write(self) -> None:
+        pid = os.getpid()
+        text = f"{pid}\n".encode()
+        # The number first, then the cut: whoever reads a file taken over never finds it empty.
+        if os.pwrite(self._fd, text, 0) != len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(self._fd, len(text))
+        self._pid = pid
+
+    def _is_at_path(self, fd: int) -> bool:
+        mine = os.fstat(fd)
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+    def _refuse_other_content(self, fd: int) -> None:
+        found = os.pread(fd, _LONGEST + 1, 0)
+        if len(found) > _LONGEST or not (found.strip() or b"0").isdigit():
+            raise self._failed("holds something else than a pid and is left as it is")
+
+    def _held(self, fd: int) -> ProcessError:
+        holder = os.pread(fd, _LONGEST, 0).strip()
+        who = f" (pid {int(holder)})" if holder.isdigit() else ""
+        return ProcessError(
+            f"pid file {printable(self.path)}: another instance is running{who}; "
+            "stop it first, or give this one a file of its own"
+        )
+
+    def _failed(self, why: str) -> OutputError:
+        return OutputError(f"pid file {printable(self.path)}: {why}")
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
