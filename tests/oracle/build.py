@@ -6,7 +6,7 @@ The parts nest as the headers do, innermost first:
     reply = build.reply(query, "example.com. 60 IN A 192.0.2.1")
     packet = build.udp("198.51.100.1", 4000, "192.0.2.53", 53, query)     # IP packet, v4 or v6
     frame = build.frame(packet, vlan=(100, 200))                          # Ethernet
-    build.write_pcap(path, [(ts_ns, frame), (ts_ns, frame, 1500)])        # third: length on the wire
+    build.write_pcap(path, [(ts_ns, frame), (ts_ns, frame, 1500)])        # length on the wire
     build.write_pcapng(path, [(ts_ns, frame, None, 1)], [Interface(), Interface(tsresol=6)])
 
 A path that ends in `.gz` or `.zst` is compressed. Lengths and checksums are right unless a test
@@ -95,7 +95,7 @@ def checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 def ipv4(src: str, dst: str, protocol: int, payload: bytes, *, options: bytes = b"",
@@ -235,8 +235,8 @@ def _store(path: str | Path, data: bytes) -> None:
 
 def _fields(entry: Entry) -> tuple[int, bytes, int, int]:
     ts_ns, data = entry[0], entry[1]
-    length = entry[2] if len(entry) > 2 and entry[2] is not None else len(data)  # type: ignore
-    return ts_ns, data, length, entry[3] if len(entry) > 3 else 0  # type: ignore
+    length = entry[2] if len(entry) > 2 and entry[2] is not None else len(data)
+    return ts_ns, data, length, entry[3] if len(entry) > 3 else 0
 
 
 def pcap(packets: Iterable[Entry], *, linktype: int = ETHERNET, byteorder: str = "<",

@@ -7,7 +7,8 @@ frame number runs on.
 Rules
 - What a snaplen cut off is missing, not wrong: lengths may point beyond the captured octets of a
   cut frame. In a whole frame they may not, and the frame is not decoded ("bad length").
-- Whatever comes behind the length that IP gives is padding. UDP's own length counts for the payload.
+- Whatever comes behind the length that IP gives is padding. UDP's own length counts for the
+  payload.
 - A VLAN tag is the 12 bits of its VID; priority and DEI may differ by direction, so they do not
   count. A priority tag (VID 0) is a tag like any other.
 - Any IP fragment is a fragment, the first one too; an IPv6 atomic fragment (offset 0, no more to
@@ -25,6 +26,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NS = 1_000_000_000
 
@@ -82,7 +84,7 @@ def _load(path: str | Path) -> bytes:
     return data
 
 
-def _until_broken(stream: io.BufferedIOBase) -> bytes:
+def _until_broken(stream: Any) -> bytes:
     """All that can be decompressed: a cut archive yields what came before the cut."""
     parts = []
     try:
@@ -171,7 +173,7 @@ def _pcapng(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def read(paths: str | Path | Iterable[str | Path], ports: Iterable[int] = (53,)) -> Iterator[Frame]:
-    """Every frame of the files, in order; raises BrokenCapture after the last that could be read."""
+    """Every frame of the files, in order; raises BrokenCapture behind the last readable one."""
     if isinstance(paths, str | Path):
         paths = [paths]
     wanted, number = frozenset(ports), 0
@@ -184,14 +186,17 @@ def read(paths: str | Path | Iterable[str | Path], ports: Iterable[int] = (53,))
             records = _pcap(data)
         else:
             raise BrokenCapture(f"{path}: not a capture file")
-        for ts_ns, length, linktype, octets in records:
-            number += 1
-            packet, reason = None, None
-            try:
-                packet = decode(octets, linktype, cut=len(octets) < length, ports=wanted)
-            except Undecoded as why:
-                reason = str(why)
-            yield Frame(number, ts_ns, len(octets), length, packet, reason)
+        try:
+            for ts_ns, length, linktype, octets in records:
+                number += 1
+                packet, reason = None, None
+                try:
+                    packet = decode(octets, linktype, cut=len(octets) < length, ports=wanted)
+                except Undecoded as why:
+                    reason = str(why)
+                yield Frame(number, ts_ns, len(octets), length, packet, reason)
+        except struct.error as error:
+            raise BrokenCapture(f"pcapng: a block shorter than its fields: {error}") from None
 
 
 # ----------------------------------------------------------------------------- the link layer

@@ -22,7 +22,7 @@ def to_json(value: Any) -> str:
         return "{" + ", ".join(f"{to_json(k)}: {to_json(value[k])}" for k in sorted(value)) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(to_json(item) for item in value) + "]"
-    if isinstance(value, Timestamp | Latency):
+    if isinstance(value, Timestamp | Latency | _Number):
         return str(value)
     return json.dumps(value, ensure_ascii=False)
 
@@ -87,21 +87,19 @@ class _Number(str):
         return str(self)
 
 
-def _parse(text: str, leave_out: frozenset[str]) -> tuple[str, str, Any]:
+def _parse(text: str, overlook: frozenset[str]) -> tuple[str, str, Any, bool]:
+    """Time, tag, the record as it is compared, and whether its text is in the one layout."""
     parts = text.split("\t")
     if len(parts) != 3:
-        raise ValueError(f"not three fields: {text!r}")
-    record = json.loads(parts[2], parse_float=_Number, parse_int=_Number,
-                        parse_constant=lambda word: (_ for _ in ()).throw(ValueError(word)))
-    if re.search(r'"type": "OPT"', parts[2]) is None and not leave_out:
-        return parts[0], parts[1], parts[2]  # nothing to overlook: the very text counts
-    return parts[0], parts[1], _simplify(record, leave_out)
+        raise ValueError("not three fields parted by tabs")
+    record = json.loads(parts[2], parse_float=_Number, parse_int=_Number, parse_constant=_Number)
+    return parts[0], parts[1], _simplify(record, overlook), to_json(record) == parts[2]
 
 
 def _where(want: Any, got: Any, path: str = "") -> list[str]:
     """Each place where the two differ."""
+    out: list[str] = []
     if isinstance(want, dict) and isinstance(got, dict):
-        out = []
         for key in sorted(want.keys() | got.keys()):
             if key not in got:
                 out.append(f"{path}.{key}: expected {want[key]!r}, absent")
@@ -109,15 +107,28 @@ def _where(want: Any, got: Any, path: str = "") -> list[str]:
                 out.append(f"{path}.{key}: not expected, is {got[key]!r}")
             else:
                 out += _where(want[key], got[key], f"{path}.{key}")
-        return out
-    if isinstance(want, list) and isinstance(got, list):
-        out = [f"{path}: expected {len(want)} items, are {len(got)}"] if len(want) != len(got) else []
+    elif isinstance(want, list) and isinstance(got, list):
+        if len(want) != len(got):
+            out.append(f"{path}: {len(want)} items expected, are {len(got)}")
         for at, (a, b) in enumerate(zip(want, got, strict=False)):
             out += _where(a, b, f"{path}[{at}]")
-        return out
-    if want == got and isinstance(want, _Number) == isinstance(got, _Number):
+    elif type(want) is not type(got) or want != got:
+        out.append(f"{path}: expected {want!r}, is {got!r}")
+    return out
+
+
+def _differences(want: str, got: str, overlook: frozenset[str]) -> list[str]:
+    if want == got:
         return []
-    return [f"{path}: expected {want!r}, is {got!r}"]
+    try:
+        time_a, tag_a, record_a, _ = _parse(want, overlook)
+        time_b, tag_b, record_b, neat = _parse(got, overlook)
+    except ValueError as error:
+        return [f"not a line of text output: {error}"]
+    out = _where([time_a, tag_a], [time_b, tag_b], "line") + _where(record_a, record_b)
+    if not out and not neat:
+        out = ["the same values, in another layout (order of keys, spaces, escapes)"]
+    return out
 
 
 def diff(expected: Sequence[str], actual: Sequence[str], *, leave_out: Iterable[str] = (),
@@ -131,33 +142,19 @@ def diff(expected: Sequence[str], actual: Sequence[str], *, leave_out: Iterable[
     report: list[str] = []
     found = 0
     for number, (want, got) in enumerate(zip(expected, actual, strict=False), 1):
-        if want == got:
+        places = _differences(want, got, overlook)
+        if not places:
             continue
-        try:
-            a, b = _parse(want, overlook), _parse(got, overlook)
-        except ValueError as error:
-            places = [f"not a line of text output: {error}"]
-        else:
-            if a == b:
-                continue
-            places = []
-            if a[:2] != b[:2]:
-                places.append(f"expected {a[0]} {a[1]}, is {b[0]} {b[1]}")
-            full_a, full_b = (_simplify(json.loads(text.split("\t")[2], parse_float=_Number,
-                                                   parse_int=_Number), overlook)
-                              for text in (want, got))
-            places += _where(full_a, full_b)
-            places = places or ["the same values in another text (order of keys, spaces, escapes)"]
         found += 1
         if found <= limit:
             report.append(f"line {number}:")
             report += [f"    {place}" for place in places[:8]]
             report += [f"    expected: {want[:400]}", f"    actual:   {got[:400]}"]
-    if len(expected) != len(actual):
-        found += 1
-        report.append(f"{len(expected)} lines expected, are {len(actual)}")
-        longer, what = (expected, "missing") if len(expected) > len(actual) else (actual, "surplus")
-        report.append(f"    first {what} past the end: {longer[min(len(expected), len(actual))][:400]}")
     if found > limit:
-        report.append(f"({found} differences in all)")
+        report.append(f"({found} lines differ in all)")
+    if len(expected) != len(actual):
+        shorter = min(len(expected), len(actual))
+        longer, what = (actual, "surplus") if len(expected) == shorter else (expected, "missing")
+        report.append(f"{len(expected)} lines expected, are {len(actual)}")
+        report.append(f"    first {what} past the end: {longer[shorter][:400]}")
     return "\n".join(report)

@@ -1,27 +1,28 @@
 """Packets → transactions → events, in the order in which they became due.
 
-The rules are the issue's ("Workers", "Events and formats") and the design's decisions 7 and 8. Where
-these leave room, this is how they are read here:
+The rules are those of the sensor's specification: matching, the sensor clock, the order of events.
+Where they leave room, this is how they are read here:
 
 - The sensor clock follows every frame of the capture, DNS or not. All its comparisons are with the
-  clock, not with the frame before: forward by more than a day, or back by more than 1 s, re-bases it
-  and counts one jump; back by at most 1 s leaves it standing.
-- A query has timed out for the frame whose clock is exactly query + timeout, hence before that frame.
-  A duplicate is one strictly within the window, counted from the answer (not from later duplicates).
+  clock, not with the frame before: forward by more than a day, or back by more than 1 s, re-bases
+  it and counts one jump; back by at most 1 s leaves it standing.
+- A query has timed out for the frame whose clock is exactly query + timeout, hence before that
+  frame's events. A duplicate is one strictly within the window, counted from the answer (not from
+  later duplicates).
 - The question that a reply must repeat is the whole question section, in order.
-- A reply with a question never answers a query without one. One without a question answers the oldest
-  that waits under the key; where none waits it is a duplicate of any answered under the key in the
-  window, else no_query. A waiting transaction goes before an answered one.
+- A reply with a question never answers a query without one. One without a question answers the
+  oldest that waits under the key; where none waits it is a duplicate of any answered under the key
+  in the window, else no_query. A waiting transaction goes before an answered one.
 - A no_query is no answered transaction: its second copy is a no_query again.
 - At the limit the oldest leaves before the new query's record events, at that query's frame.
-- An entry of `query` or `reply` is there for each record that could be read; a message without records
-  has the empty list, since the message was there. `rcode` (full detail) is the reply's alone.
+- An entry of `query` or `reply` is there for each record that could be read; a message without
+  records has the empty list, since the message was there. `rcode` (full detail) is the reply's.
 - A message whose header or questions can't be read gives nothing and is counted.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Event:
-    """`due` is the key of decision 8: clock, sequence (frame number), index within the frame."""
+    """`due` is the key of the order: clock, sequence (frame number), index within the frame."""
 
     due: tuple[int, int, int]
     tag: str
@@ -76,7 +77,7 @@ class Event:
 
 @dataclass
 class Clock:
-    """Decision 7. `jumps` counts the re-bases."""
+    """The sensor clock. `jumps` counts the re-bases."""
 
     now: int | None = None
     shift: int = 0
@@ -118,8 +119,18 @@ class Seen:
 
 @dataclass
 class Pending:
+    """A query, from when it is seen until it is answered, times out or is pushed out."""
+
     query: Seen
     retransmits: int = 0
+    waits: bool = True
+
+
+@dataclass(frozen=True)
+class Answered:
+    clock: int
+    key: tuple[Any, ...]
+    question: tuple[Any, ...]
 
 
 @dataclass
@@ -155,8 +166,13 @@ class Oracle:
         self.clock = Clock()
         self.timeout = round(rules.timeout * NS)
         self.window = round(rules.duplicate_window * NS)
-        self.waiting: list[Pending] = []  # by the query's clock and frame: the clock never goes back
-        self.answered: list[tuple[int, tuple[Any, ...], tuple[Any, ...]]] = []  # clock, key, question
+        # Both in order of clock, since the clock never goes back; `opened` also holds those that
+        # wait no more, until they come to its head.
+        self.opened: deque[Pending] = deque()
+        self.answered: deque[Answered] = deque()
+        self.waiting_at: defaultdict[Any, list[Pending]] = defaultdict(list)  # by key, oldest first
+        self.answered_at: defaultdict[Any, list[Answered]] = defaultdict(list)
+        self.waiting = 0
 
     def feed(self, frame: Frame) -> None:
         counts = self.reading.counts
@@ -185,46 +201,64 @@ class Oracle:
                 self._emit(seen, now, RECORD, self._record_event(seen, record))
 
     def finish(self) -> Reading:
-        for pending in self.waiting:
+        while pending := self._oldest():
+            self._close(pending)
             self._no_reply(pending, pending.query.clock, pending.query.frame.number)
-        self.waiting = []
         self.reading.clock_jumps = self.clock.jumps
         return self.reading
 
     # ------------------------------------------------------------------------------ matching
 
     def _expire(self, now: int) -> None:
-        while self.waiting and self.waiting[0].query.clock + self.timeout <= now:
-            pending = self.waiting.pop(0)
+        while (pending := self._oldest()) and pending.query.clock + self.timeout <= now:
+            self._close(pending)
             self._no_reply(pending, pending.query.clock + self.timeout, pending.query.frame.number)
-        while self.answered and self.answered[0][0] + self.window <= now:
-            self.answered.pop(0)
+        while self.answered and self.answered[0].clock + self.window <= now:
+            done = self.answered.popleft()
+            self.answered_at[done.key].remove(done)
+
+    def _oldest(self) -> Pending | None:
+        while self.opened and not self.opened[0].waits:
+            self.opened.popleft()
+        return self.opened[0] if self.opened else None
+
+    def _close(self, pending: Pending) -> None:
+        pending.waits = False
+        self.waiting_at[pending.query.key].remove(pending)
+        self.waiting -= 1
 
     def _query(self, seen: Seen) -> None:
-        for pending in self.waiting:
-            query = pending.query
-            if query.key == seen.key and query.message.question == seen.message.question:
+        for pending in self.waiting_at[seen.key]:
+            if pending.query.message.question == seen.message.question:
                 pending.retransmits += 1
                 self.reading.counts["repeated"] += 1
                 return
-        if self.rules.max_pending is not None and len(self.waiting) >= self.rules.max_pending:
+        if self.rules.max_pending is not None and self.waiting >= self.rules.max_pending:
+            oldest = self._oldest()
+            assert oldest is not None
+            self._close(oldest)
             self.reading.counts["evicted"] += 1
-            self._no_reply(self.waiting.pop(0), seen.clock, seen.frame.number)
+            self._no_reply(oldest, seen.clock, seen.frame.number)
         self.reading.counts["opened"] += 1
-        self.waiting.append(Pending(seen))
+        pending = Pending(seen)
+        self.opened.append(pending)
+        self.waiting_at[seen.key].append(pending)
+        self.waiting += 1
 
     def _reply(self, seen: Seen) -> None:
         question = seen.message.question
-        for at, pending in enumerate(self.waiting):
-            query = pending.query
-            if query.key == seen.key and question in ((), query.message.question):
-                del self.waiting[at]
-                self.answered.append((seen.clock, seen.key, query.message.question))
+        for pending in self.waiting_at[seen.key]:
+            asked = pending.query.message.question
+            if question in ((), asked):
+                self._close(pending)
+                done = Answered(seen.clock, seen.key, asked)
+                self.answered.append(done)
+                self.answered_at[seen.key].append(done)
                 self.reading.counts["matched"] += 1
                 self._emit(seen, seen.clock, TX, self._tx("success", pending, seen))
                 return
-        for _, key, earlier in self.answered:
-            if key == seen.key and question in ((), earlier):
+        for done in self.answered_at[seen.key]:
+            if question in ((), done.question):
                 self.reading.counts["duplicates"] += 1
                 return
         self.reading.counts["no_query"] += 1
@@ -243,6 +277,7 @@ class Oracle:
     def _index(self, number: int) -> int:
         last = self.reading.events[-1].due if self.reading.events else (0, 0, 0)
         return last[2] + 1 if last[1] == number else 0
+
 
     # ------------------------------------------------------------------------------ records
 

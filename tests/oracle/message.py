@@ -7,32 +7,33 @@ of the oracle hold that.
 
 The normal form, and why:
 
-- Names: RFC 1035 5.1 and RFC 4343 2.1. Octets 0x21-0x7e stand as they are but for `.` and `\`, which
-  get a backslash; all others are `\DDD`; always the final dot. dnspython escapes `"();@$` too, which
-  matters in a zone file only.
-- Character-strings (TXT, NAPTR, CAA's value): in double quotes, `"` and `\` with a backslash, 0x20-0x7e
-  as they are, the rest `\DDD`. One string of a TXT is parted from the next by one space.
-- Base64 and hex in one piece: the chunks that dnspython and zone files write are for lines on paper,
-  and a reader of events would have to join them. Hex and base32hex in lower case, as dnspython and
-  RFC 3597's examples in the issue have it. A field of no octets is the empty string, hence DNSKEY
-  without key ends in a space, as dnspython writes it; an empty NSEC3 salt is `-` (RFC 5155 3.3).
+- Names: RFC 1035 5.1 and RFC 4343 2.1. Octets 0x21-0x7e stand as they are but for `.` and `\`,
+  which get a backslash; all others are `\DDD`; always the final dot. dnspython escapes `"();@$`
+  too, which matters in a zone file only.
+- Character-strings (TXT, NAPTR, CAA's value): in double quotes, `"` and `\` with a backslash,
+  0x20-0x7e as they are, the rest `\DDD`. One string of a TXT is parted from the next by one space.
+- Base64 and hex in one piece: the chunks that dnspython and zone files write are for lines on
+  paper, and a reader of events would have to join them. Hex and base32hex in lower case, as
+  dnspython has them. A field of no octets is the empty string, hence a DNSKEY without key ends in
+  a space, as dnspython writes it; an empty NSEC3 salt is `-` (RFC 5155 3.3).
 - Addresses as inet_ntop writes them (RFC 5952; `::ffff:192.0.2.1` in the mixed form).
 - RRSIG times as YYYYMMDDHHMMSS, unsigned 32 bits; algorithms as numbers.
 - Types by IANA mnemonic, as dnspython has it, else `TYPE65280`; also in RRSIG and in bitmaps.
-- SVCB and HTTPS: RFC 9460 2.1 with every value in double quotes, as dnspython writes it (`port="443"`);
-  a key without a value is bare. Keys above 8 are `key9`, since libraries differ in what they know.
+- SVCB and HTTPS: RFC 9460 2.1 with every value in double quotes, as dnspython writes it
+  (`port="443"`); a key without a value is bare. Keys above 8 are `key9`, since libraries differ in
+  what they know.
 - LOC through dnslib, RP with our names; every other type RFC 3597 (`\# 4 c0a80001`).
-- Rdata is read by type alone, whatever the class (CH TXT, NONE in updates). No rdata in class ANY or
-  NONE is what updates are made of (RFC 2136 2.4, 2.5) and is `\# 0`.
+- Rdata is read by type alone, whatever the class (CH TXT, NONE in updates). No rdata in class ANY
+  or NONE is what updates are made of (RFC 2136 2.4, 2.5) and is `\# 0`.
 - OPT: `FLAGS=DO UDPSIZE=1232`, here without the options; compare.py looks at these two only.
 
 Faults. Reading stops at the first fault; what came before stands. A fault is: the message ends, a
 name is over 255 octets, a label type that is not 00 or 11 (RFC 1035 4.1.4), a pointer that does not
 point before the part of the name it ends, rdata that is shorter or longer than its fields, an
-empty TXT, CAA tag or NSEC3 hash, bitmap windows out of order or not of 1-32 octets (RFC 4034 4.1.2), SVCB
-keys out of order or a value of the wrong form (RFC 9460 2.2). No fault is what can be shown and is
-merely senseless: a digest of the wrong length, parameters in AliasMode, `mandatory` without its keys.
-Pointers are followed in any rdata name, also where senders must not use them.
+empty TXT, CAA tag or NSEC3 hash, bitmap windows out of order or not of 1-32 octets (RFC 4034
+4.1.2), SVCB keys out of order or a value of the wrong form (RFC 9460 2.2). No fault is what can be
+shown and is merely senseless: a digest of the wrong length, parameters in AliasMode, `mandatory`
+without its keys. Pointers are followed in any rdata name, also where senders must not use them.
 """
 
 from __future__ import annotations
@@ -43,19 +44,21 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import dns.rdatatype
-import dnslib
+import dnslib  # type: ignore[import-untyped]
 
 SECTIONS = ("question", "answer", "authority", "additional")
 OPT = 41
 CLASSES = {1: "IN", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
 OPCODES = {0: "QUERY", 1: "IQUERY", 2: "STATUS", 4: "NOTIFY", 5: "UPDATE", 6: "DSO"}
-RCODES = dict(enumerate(
-    "NOERROR FORMERR SERVFAIL NXDOMAIN NOTIMP REFUSED YXDOMAIN YXRRSET NXRRSET NOTAUTH NOTZONE"
-    " DSOTYPENI".split()))
-RCODES |= dict(enumerate(
-    "BADVERS BADKEY BADTIME BADMODE BADNAME BADALG BADTRUNC BADCOOKIE".split(), 16))
+RCODES = {
+    0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED",
+    6: "YXDOMAIN", 7: "YXRRSET", 8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 11: "DSOTYPENI",
+    16: "BADVERS", 17: "BADKEY", 18: "BADTIME", 19: "BADMODE", 20: "BADNAME", 21: "BADALG",
+    22: "BADTRUNC", 23: "BADCOOKIE",
+}
 FLAGS = (("aa", 0x0400), ("tc", 0x0200), ("rd", 0x0100), ("ra", 0x0080), ("ad", 0x0020),
          ("cd", 0x0010))
 
@@ -221,7 +224,10 @@ def name_text(labels: tuple[bytes, ...]) -> str:
 
 
 def type_text(rdtype: int) -> str:
-    return dns.rdatatype.to_text(rdtype)
+    return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rdtype))
+
+
+_SPECIAL = b'"\\'
 
 
 def _escape(octets: bytes, special: bytes, first: int) -> str:
@@ -238,7 +244,7 @@ def _escape(octets: bytes, special: bytes, first: int) -> str:
 
 
 def _quoted(octets: bytes) -> str:
-    return '"' + _escape(octets, special=b'"\\', first=0x20) + '"'
+    return '"' + _escape(octets, special=_SPECIAL, first=0x20) + '"'
 
 
 def _base64(octets: bytes) -> str:
@@ -314,7 +320,7 @@ def _caa(r: Reader) -> str:
     flags, tag = r.u8(), r.string()
     if not tag:
         raise Fault("empty caa tag")
-    return f"{flags} {_escape(tag, special=b'\"' + bytes([92]), first=0x21)} {_quoted(r.rest())}"
+    return f"{flags} {_escape(tag, special=_SPECIAL, first=0x21)} {_quoted(r.rest())}"
 
 
 def _bitmap(r: Reader) -> str:
@@ -378,7 +384,7 @@ def _svcb_value(key: int, r: Reader) -> str | None:
         keys = []
         while r.left():
             keys.append(r.u16())
-        if keys[0] == 0 or any(b <= a for a, b in zip(keys, keys[1:], strict=False)):
+        if keys[0] == 0 or any(b <= a for a, b in pairwise(keys)):
             raise Fault("svcb mandatory")
         return '"' + ",".join(_key(k) for k in keys) + '"'
     if key == 1:
@@ -404,7 +410,7 @@ def _svcb_value(key: int, r: Reader) -> str | None:
 
 def _loc(r: Reader) -> str:
     """RFC 1876, in dnslib's words."""
-    return dnslib.LOC.parse(dnslib.DNSBuffer(r.octets(16)), 16).toZone()
+    return str(dnslib.LOC.parse(dnslib.DNSBuffer(r.octets(16)), 16).toZone())
 
 
 _OTHERS: dict[int, Callable[[Reader], str]] = {
