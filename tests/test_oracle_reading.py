@@ -98,6 +98,12 @@ def test_empty_rdata_of_an_update_is_shown_and_of_others_a_fault():
     assert read(1).records == ()
 
 
+def test_loc_that_dnslib_cannot_tell_is_generic():
+    for octets in (b"\0\xaa" + bytes(14), b"\1abc"):
+        read = in_a_message(29, octets)
+        assert [r.data for r in read.records] == [f"\\# {len(octets)} {octets.hex()}"]
+
+
 MISFITS = [
     (1, b"\1\2\3\4\5"), (28, bytes(15)), (16, b""), (16, b"\4abc"), (15, b"\0\1"),
     (6, b"\0\0" * 8), (257, b"\0\0x"), (257, b"\0\5ab"), (47, b"\0\0\0"), (47, b"\0\1\1\1\0\1\1"),

@@ -22,7 +22,8 @@ The normal form, and why:
 - SVCB and HTTPS: RFC 9460 2.1 with every value in double quotes, as dnspython writes it
   (`port="443"`); a key without a value is bare. Keys above 8 are `key9`, since libraries differ in
   what they know.
-- LOC through dnslib, RP with our names; every other type RFC 3597 (`\# 4 c0a80001`).
+- LOC through dnslib (RFC 3597 for what dnslib can't tell and for other versions), RP with our
+  names; every other type RFC 3597 (`\# 4 c0a80001`).
 - Rdata is read by type alone, whatever the class (CH TXT, NONE in updates). No rdata in class ANY
   or NONE is what updates are made of (RFC 2136 2.4, 2.5) and is `\# 0`.
 - OPT: `FLAGS=DO UDPSIZE=1232`, here without the options; compare.py looks at these two only.
@@ -268,6 +269,11 @@ def _rdata(r: Reader, rdtype: int, rdclass: int) -> str:
         return " ".join(_FIELD[field](r) for field in _FIELDS[rdtype])
     if rdtype in _OTHERS:
         return _OTHERS[rdtype](r)
+    return _generic(r)
+
+
+def _generic(r: Reader) -> str:
+    """RFC 3597 5."""
     octets = r.rest()
     return f"\\# {len(octets)} {octets.hex()}".rstrip()
 
@@ -409,8 +415,14 @@ def _svcb_value(key: int, r: Reader) -> str | None:
 
 
 def _loc(r: Reader) -> str:
-    """RFC 1876, in dnslib's words."""
-    return str(dnslib.LOC.parse(dnslib.DNSBuffer(r.octets(16)), 16).toZone())
+    """RFC 1876, in dnslib's words; what these can't tell is generic, another version too."""
+    if r.wire[r.at : r.at + min(1, r.left())] not in (b"", b"\0"):
+        return _generic(r)
+    octets = r.octets(16)
+    try:
+        return str(dnslib.LOC.parse(dnslib.DNSBuffer(octets), 16).toZone())
+    except (dnslib.DNSError, ValueError):
+        return _generic(Reader(octets, 0, 16))
 
 
 _OTHERS: dict[int, Callable[[Reader], str]] = {
