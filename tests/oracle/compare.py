@@ -15,6 +15,8 @@ from typing import Any
 
 from .events import Event, Latency, Timestamp, expected
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def to_json(value: Any) -> str:
     """JSON in gazer's layout; Timestamp and Latency are raw numbers."""
@@ -24,7 +26,7 @@ def to_json(value: Any) -> str:
         return "[" + ", ".join(to_json(item) for item in value) + "]"
     if isinstance(value, Timestamp | Latency | _Number):
         return str(value)
-    return json.dumps(value, ensure_ascii=False)
+    return _encode(value)
 
 
 def line(event: Event) -> str:
