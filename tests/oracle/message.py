@@ -1,0 +1,436 @@
+r"""One DNS message → its questions and records, in presentation format and in one normal form.
+
+The structure is walked here, octet by octet, and not by dnspython: dnspython refuses, and more of
+it with each version, what a sensor must show (a DS digest of the wrong length, a CAA tag with a
+hyphen, a name with seventeen pointers). Where dnspython accepts a record both must agree; the tests
+of the oracle hold that.
+
+The normal form, and why:
+
+- Names: RFC 1035 5.1 and RFC 4343 2.1. Octets 0x21-0x7e stand as they are but for `.` and `\`,
+  which get a backslash; all others are `\DDD`; always the final dot. dnspython escapes `"();@$`
+  too, which matters in a zone file only.
+- Character-strings (TXT, NAPTR, CAA's value): in double quotes, `"` and `\` with a backslash,
+  0x20-0x7e as they are, the rest `\DDD`. One string of a TXT is parted from the next by one space.
+- Base64 and hex in one piece: the chunks that dnspython and zone files write are for lines on
+  paper, and a reader of events would have to join them. Hex and base32hex in lower case, as
+  dnspython has them. A field of no octets is the empty string, hence a DNSKEY without key ends in
+  a space, as dnspython writes it; an empty NSEC3 salt is `-` (RFC 5155 3.3).
+- Addresses as inet_ntop writes them (RFC 5952; `::ffff:192.0.2.1` in the mixed form).
+- RRSIG times as YYYYMMDDHHMMSS, unsigned 32 bits; algorithms as numbers.
+- Types by IANA mnemonic, as dnspython has it, else `TYPE65280`; also in RRSIG and in bitmaps.
+- SVCB and HTTPS: RFC 9460 2.1 with every value in double quotes, as dnspython writes it
+  (`port="443"`); a key without a value is bare. Keys above 8 are `key9`, since libraries differ in
+  what they know.
+- LOC through dnslib (RFC 3597 for what dnslib can't tell and for other versions), RP with our
+  names; every other type RFC 3597 (`\# 4 c0a80001`).
+- Rdata is read by type alone, whatever the class (CH TXT, NONE in updates). No rdata in class ANY
+  or NONE is what updates are made of (RFC 2136 2.4, 2.5) and is `\# 0`.
+- OPT: `FLAGS=DO UDPSIZE=1232`, here without the options; compare.py looks at these two only.
+
+Faults. Reading stops at the first fault; what came before stands. A fault is: the message ends, a
+name is over 255 octets, a label type that is not 00 or 11 (RFC 1035 4.1.4), a pointer that does not
+point before the part of the name it ends, rdata that is shorter or longer than its fields, an
+empty TXT, CAA tag or NSEC3 hash, bitmap windows out of order or not of 1-32 octets (RFC 4034
+4.1.2), SVCB keys out of order or a value of the wrong form (RFC 9460 2.2). No fault is what can be
+shown and is merely senseless: a digest of the wrong length, parameters in AliasMode, `mandatory`
+without its keys. Pointers are followed in any rdata name, also where senders must not use them.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import dns.rdatatype
+import dnslib  # type: ignore[import-untyped]
+
+SECTIONS = ("question", "answer", "authority", "additional")
+OPT = 41
+CLASSES = {1: "IN", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
+OPCODES = {0: "QUERY", 1: "IQUERY", 2: "STATUS", 4: "NOTIFY", 5: "UPDATE", 6: "DSO"}
+RCODES = {
+    0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED",
+    6: "YXDOMAIN", 7: "YXRRSET", 8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 11: "DSOTYPENI",
+    16: "BADVERS", 17: "BADKEY", 18: "BADTIME", 19: "BADMODE", 20: "BADNAME", 21: "BADALG",
+    22: "BADTRUNC", 23: "BADCOOKIE",
+}
+FLAGS = (("aa", 0x0400), ("tc", 0x0200), ("rd", 0x0100), ("ra", 0x0080), ("ad", 0x0020),
+         ("cd", 0x0010))
+
+
+class Fault(Exception):
+    """The message can't be read on from here."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """`data` and `ttl` are None in a question; in an OPT, `ttl` and `rdclass` are its own."""
+
+    section: str
+    labels: tuple[bytes, ...]
+    rdtype: int
+    rdclass: int
+    ttl: int | None = None
+    data: str | None = None
+
+    @property
+    def name(self) -> str:
+        return name_text(self.labels)
+
+    @property
+    def type(self) -> str:
+        return type_text(self.rdtype)
+
+    @property
+    def class_text(self) -> str:
+        return CLASSES.get(self.rdclass, f"CLASS{self.rdclass}")
+
+
+@dataclass(frozen=True)
+class Message:
+    """What could be read; `fault` says why no more, None when all was."""
+
+    id: int
+    flags: int
+    records: tuple[Record, ...]
+    fault: str | None
+
+    @property
+    def is_reply(self) -> bool:
+        return bool(self.flags & 0x8000)
+
+    @property
+    def question(self) -> tuple[tuple[tuple[bytes, ...], int, int], ...]:
+        """The question section in the form in which two of them are compared."""
+        return tuple((tuple(label.lower() for label in r.labels), r.rdtype, r.rdclass)
+                     for r in self.records if r.section == "question")
+
+    @property
+    def opcode(self) -> str:
+        code = self.flags >> 11 & 15
+        return OPCODES.get(code, f"OPCODE{code}")
+
+    @property
+    def rcode(self) -> str:
+        code = self.flags & 15
+        for record in self.records:
+            if record.rdtype == OPT and record.section == "additional":
+                assert record.ttl is not None
+                code |= record.ttl >> 24 << 4
+                break
+        return RCODES.get(code, f"RCODE{code}")
+
+    @property
+    def flag_text(self) -> str:
+        return " ".join(name for name, bit in FLAGS if self.flags & bit)
+
+
+def read(wire: bytes) -> Message | None:
+    """The message, or None where not even its header and all its questions can be read."""
+    if len(wire) < 12:
+        return None
+    ident, flags, *counts = struct.unpack_from("!6H", wire)
+    records: list[Record] = []
+    reader = Reader(wire, 12, len(wire))
+    try:
+        for section, count in zip(SECTIONS, counts, strict=True):
+            for _ in range(count):
+                records.append(_record(reader, section))
+    except Fault as why:
+        if section == "question":
+            return None
+        return Message(ident, flags, tuple(records), str(why))
+    return Message(ident, flags, tuple(records), None)
+
+
+def _record(reader: Reader, section: str) -> Record:
+    labels = reader.name()
+    rdtype, rdclass = reader.u16(), reader.u16()
+    if section == "question":
+        return Record(section, labels, rdtype, rdclass)
+    ttl, size = reader.u32(), reader.u16()
+    if size > reader.left():
+        raise Fault("rdata beyond the end")
+    rdata = Reader(reader.wire, reader.at, reader.at + size)
+    data = _opt(rdata, rdclass, ttl) if rdtype == OPT else _rdata(rdata, rdtype, rdclass)
+    if rdata.left():
+        raise Fault("rdata longer than its fields")
+    reader.at += size
+    return Record(section, labels, rdtype, rdclass, ttl, data)
+
+
+class Reader:
+    """A window on the message; names may follow pointers out of it."""
+
+    def __init__(self, wire: bytes, at: int, end: int) -> None:
+        self.wire, self.at, self.end = wire, at, end
+
+    def left(self) -> int:
+        return self.end - self.at
+
+    def octets(self, size: int) -> bytes:
+        if size > self.left():
+            raise Fault("cut off")
+        self.at += size
+        return self.wire[self.at - size : self.at]
+
+    def rest(self) -> bytes:
+        return self.octets(self.left())
+
+    def u8(self) -> int:
+        return self.octets(1)[0]
+
+    def u16(self) -> int:
+        return int.from_bytes(self.octets(2), "big")
+
+    def u32(self) -> int:
+        return int.from_bytes(self.octets(4), "big")
+
+    def string(self) -> bytes:
+        return self.octets(self.u8())
+
+    def name(self) -> tuple[bytes, ...]:
+        """The labels, without the root's."""
+        labels: list[bytes] = []
+        start, part, total = self.at, self, 1
+        while True:
+            size = part.u8()
+            if size == 0:
+                return tuple(labels)
+            if size < 0x40:
+                labels.append(part.octets(size))
+                total += size + 1
+                if total > 255:
+                    raise Fault("name too long")
+            elif size >= 0xC0:
+                target = (size & 0x3F) << 8 | part.u8()
+                if target >= start:
+                    raise Fault("pointer not backwards")
+                start, part = target, Reader(self.wire, target, len(self.wire))
+            else:
+                raise Fault("label type")
+
+
+# ------------------------------------------------------------------------------- presentation
+
+
+def name_text(labels: tuple[bytes, ...]) -> str:
+    return "".join(_escape(label, special=b".\\", first=0x21) + "." for label in labels) or "."
+
+
+def type_text(rdtype: int) -> str:
+    return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rdtype))
+
+
+_SPECIAL = b'"\\'
+
+
+def _escape(octets: bytes, special: bytes, first: int) -> str:
+    """`special` with a backslash, from `first` to 0x7e as they are, the rest as \\DDD."""
+    out = []
+    for octet in octets:
+        if octet in special:
+            out.append("\\" + chr(octet))
+        elif first <= octet <= 0x7E:
+            out.append(chr(octet))
+        else:
+            out.append(f"\\{octet:03d}")
+    return "".join(out)
+
+
+def _quoted(octets: bytes) -> str:
+    return '"' + _escape(octets, special=_SPECIAL, first=0x20) + '"'
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode()
+
+
+# -------------------------------------------------------------------------------------- rdata
+
+
+def _opt(r: Reader, rdclass: int, ttl: int) -> str:
+    while r.left():
+        r.u16()
+        r.octets(r.u16())
+    return f"FLAGS={'DO' if ttl & 0x8000 else ''} UDPSIZE={rdclass}"
+
+
+def _rdata(r: Reader, rdtype: int, rdclass: int) -> str:
+    if not r.left() and rdclass in (254, 255):
+        return "\\# 0"
+    if rdtype in _FIELDS:
+        return " ".join(_FIELD[field](r) for field in _FIELDS[rdtype])
+    if rdtype in _OTHERS:
+        return _OTHERS[rdtype](r)
+    return _generic(r)
+
+
+def _generic(r: Reader) -> str:
+    """RFC 3597 5."""
+    octets = r.rest()
+    return f"\\# {len(octets)} {octets.hex()}".rstrip()
+
+
+_FIELD: dict[str, Callable[[Reader], str]] = {
+    "name": lambda r: name_text(r.name()),
+    "8": lambda r: str(r.u8()),
+    "16": lambda r: str(r.u16()),
+    "32": lambda r: str(r.u32()),
+    "a4": lambda r: socket.inet_ntop(socket.AF_INET, r.octets(4)),
+    "a6": lambda r: socket.inet_ntop(socket.AF_INET6, r.octets(16)),
+    "type": lambda r: type_text(r.u16()),
+    "time": lambda r: time.strftime("%Y%m%d%H%M%S", time.gmtime(r.u32())),
+    "string": lambda r: _quoted(r.string()),
+    "hex": lambda r: r.rest().hex(),
+    "base64": lambda r: _base64(r.rest()),
+}
+
+_FIELDS: dict[int, tuple[str, ...]] = {
+    1: ("a4",),  # A
+    2: ("name",),  # NS
+    5: ("name",),  # CNAME
+    6: ("name", "name", "32", "32", "32", "32", "32"),  # SOA
+    12: ("name",),  # PTR
+    15: ("16", "name"),  # MX
+    17: ("name", "name"),  # RP
+    28: ("a6",),  # AAAA
+    33: ("16", "16", "16", "name"),  # SRV, RFC 2782
+    35: ("16", "16", "string", "string", "string", "name"),  # NAPTR, RFC 3403
+    39: ("name",),  # DNAME
+    43: ("16", "8", "8", "hex"),  # DS
+    44: ("8", "8", "hex"),  # SSHFP, RFC 4255
+    46: ("type", "8", "8", "32", "time", "time", "16", "name", "base64"),  # RRSIG
+    48: ("16", "8", "8", "base64"),  # DNSKEY
+    52: ("8", "8", "8", "hex"),  # TLSA, RFC 6698
+}
+
+
+def _txt(r: Reader) -> str:
+    if not r.left():
+        raise Fault("empty txt")
+    strings = []
+    while r.left():
+        strings.append(_quoted(r.string()))
+    return " ".join(strings)
+
+
+def _caa(r: Reader) -> str:
+    """RFC 8659 4.1."""
+    flags, tag = r.u8(), r.string()
+    if not tag:
+        raise Fault("empty caa tag")
+    return f"{flags} {_escape(tag, special=_SPECIAL, first=0x21)} {_quoted(r.rest())}"
+
+
+def _bitmap(r: Reader) -> str:
+    """The types, each with a space before it."""
+    out, last = "", -1
+    while r.left():
+        window, size = r.u8(), r.u8()
+        if window <= last or not 1 <= size <= 32:
+            raise Fault("type bitmap")
+        last = window
+        for at, octet in enumerate(r.octets(size)):
+            for bit in range(8):
+                if octet & 0x80 >> bit:
+                    out += " " + type_text(window * 256 + at * 8 + bit)
+    return out
+
+
+def _nsec(r: Reader) -> str:
+    return name_text(r.name()) + _bitmap(r)
+
+
+def _nsec3(r: Reader) -> str:
+    algorithm, flags, iterations, salt, hashed = r.u8(), r.u8(), r.u16(), r.string(), r.string()
+    if not hashed:
+        raise Fault("empty nsec3 hash")
+    owner = base64.b32hexencode(hashed).decode().rstrip("=").lower()
+    return f"{algorithm} {flags} {iterations} {salt.hex() or '-'} {owner}{_bitmap(r)}"
+
+
+_KEYS = ("mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint", "dohpath",
+         "ohttp")
+
+
+def _key(number: int) -> str:
+    return _KEYS[number] if number < len(_KEYS) else f"key{number}"
+
+
+def _svcb(r: Reader) -> str:
+    """RFC 9460 2.2 on the wire, 2.1 and Appendix A in text."""
+    out, last = f"{r.u16()} {name_text(r.name())}", -1
+    while r.left():
+        key, size = r.u16(), r.u16()
+        if key <= last or size > r.left():
+            raise Fault("svcb keys")
+        last = key
+        value = Reader(r.wire, r.at, r.at + size)
+        text = _svcb_value(key, value)
+        if value.left():
+            raise Fault("svcb value")
+        r.at += size
+        out += f" {_key(key)}" + ("" if text is None else f"={text}")
+    return out
+
+
+def _svcb_value(key: int, r: Reader) -> str | None:
+    if key in (2, 8):  # these take no value
+        return None
+    if key in (0, 1, 4, 5, 6) and not r.left():
+        raise Fault("svcb value missing")
+    if key == 0:
+        keys = []
+        while r.left():
+            keys.append(r.u16())
+        if keys[0] == 0 or any(b <= a for a, b in pairwise(keys)):
+            raise Fault("svcb mandatory")
+        return '"' + ",".join(_key(k) for k in keys) + '"'
+    if key == 1:
+        ids = []
+        while r.left():
+            ids.append(r.string())
+            if not ids[-1]:
+                raise Fault("svcb empty alpn id")
+        escaped = [i.replace(b"\\", b"\\\\").replace(b",", b"\\,") for i in ids]
+        return _quoted(b",".join(escaped))
+    if key == 3:
+        return f'"{r.u16()}"'
+    if key in (4, 6):
+        hints = []
+        while r.left():
+            hints.append(_FIELD["a4" if key == 4 else "a6"](r))
+        return '"' + ",".join(hints) + '"'
+    if key == 5:
+        return f'"{_base64(r.rest())}"'
+    octets = r.rest()
+    return _quoted(octets) if octets else None
+
+
+def _loc(r: Reader) -> str:
+    """RFC 1876, in dnslib's words; what these can't tell is generic, another version too."""
+    if r.wire[r.at : r.at + min(1, r.left())] not in (b"", b"\0"):
+        return _generic(r)
+    octets = r.octets(16)
+    try:
+        return str(dnslib.LOC.parse(dnslib.DNSBuffer(octets), 16).toZone())
+    except (dnslib.DNSError, ValueError):
+        return _generic(Reader(octets, 0, 16))
+
+
+_OTHERS: dict[int, Callable[[Reader], str]] = {
+    16: _txt,
+    29: _loc,
+    47: _nsec,
+    50: _nsec3,
+    64: _svcb,
+    65: _svcb,
+    257: _caa,
+}
