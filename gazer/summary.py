@@ -1,0 +1,158 @@
+"""The account of a run: where every frame, message and event went, and whether it adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from gazer import counters
+from gazer.config import Config
+from gazer.counters import Slot
+from gazer.packet import FATES
+from gazer.topology import CAPTURE, FIRST_WORKER, SINK, Topology
+
+# Fates of frames that were understood and are no DNS; all others but `dns` are not decoded.
+NOT_DNS = ("other_port", "other_transport", "other_protocol")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The ledger of a run, read once; the workers' counters are added up."""
+
+    capture: Mapping[str, int]
+    workers: Mapping[str, int]
+    sink: Mapping[str, int]
+    outputs: tuple[Mapping[str, int], ...]
+
+    @classmethod
+    def read(cls, slots: Mapping[int, Slot], topology: Topology, outputs: int) -> Account:
+        """Read the slots, by process number."""
+        each = [
+            slots[FIRST_WORKER + i].read(counters.WORKER) for i in range(topology.workers)
+        ]
+        return cls(
+            capture=slots[CAPTURE].read(counters.CAPTURE),
+            workers={name: sum(one[name] for one in each) for name in counters.WORKER},
+            sink=slots[SINK].read(counters.SINK),
+            outputs=tuple(slots[SINK].read_output(i) for i in range(outputs)),
+        )
+
+    def not_dns(self) -> int:
+        """Frames that were understood and carry no DNS."""
+        return sum(self.capture[f"fate.{name}"] for name in NOT_DNS)
+
+    def undecoded(self) -> dict[str, int]:
+        """Frames that could not be decoded, by reason; the reasons that occurred."""
+        reasons = {
+            name: self.capture[f"fate.{name}"] for name in FATES[1:] if name not in NOT_DNS
+        }
+        return {name: n for name, n in reasons.items() if n}
+
+    def anomalies(self, kind: str) -> dict[str, int]:
+        """Messages "discarded" or "malformed", by reason; the reasons that occurred."""
+        prefix = f"{kind}."
+        return {
+            name.removeprefix(prefix): n
+            for name, n in self.workers.items()
+            if name.startswith(prefix) and n
+        }
+
+    def imbalances(self) -> Iterator[str]:
+        """The balances of the ledger that do not hold, as text; none when all is accounted for."""
+        c, w = self.capture, self.workers
+        discarded = sum(self.anomalies("discarded").values())
+        undecoded = sum(self.undecoded().values())
+        events = w["transactions"] + w["records"]
+        yield from _balance("frames read", c["frames"], {
+            "delivered": c["delivered"], "not DNS": self.not_dns(), "not decoded": undecoded,
+            "dropped": c["ring_dropped"],
+        })
+        yield from _balance("frames delivered", c["delivered"], {"taken by workers": w["frames"]})
+        yield from _balance("frames of workers", w["frames"], {
+            "queries": w["queries"], "replies": w["replies"], "discarded": discarded,
+        })
+        yield from _balance("queries", w["queries"], {
+            "opened": w["opened"], "repeated": w["repeated"],
+        })
+        yield from _balance("opened", w["opened"], {
+            "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
+            "pending": w["pending"],
+        })
+        yield from _balance("replies", w["replies"], {
+            "success": w["success"], "duplicates": w["duplicates"], "no_query": w["no_query"],
+        })
+        yield from _balance("transactions", w["transactions"], {
+            "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
+            "no_query": w["no_query"],
+        })
+        yield from _balance("events made", events, {"merged": self.sink["events"]})
+        for number, output in enumerate(self.outputs):
+            yield from _balance(f"events for output {number}", self.sink["events"], {
+                "written": output["events"], "not written": output["dropped"],
+            })
+
+
+def _balance(name: str, total: int, parts: Mapping[str, int]) -> Iterator[str]:
+    if total != sum(parts.values()):
+        yield f"{name}: {total} is not " + " + ".join(f"{n} {what}" for what, n in parts.items())
+
+
+def summary(account: Account, config: Config) -> Iterator[str]:
+    """The lines that end a run."""
+    c, w = account.capture, account.workers
+    undecoded = account.undecoded()
+    line = f"{c['frames']} frames read: {c['delivered']} DNS, {account.not_dns()} not DNS"
+    line += f", {sum(undecoded.values())} not decoded{_reasons(undecoded)}"
+    if c["ring_dropped"]:
+        line += f", {c['ring_dropped']} dropped"
+    yield line
+    discarded, malformed = account.anomalies("discarded"), account.anomalies("malformed")
+    line = f"{w['frames']} messages: {w['queries']} queries ({w['repeated']} repeated)"
+    line += f", {w['replies']} replies ({w['duplicates']} duplicates)"
+    line += f", {sum(discarded.values())} unreadable{_reasons(discarded)}"
+    if malformed:
+        line += f"; {sum(malformed.values())} of them malformed{_reasons(malformed)}"
+    yield line
+    line = f"{w['transactions']} transactions: {w['success']} success"
+    line += f", {w['no_reply'] + w['evicted']} no_reply, {w['no_query']} no_query"
+    yield line + (f"; {w['records']} records" if config.events.records else "")
+    for output, counts in zip(config.outputs, account.outputs, strict=True):
+        name = "standard output" if output.path == "-" else output.path
+        line = f"{counts['events']} events written to {name}"
+        yield line + (f", {counts['dropped']} NOT written" if counts["dropped"] else "")
+    yield from _remarks(account)
+    for text in account.imbalances():
+        yield f"the account does not add up: {text}"
+
+
+def _remarks(account: Account) -> Iterator[str]:
+    """What an operator should know about this run besides the figures."""
+    c, w = account.capture, account.workers
+    if c["clock_jumps"]:
+        yield f"the capture's time jumped {_times(c['clock_jumps'])}"
+    if c["bad_time"]:
+        yield f"{c['bad_time']} frames have an impossible timestamp"
+    if c["snapped"]:
+        yield f"{c['snapped']} frames were cut by the capture's snaplen"
+    if w["negative_latency"]:
+        yield f"{w['negative_latency']} replies are older than their query: no latency for them"
+    if w["evicted"]:
+        yield (
+            f"limit reached: {w['evicted']} queries left early as no_reply"
+            " (transactions.max_pending, max_pending_bytes)"
+        )
+    if w["answered_forgotten"]:
+        yield (
+            f"limit reached: {w['answered_forgotten']} answered transactions were forgotten early"
+            " (transactions.max_pending); their duplicates count as no_query"
+        )
+    if w["omitted"]:
+        yield f"limit reached: {w['omitted']} records left out of events (events.max_size)"
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
+
+
+def _reasons(reasons: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{name} {n}' for name, n in reasons.items())})" if reasons else ""
