@@ -5,10 +5,10 @@
 #     sudo ./record.sh DIRECTORY  # elsewhere
 #
 # Theory. The script starts itself again in new network, mount and pid namespaces. In there it
-# builds four named network namespaces, joined by veth pairs:
+# builds five named network namespaces, joined by veth pairs:
 #
-#     client ──c0────r0── resolver ──(uplink)──a0── auth     knotd: a root, a TLD, zones
-#     192.0.2.2   192.0.2.1      198.51.100.1   └──b0── second   named: a second server
+#     client ──c0────r0── resolver ──u0──[ bridge in switch ]──a0── auth     knotd: root, TLD, zones
+#     192.0.2.2   192.0.2.1      198.51.100.1               └──b0── second   named
 #     2001:db8:1::2      ::1     2001:db8:53::1
 #
 # The resolver (unbound) is also the router, so that the client can ask authoritative servers
@@ -72,7 +72,7 @@ wait_until() { # SECONDS WHAT COMMAND...: try until the command succeeds
     done
 }
 
-answers() { in_ns "$1" kdig +timeout=1 +retry=0 "@$2" "$3" SOA; }
+answers() { in_ns "$1" kdig +timeout=1 +retry=0 "@$2" "$3" SOA | grep -q "status: NOERROR"; }
 ask() { client kdig +timeout=2 +retry=0 +noidn "$@" >>answers.log 2>&1 || true; }
 bind_ask() { client dig +time=2 +tries=1 "$@" >>answers.log 2>&1 || true; }
 
@@ -138,14 +138,15 @@ for ns in client resolver auth second switch; do
     in_ns "$ns" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 done
 link client c0 resolver r0
-link auth a0 resolver ra
-link second b0 resolver rb
-ip -n resolver link add uplink type bridge
-for port in ra rb; do ip -n resolver link set "$port" master uplink; done
-ip -n resolver link set uplink up
+link resolver u0 switch ru
+link auth a0 switch ra
+link second b0 switch rb
+ip -n switch link add bridge type bridge
+for port in ru ra rb; do ip -n switch link set "$port" master bridge; done
+ip -n switch link set bridge up
 address client c0 192.0.2.2/24 2001:db8:1::2/64
 address resolver r0 192.0.2.1/24 2001:db8:1::1/64
-address resolver uplink 198.51.100.1/24 2001:db8:53::1/64
+address resolver u0 198.51.100.1/24 2001:db8:53::1/64
 address auth a0 198.51.100.10/24 198.51.100.20/24 198.51.100.30/24 \
     2001:db8:53::10/64 2001:db8:53::20/64 2001:db8:53::30/64
 address second b0 198.51.100.40/24 2001:db8:53::40/64
@@ -165,13 +166,17 @@ link client q30 switch sc30
 link auth v10 switch sa10
 link auth q30 switch sa30
 link switch trunk switch trunk2
+ip -n switch link set trunk mtu 1508    # a full frame with two tags must pass
+ip -n switch link set trunk2 mtu 1508
 address client v10 10.10.0.1/24 2001:db8:10::1/64
 address auth v10 10.10.0.2/24 2001:db8:10::2/64
 address client q30 10.30.0.1/24 2001:db8:30::1/64
 address auth q30 10.30.0.2/24 2001:db8:30::2/64
 ip netns exec switch python3 "$RECIPE/links.py" vlan trunk trunk2 \
     10:sc10:sa10 200.30:sc30:sa30 >vlan.ready 2>vlan.log &
+VLAN_PID=$!
 python3 "$RECIPE/links.py" tun tunc tuna >tun.ready 2>tun.log &
+TUN_PID=$!
 wait_until 5 "the VLAN switches" grep -q ready vlan.ready
 wait_until 5 "the tun link" grep -q ready tun.ready
 ip link set tunc netns client
@@ -244,8 +249,10 @@ mkdir named
 sed -e "s|@WORK@|$WORK|g; s|@SECRET@|${TSIG##*:}|" "$RECIPE/named.conf" >named.conf
 sed -e "s|@WORK@|$WORK|g" "$RECIPE/unbound.conf" >unbound.conf
 
-for at in "198.51.100.10 ." "198.51.100.20 example." "198.51.100.30 shop.example."; do
-    wait_until 20 "knotd at $at" answers auth ${at% *} "${at#* }"
+for at in "198.51.100.10 ." "198.51.100.20 example." \
+    198.51.100.30\ {shop,hashed,bogus,names}.example. \
+    198.51.100.30\ {2.0.192.in-addr,8.b.d.0.1.0.0.2.ip6}.arpa.; do
+    wait_until 20 "knotd at $at" answers auth "${at% *}" "${at#* }"
 done
 
 # ---- what is recorded --------------------------------------------------------------------------
@@ -278,7 +285,7 @@ ip netns exec resolver unbound -d -c "$WORK/unbound.conf" >unbound.log 2>&1 &
 printf '%s' $! >unbound.pid
 wait_until 20 "unbound" answers resolver $R localhost.
 record resolver.pcap client c0
-record recursion.pcap resolver uplink
+record recursion.pcap resolver u0
 ask @$R shop.example A
 ask @$R6 shop.example AAAA
 ask +dnssec +nsid +cookie @$R www.shop.example A
@@ -308,12 +315,13 @@ ask @$R unknown.rare.example TYPE65280
 ask @$R large.shop.example TXT
 bind_ask @$R +norecurse www.shop.example A
 bind_ask @$R api.shop.example ANY
-client kdig +timeout=15 +retry=0 @$R www.dead.example A >>answers.log 2>&1 || true
+client kdig +timeout=4 +retry=0 @$R www.dead.example A >>answers.log 2>&1 || true
 python3 - >perf.txt <<'END'
 """Names with a Zipf-like share: rank k is asked 40/k times; one in eight does not exist."""
 names = ["www.shop.example A", "shop.example A", "api.shop.example A", "www.shop.example AAAA",
-         "shop.example HTTPS", "mx1.shop.example A", "nx-%d.shop.example A", "api.shop.example AAAA",
-         "shop.example MX", "pop.hashed.example A", "80.2.0.192.in-addr.arpa PTR", "www2.shop.example A"]
+         "shop.example HTTPS", "mx1.shop.example A", "nx-%d.shop.example A",
+         "api.shop.example AAAA", "shop.example MX", "pop.hashed.example A",
+         "80.2.0.192.in-addr.arpa PTR", "www2.shop.example A"]
 asked = [(hash_, name) for rank, name in enumerate(names, 1)
          for hash_ in ((rank * 7919 + n * 104729) % 1009 for n in range(max(1, 40 // rank)))]
 for number, (_order, name) in enumerate(sorted(asked)):
@@ -362,14 +370,15 @@ ask @$B -c CH hostname.bind TXT
 ask @$A shop.example ANY
 ask @$B rare.example ANY
 ask @$A +aa +ad +cd +z shop.example A
-ask @$A www.shop.example A old.shop.example DNAME x.old.shop.example A _nothing._udp.shop.example SRV
+ask @$A www.shop.example A old.shop.example DNAME x.old.shop.example A
+ask @$A _nothing._udp.shop.example SRV
 ask @$A farm.shop.example A
 stop
 
 echo "types.pcap and names.pcap: each type that a server can load; names that need escapes" >&2
 record types.pcap client c0
 awk '/^[a-z]/ && $2 == "IN" && !seen[$1]++ { print $1, $3 }' zones/rare.example.zone >rare.txt
-while read -r owner type <&3; do ask @$B "$owner.rare.example" "$type"; done 3<rare.txt
+while read -r owner type <&3; do bind_ask @$B "$owner.rare.example" "$type"; done 3<rare.txt
 stop
 record names.pcap client c0
 awk '/ IN / && $1 != "@" { print $1, $3 }' zones/names.example.zone >names.txt
@@ -457,13 +466,16 @@ some_questions $A $A6
 client dnsperf -s $R -d few.txt -n 1 -c 2 -q 4 >>answers.log 2>&1
 stop
 
+kill -0 $VLAN_PID $TUN_PID || die "a link broke while recording: $(cat vlan.log tun.log)"
+
 # ---- made from the recordings --------------------------------------------------------------------
 
 cd "$OUT"
-mergecap -w mixed.pcapng ns-timestamps.pcap any-sll2.pcap raw-ip.pcap vlan.pcap
+mergecap -w mixed.pcapng ns-timestamps.pcap any-sll2.pcap raw-ip.pcap vlan.pcap snaplen.pcap
+python3 "$RECIPE/anonymous_pcapng.py" mixed.pcapng
 gzip -9 -n -k -f vlan.pcap
 zstd -q -19 -f vlan.pcap -o vlan.pcap.zst
-for file in *.pcap *.pcapng *.gz; do
+for file in *.pcap *.pcapng *.gz *.zst; do
     frames=$(tshark -r "$file" 2>/dev/null | wc -l)
     printf '%-22s %6d frames %8d bytes\n' "$file" "$frames" "$(stat -c %s "$file")"
 done
