@@ -397,6 +397,9 @@ client kdig +timeout=2 @$B6 rare.example AXFR >>answers.log
 head -n 40 perf.txt >few.txt
 client dnsperf -m tcp -s $R -d few.txt -n 1 -c 2 -q 10 -O suppress=timeout >>answers.log 2>&1
 client dnsperf -m tcp -s $R6 -f inet6 -d few.txt -n 1 -c 1 -q 10 >>answers.log 2>&1
+# Names not yet in the resolver's cache between names that are: their answers come later.
+printf '%s A\n' {sip1,api,sip2,www2,d01.lists,api}.shop.example >order.txt
+client dnsperf -m tcp -s $R -d order.txt -n 1 -c 1 -q 10 >>answers.log 2>&1
 ask +tcp @198.51.100.1 shop.example A   # nobody listens there: RST
 stop
 
