@@ -84,6 +84,11 @@ def result_name(int result):
     return "no_room" if result == NO_ROOM else NAMES[result]
 
 
+def read_beyond(bytes wire):
+    """Reads the byte after the message, to show that this can't go unseen: the process dies."""
+    return guarded(wire)[len(wire)]
+
+
 def render_name(bytes wire, uint32_t pos, end=None, uint32_t capacity=ROOM):
     """One name: (text or None, position after it, anomaly)."""
     return render_names(wire, [pos], end, capacity)[0]

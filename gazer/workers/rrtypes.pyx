@@ -75,6 +75,8 @@ EDE = {
     28: "Unable to conform to policy",
     29: "Synthesized",
     30: "Invalid Query Type",
+    31: "Rate Limited",
+    32: "Over Quota",
 }
 
 cdef enum:
@@ -92,7 +94,7 @@ cdef Mnemonic TYPE_DLV
 cdef Mnemonic CLASS[256]
 cdef Mnemonic RCODE[24]
 cdef Mnemonic OPCODE[16]
-cdef Mnemonic ERROR[31]
+cdef Mnemonic ERROR[33]
 
 
 cdef int set_name(Mnemonic* m, str name) except -1:
@@ -118,7 +120,7 @@ set_name(&TYPE_DLV, TYPES[32769])
 fill_table(CLASS, 256, CLASSES)
 fill_table(RCODE, 24, RCODES)
 fill_table(OPCODE, 16, OPCODES)
-fill_table(ERROR, 31, EDE)
+fill_table(ERROR, 33, EDE)
 
 
 cdef inline const Mnemonic* find(const Mnemonic* table, unsigned int size,
@@ -159,7 +161,7 @@ cdef const char* opcode_name(uint16_t opcode) noexcept nogil:
 
 
 cdef const char* ede_name(uint16_t code) noexcept nogil:
-    return text_of(find(ERROR, 31, code))
+    return text_of(find(ERROR, 33, code))
 
 
 cdef char* put_type(char* w, uint16_t type) noexcept nogil:

@@ -23,7 +23,10 @@ LOC = 29
 
 
 def _coordinate(value: int, hemisphere: str) -> str:
-    """RFC 1876, section 3, in full: dnslib drops the fraction of a second that stands alone."""
+    """RFC 1876, section 3, in full: dnslib drops the fraction of a second that stands alone, and
+    puts the equator in the south and Greenwich in the west, where all other tools have N and E."""
+    if value == 1 << 31:
+        hemisphere = {"S": "N", "W": "E"}.get(hemisphere, hemisphere)
     milliseconds = abs((1 << 31) - value)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     degrees, minutes = divmod(minutes, 60)
