@@ -2,8 +2,9 @@
 
 import json
 import struct
+import subprocess
+import sys
 
-import dns.exception
 import dns.rdata
 import dns.rdatatype
 import pytest
@@ -11,26 +12,20 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gazer.workers import probe, rrtypes
-from tests.wire import BASE, ZONE, encode_name, generic, labels, name_text, plain_labels, pointer
-
-NUMBER = {name: number for number, name in rrtypes.TYPES.items()}
-
-
-def render(rrtype, rdata, klass=1, base=BASE, **more):
-    """(text, anomaly) of rdata that stands at the end of a message."""
-    wire = base + rdata
-    return probe.render_rdata(wire, len(base), len(wire), NUMBER.get(rrtype, rrtype), klass, **more)
-
-
-def dnspython(rrtype, rdata, base=BASE, klass=1):
-    """dnspython's text in our normal form, without spaces in base64 and hex; None if it refuses."""
-    wire = base + rdata
-    try:
-        parsed = dns.rdata.from_wire(klass, NUMBER[rrtype], wire, len(base), len(rdata))
-        return parsed.to_text(chunksize=0)
-    except (dns.exception.DNSException, ValueError):
-        return None
-
+from tests.wire import (
+    BASE,
+    NUMBER,
+    ZONE,
+    dnspython,
+    encode_name,
+    encode_params,
+    generic,
+    labels,
+    name_text,
+    plain_labels,
+    pointer,
+    render,
+)
 
 # What the fields of the types' rdata look like on the wire.
 u8 = st.integers(0, 255).map(lambda n: bytes([n]))
@@ -82,11 +77,6 @@ tlsa_like = st.tuples(u8, u8, st.sampled_from([(0, 30), (1, 32), (2, 64), (9, 5)
                       st.binary(min_size=64, max_size=64)).map(
     lambda t: t[0] + t[1] + bytes([t[2][0]]) + t[3][: t[2][1]]
 )
-
-
-def encode_params(params):
-    return b"".join(struct.pack("!HH", key, len(value)) + value
-                    for key, value in sorted(params.items()))
 
 
 alpn = st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=4).map(
@@ -392,28 +382,6 @@ def test_a_name_taken_back_is_forgotten():
         (generic(bad), "bad_rdata"), ("first.example.com.", "ok"), ("example.com.", "ok")]
 
 
-@pytest.mark.parametrize("rdata", [
-    encode_params({3: b"\0\1"}) + encode_params({1: b"\2h2"}),      # keys not rising
-    encode_params({3: b"\0\1"}) * 2,                                # the same key twice
-    encode_params({0: b""}), encode_params({0: b"\0"}), encode_params({0: b"\0\0"}),
-    encode_params({0: b"\0\3\0\1"}), encode_params({0: b"\0\1\0\1"}),
-    encode_params({1: b""}), encode_params({1: b"\0"}), encode_params({1: b"\3h2"}),
-    encode_params({2: b"x"}), encode_params({3: b""}), encode_params({3: b"\1"}),
-    encode_params({3: b"\1\2\3"}), encode_params({4: b""}), encode_params({4: b"abcde"}),
-    encode_params({5: b""}), encode_params({6: b""}), encode_params({6: b"a" * 15}),
-    encode_params({6: b"a" * 17}), encode_params({8: b"x"}),
-    b"\0\1", b"\0\1\0", b"\0\1\0\4\2h2",
-])
-def test_bad_params(rdata):
-    whole = b"\0\1\0" + rdata
-    assert render("HTTPS", whole) == (generic(whole), "bad_rdata")
-
-
-def test_newer_params():
-    rdata = b"\0\1\0" + encode_params({8: b"", 9: b"\0\x1d", 65535: b"\"\\,"})
-    assert render("HTTPS", rdata) == ('1 . ohttp key9="\\000\\029" key65535="\\"\\\\,"', "ok")
-
-
 @pytest.mark.parametrize("bits", [
     b"\0", b"\0\0", b"\0\x21" + b"\1" * 33, b"\0\1\0", b"\0\2\x40\0",
     b"\1\1\1\0\1\1", b"\0\1\1\0\1\1", b"\0\2\1",
@@ -482,55 +450,8 @@ def test_the_largest_rdata():
         assert render("OPENPGPKEY", rdata)[0] == dnspython("OPENPGPKEY", rdata)
 
 
-size = st.tuples(st.integers(1, 9), st.integers(0, 9)).map(lambda t: t[0] << 4 | t[1])
-
-
-def loc(*numbers):
-    return struct.pack("!BBBBIII", 0, *numbers)
-
-
-@given(size, size, size, st.integers(-324_000_000, 324_000_000),
-       st.integers(-648_000_000, 648_000_000), st.integers(0, 2**32 - 1))
-@example(0x12, 0x16, 0x13, 0, 0, 0)
-@example(0x12, 0x16, 0x13, 500, -500, 10_000_000)       # half a second, nothing else
-@example(0x12, 0x16, 0x13, 60_000, -3_600_000, 10_000_000)
-def test_loc(s, h, v, latitude, longitude, altitude):
-    """dnslib leaves out what stands at its default at the end, dnspython all three or none."""
-    rdata = loc(s, h, v, 2**31 + latitude, 2**31 + longitude, altitude)
-    text, anomaly = render("LOC", rdata)
-    assert anomaly == "ok"
-    defaults = ["1.00m", "10000.00m", "10.00m"]
-    theirs = dnspython("LOC", rdata).split(" ")
-    if len(theirs) == 9:
-        theirs += defaults
-    ours = text.split(" ")
-    assert ours + defaults[len(ours) - 9:] == theirs
-
-
-@pytest.mark.parametrize("rdata", [
-    b"\1" + loc(0x12, 0x16, 0x13, 2**31, 2**31, 0)[1:],         # version 1
-    loc(0xA0, 0x16, 0x13, 2**31, 2**31, 0),                     # a digit beyond 9
-    loc(0x12, 0x1A, 0x14, 2**31, 2**31, 0),
-])
-def test_bad_loc(rdata):
-    assert render("LOC", rdata) == (generic(rdata), "bad_rdata")
-
-
-def test_dnslib_is_imported_late():
-    import subprocess
-    import sys
-
-    code = ("import sys; from gazer.workers import probe; a = 'dnslib' in sys.modules; "
-            "probe.render_rdata(bytes(16), 0, 16, 29); print(a, 'dnslib' in sys.modules)")
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["False", "True"]
-
-
 def test_the_probe_guards_the_message():
     """The tests above mean little if a read beyond the message went unseen."""
-    import subprocess
-    import sys
-
     code = "from gazer.workers import probe; probe.read_beyond(b'abc')"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -11
 

@@ -1,8 +1,15 @@
-"""Wire formats that the tests of names and record data share, written with nothing of gazer's."""
+"""Wire formats that the tests of names and record data share, written with nothing of gazer's,
+and the two readers that they compare."""
 
 from __future__ import annotations
 
+import struct
+
+import dns.exception
+import dns.rdata
 from hypothesis import strategies as st
+
+from gazer.workers import probe, rrtypes
 
 HEADER = bytes(12)      # of a DNS message: positions below 12 are never a name's
 OWNER = b"\3www\7example\3com\0"
@@ -53,3 +60,27 @@ def pointer(position: int) -> bytes:
 def generic(rdata: bytes) -> str:
     """RFC 3597, section 5."""
     return f"\\# {len(rdata)} {rdata.hex()}".rstrip()
+
+
+def encode_params(params):
+    return b"".join(struct.pack("!HH", key, len(value)) + value
+                    for key, value in sorted(params.items()))
+
+
+NUMBER = {name: number for number, name in rrtypes.TYPES.items()}
+
+
+def render(rrtype, rdata, klass=1, base=BASE, **more):
+    """(text, anomaly) of rdata that stands at the end of a message."""
+    wire = base + rdata
+    return probe.render_rdata(wire, len(base), len(wire), NUMBER.get(rrtype, rrtype), klass, **more)
+
+
+def dnspython(rrtype, rdata, base=BASE, klass=1):
+    """dnspython's text in our normal form, without spaces in base64 and hex; None if it refuses."""
+    wire = base + rdata
+    try:
+        parsed = dns.rdata.from_wire(klass, NUMBER[rrtype], wire, len(base), len(rdata))
+        return parsed.to_text(chunksize=0)
+    except (dns.exception.DNSException, ValueError):
+        return None
