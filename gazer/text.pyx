@@ -77,8 +77,9 @@ cdef char* put_digits(char* w, uint32_t v, int width) noexcept nogil:
 
 
 cdef char* put_ipv4(char* w, const uint8_t* a) noexcept nogil:
-    # Each octet is copied as four bytes with its dot, and the next one starts over the excess;
-    # the last one is copied by its length alone, so nothing is written beyond the text.
+    # Each octet is copied as four bytes with its dot, and the next one starts over the excess; the
+    # last one is copied by its length alone.  For 0.0.0.0 and its like the third one's copy still
+    # goes one byte beyond the text, never beyond the 15 bytes that the caller made room for.
     memcpy(w, OCTETS[a[0]], 4)
     w += OCTET_LENGTH[a[0]] + 1
     memcpy(w, OCTETS[a[1]], 4)

@@ -5,13 +5,17 @@ the message (RFC 1035, section 4.1.4).  Rules here:
 
 - Each pointer must point to a lower position than where the run that it ends began, and so lower
   than every pointer before it: a loop is not possible, and neither is a pointer forward or to
-  itself.  That makes one name cost at most 255 octets of labels and 128 jumps.
+  itself.  A pointer may point to another pointer, so that alone would still allow one name
+  thousands of jumps in a large message; it gets JUMPS of them, enough for a pointer after each
+  label.  That makes one name cost at most 255 octets of labels and 128 jumps.
 - A name has at most 255 octets (section 3.1), counted as they would stand without compression.
 - Octets from 0x21 to 0x7e stand for themselves, but `.` and `\\` get a backslash; all others are
   \\DDD (RFC 4343, section 2.1).  The final dot always stands.
 
 `Names.memo` remembers, for each label of a name rendered, where its text stands in the arena.
-Most replies name the same zone over and over by pointer; such a name is then one copy.
+Most replies name the same zone over and over by pointer; such a name is then one copy.  The text
+must stay where it is: whoever takes text back from the arena (a record that had no room, rdata
+that was bad) calls names_begin again, which forgets all names.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -22,6 +26,7 @@ from gazer.workers.anomaly cimport BAD_LABEL, NAME_TOO_LONG, NO_ROOM, OK, POINTE
 
 cdef enum:
     NAME_OCTETS = 255   # RFC 1035, section 3.1
+    JUMPS = 128         # pointers in one name; unbound allows 256, Go's resolver 10
 
 # What a label octet becomes: itself; itself, but JSON escapes it; backslash and itself; \DDD.
 cdef enum:
@@ -74,7 +79,7 @@ cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept 
     cdef uint32_t lowest = c.pos    # where the present run of labels began
     cdef uint32_t octets = 1        # the root label's
     cdef uint32_t escapes = 0
-    cdef uint32_t labels = 0, i, position, target
+    cdef uint32_t labels = 0, jumps = 0, i, position, target
     cdef uint32_t at[128]           # where each label stands in the message, and its text
     cdef uint32_t offset[128]
     cdef const uint8_t* label
@@ -82,7 +87,6 @@ cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept 
     cdef char* start
     cdef char* w
     cdef uint8_t length, b, kind
-    cdef bint jumped = False
     if not arena_room(arena, NAME_TEXT + 8):
         return NO_ROOM
     start = w = arena_end(arena)
@@ -99,11 +103,11 @@ cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept 
             target = ((length & 63) << 8) | cursor_u8(&j)
             if j.failed:
                 return TRUNCATED
-            if target >= lowest:
+            if target >= lowest or jumps == JUMPS:
                 return POINTER_LOOP
-            if not jumped:
+            jumps += 1
+            if jumps == 1:
                 c.pos = j.pos
-                jumped = True
             slot = &names.memo[target & (MEMO - 1)]
             if slot.position == target and slot.generation == names.generation:
                 # Only names without escapes are remembered: text and octets are of one length.
@@ -147,7 +151,7 @@ cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept 
     if w == start:
         w[0] = 46
         w += 1
-    if not jumped:
+    if jumps == 0:
         c.pos = j.pos
     arena_commit(arena, w, escapes, out)
     if escapes == 0:

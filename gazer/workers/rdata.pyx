@@ -31,6 +31,10 @@ Which way a type goes:
   is wrong with them.  Nor is with empty rdata in the classes ANY and NONE, as a dynamic update
   has it (RFC 2136, sections 2.4 and 2.5).
 
+A name in rdata may be compressed whatever its type: only RFC 1035's own types should have that
+(RFC 3597, section 4), but some senders do it, multicast DNS as a rule, and there is no doubt about
+what it says.
+
 Rdata that is too short, too long or otherwise not what its type says is BAD_RDATA, and the text
 is that of RFC 3597.  What is merely unwise (a digest of the wrong length, a mandatory parameter
 that is not there) is shown as it is: a sensor tells what was said.

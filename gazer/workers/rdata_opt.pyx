@@ -101,7 +101,7 @@ cdef int options_render(Cursor* c, Arena* arena, uint32_t* escapes, bint* whole)
     while cursor_left(c):
         code = cursor_u16(c)
         length = cursor_u16(c)
-        if not cursor_has(c, length):
+        if c.failed or not cursor_has(c, length):
             return BAD_RDATA
         value = cursor_over(c.base, c.pos, c.pos + length)
         c.pos += length
@@ -121,8 +121,6 @@ cdef int options_render(Cursor* c, Arena* arena, uint32_t* escapes, bint* whole)
             value = cursor_over(c.base, c.pos - length, c.pos)
             w = put_unknown(w + 1, code, &value)
         arena.used = <uint32_t>(w - arena.base)
-    if c.failed:
-        return BAD_RDATA
     whole[0] = True
     return result
 

@@ -59,7 +59,7 @@ cdef int svcb_params(Cursor* c, Arena* arena, uint32_t* escapes) noexcept nogil:
     while cursor_left(c):
         key = cursor_u16(c)
         length = cursor_u16(c)
-        if not cursor_has(c, length) or <int>key <= after:
+        if c.failed or not cursor_has(c, length) or <int>key <= after:
             return BAD_RDATA
         after = key
         value = cursor_over(c.base, c.pos, c.pos + length)
@@ -73,7 +73,7 @@ cdef int svcb_params(Cursor* c, Arena* arena, uint32_t* escapes) noexcept nogil:
         result = param_value(&value, key, arena, escapes)
         if result != OK:
             return result
-    return BAD_RDATA if c.failed else OK
+    return OK
 
 
 cdef int param_value(Cursor* v, uint16_t key, Arena* arena, uint32_t* escapes) noexcept nogil:

@@ -23,7 +23,10 @@ LOC = 29
 
 
 def _coordinate(value: int, hemisphere: str) -> str:
-    """RFC 1876, section 3, in full: dnslib drops the fraction of a second that stands alone."""
+    """RFC 1876, section 3, in full: dnslib drops the fraction of a second that stands alone, and
+    puts the equator in the south and Greenwich in the west, where all other tools have N and E."""
+    if value == 1 << 31:
+        hemisphere = {"S": "N", "W": "E"}.get(hemisphere, hemisphere)
     milliseconds = abs((1 << 31) - value)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     degrees, minutes = divmod(minutes, 60)
@@ -34,7 +37,7 @@ def _coordinate(value: int, hemisphere: str) -> str:
 @lru_cache(maxsize=1)
 def _classes() -> dict[int, Any]:
     """dnslib is imported here, at the first record that needs it: every worker would pay for it."""
-    import dnslib
+    import dnslib  # type: ignore[import-untyped]
 
     class Location(dnslib.LOC):  # type: ignore[misc]
         _reprcoord = staticmethod(_coordinate)
@@ -48,7 +51,7 @@ def render(rrtype: int, rdata: bytes) -> bytes | None:
     if len(rdata) > MAX_RDATA or (rrtype == LOC and rdata[:1] != b"\0"):
         return None     # RFC 1876, section 2: only version 0 has a known form
     try:
-        from dnslib.dns import DNSBuffer
+        from dnslib.dns import DNSBuffer  # type: ignore[import-untyped]
 
         buffer = DNSBuffer(rdata)
         text = _classes()[rrtype].parse(buffer, len(rdata)).toZone()
