@@ -45,6 +45,15 @@ MB = 1e6
 _PR_SET_CHILD_SUBREAPER = 36
 _ROLLUP = re.compile(rb"^(Pss|Pss_Shmem):\s+(\d+) kB", re.MULTILINE)
 _MAPPED = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)\s+(/dev/shm/.*)$", re.MULTILINE)
+# How a status stands in text, in JSON without blanks and in msgpack (two short strings).
+_MARKS = {
+    status: (
+        b'"status": "%s"' % status.encode(),
+        b'"status":"%s"' % status.encode(),
+        b"\xa6status" + bytes((0xA0 | len(status),)) + status.encode(),
+    )
+    for status in ("success", "no_reply", "no_query")
+}
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
@@ -83,7 +92,7 @@ class Output:
         while block := stream.read(1 << 20):
             digest.update(block)
             self.size += len(block)
-            # Only whole lines are looked at, so that no mark is cut in two.
+            # Cut at a line's end, which no mark contains, so that none is cut in two.
             block = rest + block
             end = block.rfind(b"\n") + 1
             whole, rest = block[:end], block[end:]
@@ -93,9 +102,9 @@ class Output:
 
     def _count(self, text: bytes) -> None:
         self.lines += text.count(b"\n")
-        self.success += text.count(b'"status": "success"')
-        self.no_reply += text.count(b'"status": "no_reply"')
-        self.no_query += text.count(b'"status": "no_query"')
+        for status, marks in _MARKS.items():
+            number = sum(text.count(mark) for mark in marks)
+            setattr(self, status, getattr(self, status) + number)
 
 
 def _descendants(pid: int) -> list[int]:
@@ -227,8 +236,11 @@ def run(
             raise
         finally:
             if feeder:
-                feeder.terminate()
-                feeder.wait()
+                try:
+                    feeder.wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    feeder.kill()
+                    feeder.wait()
         process.returncode = code  # it is reaped: subprocess must not wait for it
         if reader:
             reader.join()
@@ -243,6 +255,8 @@ def run(
         lines = result.stderr.strip().splitlines() or ["(nothing on standard error)"]
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise Failed(f"`{' '.join(command)}` {how}: {lines[-1]}")
+    if feeder and feeder.returncode:
+        raise Failed(f"`{' '.join(command)}` did not read its input to the end")
     for pid, used in tree.cpu.items():
         role = tree.roles[pid]
         result.roles[role] = result.roles.get(role, 0.0) + used

@@ -76,10 +76,13 @@ def render(bench: jobs.Bench) -> str:
         ours = bench.series[jobs.Job("classic", "text", workers)]
         parts.append(f"CPU over that beside, {workers}: {bench.ratio(ours, series):.2f}")
     if bench.memory:
+        once, long, flood = (
+            f"{bench.memory[key] / measure.MB:.1f} MB"
+            for key in ("peak_once", "peak_long", "peak_flood")
+        )
         parts.append(
-            f"peak of {jobs.TIMES} times the file: {bench.memory['peak_long'] / measure.MB:.1f} MB, "
-            f"of the file through the same pipe: {bench.memory['peak_once'] / measure.MB:.1f} MB; "
-            f"of a flood that fills the table: {bench.memory['peak_flood'] / measure.MB:.1f} MB"
+            f"peak of {jobs.TIMES} times the file: {long}, of the file through the same pipe: "
+            f"{once}; of a flood that fills the table: {flood}"
         )
     rows = [["", "required", "measured", ""]]
     for what, required, measured, met in bench.requirements():

@@ -334,8 +334,10 @@ class Names:
                 front = struct.pack(">HHH", 10 * i, 60, pick(rng, (389, 5060, 5222, 88)))
                 message.record(0, name, SRV, ttl, front + target.wire())
         else:
-            for _ in range(pick(rng, (1, 2))):
-                message.record(0, name, qtype, ttl, self._rare(qtype, zone, rng))
+            several = range(pick(rng, (1, 2)))
+            # A set of records holds none twice (RFC 2181, section 5); nor does a dict.
+            for data in dict.fromkeys(self._rare(qtype, zone, rng) for _ in several):
+                message.record(0, name, qtype, ttl, data)
         if sign:
             message.rrsig(0, name, zone, qtype, ttl, rng)
 
@@ -352,12 +354,15 @@ class Names:
             labels.append(node.label[1:].decode())
             node = node.parent
         several = pick(rng, (1, 1, 2, 3, 6)) if name is zone.apex else 1
+        texts = {}
         for _ in range(several):
             text = pick(rng, _TXT).format(
                 z=".".join(labels), t="".join(rng.choices(_BASE64, k=43)),
                 n=rng.randrange(10**8), b=rng.randrange(256),
             )  # fmt: skip
-            message.record(0, name, TXT, ttl, bytes((len(text),)) + text.encode())
+            texts[bytes((len(text),)) + text.encode()] = None
+        for data in texts:
+            message.record(0, name, TXT, ttl, data)
 
     @staticmethod
     def _rare(qtype: int, zone: Zone, rng: random.Random) -> bytes:
