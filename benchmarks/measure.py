@@ -226,7 +226,9 @@ def run(
         if count_output:
             assert process.stdout is not None
             result.output = Output()
-            reader = threading.Thread(target=result.output.read, args=(process.stdout,))
+            reader = threading.Thread(
+                target=result.output.read, args=(process.stdout,), daemon=True
+            )
             reader.start()
         tree = Tree(process.pid)
         try:
