@@ -130,13 +130,14 @@ class Commands:
         if job.detail == "classic" and flag:
             workers = ["--workers", str(job.workers)]
             return [*self.dns_gazer, "-r", source, flag, target, *workers]
+        kind = "{type: text, format: json" if job.format == "json" else f"{{type: {job.format}"
         config = self.folder / f"{job.detail}-{job.format}-{job.workers}.yaml"
         if target == "-":
             config = config.with_suffix(".stdout.yaml")
         config.write_text(
             f"workers: {job.workers}\n"
             f"events: {{detail: {job.detail}, records: false}}\n"
-            f'outputs:\n  - {{type: {job.format}, path: "{target}"}}\n'
+            f'outputs:\n  - {kind}, path: "{target}"}}\n'
         )
         return [*self.gazer, "run", "-c", str(config), "-r", source]
 

@@ -320,6 +320,25 @@ def test_a_command_that_leaves_its_input_unread_is_a_failure(
         measure.run(["true"], feed=feed)
 
 
+@pytest.mark.parametrize("job", jobs.JOBS, ids=lambda job: job.name)
+def test_every_job_is_a_configuration_that_the_sensor_accepts(
+    job: jobs.Job, small: tuple[Path, traffic.Counts], tmp_path: Path
+) -> None:
+    commands = jobs.Commands("dns-gazer", f"{sys.executable} -m gazer", tmp_path)
+    line = commands.of(job, str(small[0]), "/dev/null")
+    if line[0] == "dns-gazer":
+        assert line[1:3] == ["-r", str(small[0])]
+        assert line[3] in ("-t", "-o")
+        assert line[4:] == ["/dev/null", "--workers", str(job.workers)]
+        return
+    at = line.index("run")
+    checked = [*line[:at], "check", *line[at + 1 : at + 3]]
+    done = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{job.detail} detail" in done.stdout
+    assert ("JSON lines" in done.stdout) == (job.format == "json")
+
+
 def test_table_lines_up_and_fills_short_rows() -> None:
     text = report.table([["", "rate", "CPU"], ["a long name", "1,000"], ["b", "7", "1.25"]])
     assert text.splitlines() == [
@@ -366,7 +385,7 @@ def test_whole_benchmark_with_a_stand_in(
         "if '-c' in args:\n"
         "    config = yaml.safe_load(open(args[args.index('-c') + 1]))\n"
         "    target = config['outputs'][0]['path']\n"
-        "    workers, format_ = config['workers'], config['outputs'][0]['type']\n"
+        "    workers, format_ = config['workers'], config['outputs'][0].get('format')\n"
         "else:\n"
         "    format_ = 'text' if '-t' in args else 'msgpack'\n"
         "    target = args[args.index('-t' if '-t' in args else '-o') + 1]\n"
