@@ -33,7 +33,7 @@ from gazer.capture.source cimport (
     SOURCE_IDLE, linktype_canonical,
 )
 from gazer.capture.stream cimport (
-    STREAM_END, STREAM_ERROR, STREAM_READY, STREAM_WAIT, stream_at, stream_left, stream_need,
+    STREAM_END, STREAM_READY, STREAM_WAIT, stream_at, stream_left, stream_need,
     stream_step,
 )
 
@@ -73,7 +73,7 @@ cdef enum Fault:
     NO_MEMORY
 
 FAULTS = {
-    CUT_OFF: "{b} bytes were to follow, {a} are there",
+    CUT_OFF: "of {b} bytes {a} are there",
     NO_SECTION: "it does not begin with a section header",
     BAD_LENGTH: "{a} is no length of a block",
     TOO_LARGE: "a block of {a} bytes; more than {b} can't be",
@@ -250,7 +250,8 @@ cdef class PcapngSource(FileSource):
         # Not fewer than five, so that the four at the end are seen in one piece.
         cdef int r = stream_need(&self.stream, 5 if self.skip > 4 else 4)
         if r == STREAM_END:
-            return self.broken(CUT_OFF, stream_left(&self.stream), self.skip)
+            return self.broken(CUT_OFF, self.skipped_length - self.skip + stream_left(&self.stream),
+                               self.skipped_length)
         if r != STREAM_READY:
             return self.lacking(r)
         if self.skip > 4:
