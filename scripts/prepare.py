@@ -186,8 +186,21 @@ def apt_install(packages: list[str]) -> bool:
         "-q",
         "-o=DPkg::Lock::Timeout=300",  # a new machine may be upgrading itself just now
     ]
-    run([*apt, "update"])  # one source that can't be reached need not matter: install decides
-    return run([*apt, "install", "-y", "--no-install-recommends", *packages]) == 0
+    # One source that can't be reached need not matter, so it is the second that decides.
+    told = [
+        subprocess.run(
+            [*apt, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages])
+    ]
+    if told[-1].returncode != 0:
+        for done in told:
+            print(done.stdout.decode(errors="replace"), end="", file=sys.stderr)
+    return told[-1].returncode == 0
 
 
 def apt_line(packages: list[str]) -> str:
@@ -376,7 +389,8 @@ def must_force(note: Note, now: dict[str, str]) -> str | None:
         return "the compiler's flags in the environment have changed"
     before: dict[str, str] = note["sources"]
     for name in sorted(before.keys() - now.keys()):
-        return f"{name} is gone"
+        if not name.endswith(".pyx"):  # its module goes with it; others may have used the rest
+            return f"{name} is gone"
     for name in (n for n in now if now[n] != before.get(n)):
         if name == "setup.py" or (ROOT / name).stat().st_mtime <= note["time"]:
             return f"{name} has changed"

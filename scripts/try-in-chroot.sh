@@ -21,8 +21,7 @@ mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | he
 [ -n "$mirror" ] || { echo "no mirror in this machine's apt configuration" >&2; exit 1; }
 
 mounts() {
-    mount --bind /dev "$1/dev"
-    mount --bind /dev/shm "$1/dev/shm"
+    mount --rbind /dev "$1/dev"
     mount -t proc proc "$1/proc"
 }
 
@@ -76,7 +75,7 @@ at_once() { # at_once USER: nothing left to do, and quickly
     echo "a second time: $((($(date +%s%N) - started) / 1000000)) ms"
 }
 
-clone='git clone -q /gazer.bundle gazer; cd gazer'
+clone='git clone -q -c advice.detachedHead=false /gazer.bundle gazer; cd gazer'
 base
 
 title "root, from nothing"
