@@ -1,7 +1,8 @@
 # Nothing has to be installed first: each target sets up what is missing (scripts/prepare.py).
-# CAPTURE= what `make run` reads, ARGS= more arguments for pytest or the benchmarks.
+# CAPTURE= what `make run` reads (resolver.pcap beside it shows more), ARGS= more arguments for
+# pytest or the benchmarks.
 
-CAPTURE = tests/captures/captured.pcap
+CAPTURE = tests/captures/raw-ip.pcap
 ARGS =
 BIN = .venv/bin
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
+from Cython.Compiler.Errors import CompileError
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
@@ -43,12 +44,15 @@ def extensions() -> list[Extension]:
     sources = sorted(ROOT.glob("gazer/**/*.pyx"))
     made = [c for c in (pyx.with_suffix(".c") for pyx in sources) if c.exists()]
     here = (ROOT / "setup.py").stat().st_mtime
-    return cythonize(
-        [extension(pyx) for pyx in sources],
-        compiler_directives=DIRECTIVES,
-        nthreads=CORES,
-        force=any(c.stat().st_mtime < here for c in made) or None,  # None: the environment says
-    )
+    try:
+        return cythonize(
+            [extension(pyx) for pyx in sources],
+            compiler_directives=DIRECTIVES,
+            nthreads=CORES,
+            force=any(c.stat().st_mtime < here for c in made) or None,  # None: the environment says
+        )
+    except CompileError as error:  # Cython has said all; our own traceback adds nothing
+        raise SystemExit(f"does not compile: {error}") from None
 
 
 if __name__ == "__main__":  # cythonize's helper processes may import this file

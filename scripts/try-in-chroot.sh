@@ -2,7 +2,7 @@
 # Tries the set-up on a bare Debian, in chroots: root from nothing, twice, and after damage; a user
 # who may not install anything, and who goes on once it is there; a user with password-less sudo.
 #
-#     scripts/try-in-chroot.sh [SUITE] [TARGET]       (bookworm, build)
+#     scripts/try-in-chroot.sh [SUITE] [TARGET]       (bookworm, build; or test, run)
 #
 # Needs root and debootstrap.  What is committed (HEAD) is tried.  Packages come from where this
 # machine's apt and pip get theirs.  The chroots are kept for a look, below $CHROOTS (default
@@ -89,6 +89,10 @@ do
     at_once root
 done
 expect 0 root 'mv gazer "a path"; cd "a path"; make build; cd ..; mv "a path" gazer; make -C gazer build'
+if [ "$target" = test ]; then
+    title "root: what continuous integration does"
+    expect 0 root 'cd gazer; git clean -qfdx; CI=true bash .ci/run'
+fi
 title "root: pip install ."
 expect 0 root 'python3 -m venv /tmp/v; /tmp/v/bin/pip install -q ./gazer; ls -l /tmp/v/bin/*gazer
     /tmp/v/bin/python -c "import gazer.text; print(gazer.text.__file__)"'
