@@ -1,5 +1,5 @@
-"""What is built, from what, and when again.  The rebuilding is tried on a tree of two tiny modules with
-the real setup.py (but for -O3) and scripts, so that it takes seconds."""
+"""What is built, from what, and when again.  The rebuilding is tried on a tree of two tiny modules
+with the real setup.py (but for -O3) and scripts, so that it takes seconds."""
 
 from __future__ import annotations
 
