@@ -29,10 +29,11 @@ TINY = {
     "leaf.pxd": "cdef inline int leaf() noexcept:\n    return 1\n",
     "middle.pxd": "from gazer.leaf cimport leaf\n"
     "cdef inline int middle() noexcept:\n    return 10 * leaf()\n",
-    "top.pyx": "from gazer.middle cimport middle\ndef value(): return middle()\n",
     "number.h": "#define NUMBER -7\n",
-    "alone.pyx": 'cdef extern from "number.h":\n    int NUMBER\n'
-    "def value(int b=2): return NUMBER // b\n",
+    "top.pyx": 'cdef extern from "number.h":\n    int NUMBER\n'
+    "from gazer.middle cimport middle\n"
+    "def value(int b=2): return 100 * middle() + NUMBER // b\n",
+    "alone.pyx": "def value(): return 1\n",
 }
 
 
@@ -60,19 +61,10 @@ class Tree:
             (self.gazer / name).write_text(text)
         self.edit("setup.py", '"-O3", "-g1"', '"-O0", "-g0"')
 
-    def build(self) -> str:
-        """As `python setup.py build_ext --inplace` does it; returns what it said."""
-        env = {k: v for k, v in os.environ.items() if not k.endswith("FLAGS")}
-        done = subprocess.run(
-            [sys.executable, "setup.py", "build_ext", "--inplace"],
-            cwd=self.root,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def build(self) -> None:
+        """What `python setup.py build_ext --inplace` does by itself."""
+        run = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        subprocess.run(run, cwd=self.root, capture_output=True, check=True)
 
     def value(self, module: str) -> int:
         code = f"import gazer.{module} as m; print(m.value())"
@@ -91,82 +83,80 @@ class Tree:
         return path
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    return Tree(tmp_path_factory.mktemp("checkout"))
+def test_rebuilds_what_changed_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One story on one tree, since each compilation costs a second or more."""
+    for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED"):
+        monkeypatch.delenv(name, raising=False)
+    tree = Tree(tmp_path)
+    prepare = load_prepare(tree.root)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
 
+    def is_built() -> bool:
+        note = prepare.read_note(prepare.BUILD_NOTE)
+        return bool(prepare.is_built(note, prepare.sources(), suffix))
 
-def test_rebuilds_what_changed_and_no_more(tree: Tree) -> None:
-    said = tree.build()
-    compile_lines = [line for line in said.splitlines() if " -c gazer/" in line]
+    def build() -> str:
+        prepare.build(sys.executable, prepare.sources())
+        assert is_built()
+        return capfd.readouterr().out
+
+    # From nothing, and loud enough to show the compiler's command line.
+    quiet_run = prepare.run
+    monkeypatch.setattr(
+        prepare, "run", lambda line, **env: quiet_run([w for w in line if w != "-q"], **env)
+    )
+    assert not is_built()
+    compile_lines = [line for line in build().splitlines() if " -c gazer/" in line]
     assert len(compile_lines) == 2
     for line in compile_lines:
         assert "-fno-strict-aliasing" in line
         assert "-march" not in line, "what is built here has to run on another machine"
-        assert "-mtune=native" not in line
+        assert "=native" not in line
+    assert (tree.value("top"), tree.value("alone")) == (1000 - 3, 1)
     first = tree.made()
-    assert (tree.value("top"), tree.value("alone")) == (10, -3)
 
-    # A .pxd that only another .pxd cimports.
+    # A .pxd that only another .pxd cimports: what depends on it, and that alone.
     tree.edit("gazer/leaf.pxd", "return 1", "return 2")
     tree.build()
-    assert tree.value("top") == 20
+    assert tree.value("top") == 2000 - 3
     second = tree.made()
     assert {name for name in first if first[name] != second[name]} == {"top"}
 
-    # A header: C only, and setuptools can't tell who includes it.
-    tree.edit("gazer/number.h", "-7", "-9")
-    tree.build()
-    assert tree.value("alone") == -4
-
-    # What is said in setup.py goes into the C code of all.
-    tree.edit("setup.py", '"cdivision": True', '"cdivision": False')
-    tree.build()
-    assert tree.value("alone") == -5
-
-
-def test_prepare_compiles_what_file_times_hide(tree: Tree, capsys: pytest.CaptureFixture) -> None:
-    prepare = load_prepare(tree.root)
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-
-    def built() -> bool:
-        return prepare.is_built(prepare.read_note(prepare.BUILD_NOTE), prepare.sources(), suffix)
-
-    prepare.build(sys.executable, prepare.sources())
-    assert built()
-
-    # An older file put back: setup.py alone would not see it.
+    # An older file put back: file times say that there is nothing to do, the content says more.
     leaf = tree.edit("gazer/leaf.pxd", "return 2", "return 3")
     os.utime(leaf, (1_000_000_000, 1_000_000_000))
-    assert not built()
-    prepare.build(sys.executable, prepare.sources())
-    assert built()
-    assert tree.value("top") == 30
-
-    # A time without a change: nothing to do.
+    assert not is_built()
+    assert "gazer/leaf.pxd has changed" in build()
+    assert tree.value("top") == 3000 - 3
     leaf.touch()
-    assert built()
+    assert is_built(), "a new time without a change is nothing to do"
 
-    # An error in a source: said, and what was known of the others still stands.
-    tree.edit("gazer/alone.pyx", "// b", "//")
+    # An error in a source ends it; what is known of the rest still stands.
+    tree.edit("gazer/alone.pyx", "return", "return +")
+    tree.edit("gazer/alone.pyx", "+ 1", "+ ")
     with pytest.raises(SystemExit):
-        prepare.build(sys.executable, prepare.sources())
-    tree.edit("gazer/alone.pyx", "//", "// b")
+        build()
     assert prepare.must_force(prepare.read_note(prepare.BUILD_NOTE), prepare.sources()) is None
 
-    # A module that is gone must not be imported from what was built of it.
+    # A module that is gone must not be imported from what was built of it; one whose compiled
+    # half is gone comes back.
     (tree.gazer / "alone.pyx").unlink()
-    assert not built()
-    capsys.readouterr()
-    prepare.build(sys.executable, prepare.sources())
-    assert "alone" not in tree.made()
-    assert built()
-
-    # A compiled module that is gone is made again.
     next(tree.gazer.glob("top.*.so")).unlink()
-    assert not built()
-    prepare.build(sys.executable, prepare.sources())
-    assert tree.value("top") == 30
+    assert not is_built()
+    build()
+    assert tree.made().keys() == {"top"}
+
+    # A header: C only.
+    tree.edit("gazer/number.h", "-7", "-9")
+    tree.build()
+    assert tree.value("top") == 3000 - 4
+
+    # What setup.py says goes into the C code of all.
+    tree.edit("setup.py", '"cdivision": True', '"cdivision": False')
+    tree.build()
+    assert tree.value("top") == 3000 - 5
 
 
 def test_venv_is_made_anew_where_it_is_not_sound(tmp_path: Path) -> None:
@@ -209,7 +199,7 @@ def test_headers_are_tried_for_real() -> None:
 
 
 def test_where_it_may_not_install_it_prints_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare = load_prepare(ROOT)
     monkeypatch.setattr(prepare, "missing", lambda: {"libpcap's headers": ["libpcap-dev"]})
@@ -225,7 +215,7 @@ def test_where_it_may_not_install_it_prints_one_line(
 
 
 def test_what_was_installed_and_is_still_missing_ends_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare = load_prepare(ROOT)
     monkeypatch.setattr(prepare, "missing", lambda: {"libpcap's headers": ["libpcap-dev"]})
