@@ -1,0 +1,40 @@
+# Nothing has to be installed first: each target sets up what is missing (scripts/prepare.py).
+# CAPTURE= what `make run` reads (resolver.pcap beside it shows more), ARGS= more arguments for
+# pytest or the benchmarks.
+
+CAPTURE = tests/captures/raw-ip.pcap
+ARGS =
+BIN = .venv/bin
+
+unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONUSERBASE
+
+.PHONY: build help setup run test bench lint clean
+
+build: ## set up and compile what is missing or has changed
+	@sh scripts/setup.sh build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: ## compiler, headers and .venv only
+	@sh scripts/setup.sh setup
+
+run: build ## print the transactions of a real capture (CAPTURE=another.pcap)
+	$(BIN)/dns-gazer -r $(CAPTURE) -t -
+
+test: build ## the whole test suite (ARGS='-k names')
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: build ## measure speed and memory on generated traffic
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: ## ruff, mypy and cython-lint
+	@sh scripts/setup.sh build --extra lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$$PWD/$(BIN):$$PATH" cython-lint gazer
+
+clean: ## back to a fresh checkout: .venv and all that was built
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis bench-out
+	find gazer \( -name '*.so' -o -name '*.c' \) -delete
+	find . -name __pycache__ -prune -exec rm -rf {} +
