@@ -21,7 +21,7 @@ cdef struct Text:
 
 
 cdef struct Arena:
-    char* base
+    char* base           # COPY_SLACK bytes beyond `capacity` may be read
     uint32_t used
     uint32_t capacity
 
@@ -54,6 +54,20 @@ cdef inline char* put(char* w, const char* literal) noexcept nogil:
 cdef inline char* put_bytes(char* w, const char* s, size_t n) noexcept nogil:
     memcpy(w, s, n)
     return w + n
+
+
+cdef extern from "fast.h" nogil:
+    enum:
+        COPY_SLACK
+    char* copy_short(char* to, const char* source, size_t n)
+    bint copy_plain(char* to, const uint8_t* source, unsigned int n)
+
+
+cdef inline char* put_piece(char* w, const Arena* a, uint32_t offset, uint32_t n) noexcept nogil:
+    """A piece of the arena; needs COPY_SLACK bytes of room more, behind it and behind the arena."""
+    if n <= 128:
+        return copy_short(w, a.base + offset, n)
+    return put_bytes(w, a.base + offset, n)
 
 
 cdef char* put_u64(char* w, uint64_t v) noexcept nogil      # up to 20 bytes

@@ -14,7 +14,8 @@ from libc.string cimport memcpy, strlen
 from gazer.entry cimport (
     EVENT_RECORD, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_TEXT, EventHeader)
 from gazer.packet cimport MAX_TAGS
-from gazer.text cimport Arena, Text, put, put_bytes, put_digits, put_ipv4, put_ipv6, put_u16, put_u64
+from gazer.text cimport (
+    Arena, Text, put, put_bytes, put_digits, put_ipv4, put_ipv6, put_piece, put_u16, put_u64)
 from gazer.workers.anomaly cimport OK, anomaly_name
 from gazer.workers.message cimport (
     ADDITIONAL, ANSWER, AUTHORITY, FLAG_AA, FLAG_AD, FLAG_CD, FLAG_RA, FLAG_RD, FLAG_TC, QUESTION,
@@ -143,13 +144,13 @@ cdef inline void put_text(Out* o, const Arena* arena, const Text* t) noexcept no
     if Out is Json:
         o.p[0] = 34
         if t.escapes == 0:
-            o.p = put_bytes(o.p + 1, arena.base + t.offset, t.length)
+            o.p = put_piece(o.p + 1, arena, t.offset, t.length)
         else:
             o.p = put_escaped(o.p + 1, arena.base + t.offset, t.length)
         o.p[0] = 34
         o.p += 1
     else:
-        o.p = put_bytes(pack_length(o.p, t.length), arena.base + t.offset, t.length)
+        o.p = put_piece(pack_length(o.p, t.length), arena, t.offset, t.length)
 
 
 cdef inline void put_string(Out* o, const char* s, uint32_t n) noexcept nogil:
@@ -269,6 +270,19 @@ cdef inline void put_key(Out* o, const char* name) noexcept nogil:
         o.p += 1 + n
 
 
+cdef inline void next_key(Out* o, const char* json_key, const char* name) noexcept nogil:
+    """A key that is not a map's first; `json_key` is the name as it stands in JSON, comma, quotes
+    and colon included, so that it is one copy of constant length."""
+    cdef size_t n
+    if Out is Json:
+        o.p = put(o.p, json_key)
+    else:
+        n = strlen(name)
+        o.p[0] = <char>(0xA0 | n)
+        memcpy(o.p + 1, name, n)
+        o.p += 1 + n
+
+
 cdef inline void list_begin(Out* o, uint32_t n) noexcept nogil:
     if Out is Json:
         o.p[0] = 91
@@ -375,14 +389,16 @@ cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint fu
     if not question:
         put_key(o, b"data")
         put_text(o, arena, &r.data)
-    put_key(o, b"name")
+        next_key(o, b", \"name\": ", b"name")
+    else:
+        put_key(o, b"name")
     put_text(o, arena, &r.name)
-    put_key(o, b"section")
+    next_key(o, b", \"section\": ", b"section")
     put_section(o, r.section)
     if full and not opt and not question:
-        put_key(o, b"ttl")
+        next_key(o, b", \"ttl\": ", b"ttl")
         put_uint(o, r.ttl)
-    put_key(o, b"type")
+    next_key(o, b", \"type\": ", b"type")
     put_type_name(o, r.type)
     map_end(o)
 
@@ -473,11 +489,11 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     map_begin(o, n)
     put_key(o, b"client_addr")
     put_address(o, x.addresses, x.family)
-    put_key(o, b"client_port")
+    next_key(o, b", \"client_port\": ", b"client_port")
     put_port(o, x.client_port)
     if full:
         if q_edns or r_edns:
-            put_key(o, b"edns")
+            next_key(o, b", \"edns\": ", b"edns")
             map_begin(o, q_edns + r_edns)
             if q_edns:
                 put_key(o, b"query")
@@ -486,13 +502,13 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
                 put_key(o, b"reply")
                 put_edns(o, r)
             map_end(o)
-        put_key(o, b"flags")
+        next_key(o, b", \"flags\": ", b"flags")
         put_flags(o, one.flags)
         if latency:
-            put_key(o, b"latency")
+            next_key(o, b", \"latency\": ", b"latency")
             put_duration(o, x.reply_time - x.query_time)
         if q_bad or r_bad:
-            put_key(o, b"malformed")
+            next_key(o, b", \"malformed\": ", b"malformed")
             map_begin(o, q_bad + r_bad)
             if q_bad:
                 put_key(o, b"query")
@@ -502,61 +518,61 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
                 put_literal(o, anomaly_name(r.anomaly))
             map_end(o)
         if e.omitted:
-            put_key(o, b"omitted")
+            next_key(o, b", \"omitted\": ", b"omitted")
             put_uint(o, e.omitted)
-        put_key(o, b"opcode")
+        next_key(o, b", \"opcode\": ", b"opcode")
         put_opcode_name(o, one)
-        put_key(o, b"proto")
+        next_key(o, b", \"proto\": ", b"proto")
         put_literal(o, b"udp")
     if q != NULL:
-        put_key(o, b"query")
+        next_key(o, b", \"query\": ", b"query")
         put_records(o, q, e.shown_query, full)
         if full:
-            put_key(o, b"query_size")
+            next_key(o, b", \"query_size\": ", b"query_size")
             put_uint(o, x.query_size)
-        put_key(o, b"query_ts")
+        next_key(o, b", \"query_ts\": ", b"query_ts")
         put_time(o, x.query_time)
         if full:
-            put_key(o, b"query_ts_ns")
+            next_key(o, b", \"query_ts_ns\": ", b"query_ts_ns")
             put_uint(o, <uint64_t>x.query_time)
     if r != NULL:
         if full:
-            put_key(o, b"rcode")
+            next_key(o, b", \"rcode\": ", b"rcode")
             put_rcode_name(o, r)
-        put_key(o, b"reply")
+        next_key(o, b", \"reply\": ", b"reply")
         put_records(o, r, e.shown_reply, full)
         if full:
-            put_key(o, b"reply_size")
+            next_key(o, b", \"reply_size\": ", b"reply_size")
             put_uint(o, x.reply_size)
-        put_key(o, b"reply_ts")
+        next_key(o, b", \"reply_ts\": ", b"reply_ts")
         put_time(o, x.reply_time)
         if full:
-            put_key(o, b"reply_ts_ns")
+            next_key(o, b", \"reply_ts_ns\": ", b"reply_ts_ns")
             put_uint(o, <uint64_t>x.reply_time)
     if full:
         if q != NULL:
-            put_key(o, b"retransmits")
+            next_key(o, b", \"retransmits\": ", b"retransmits")
             put_uint(o, x.repeats)
-        put_key(o, b"sensor")
+        next_key(o, b", \"sensor\": ", b"sensor")
         if Out is Json:
             put_string(o, e.sensor, e.sensor_length)
         else:
             put_string(o, e.sensor_raw, e.sensor_raw_length)
-    put_key(o, b"server_addr")
+    next_key(o, b", \"server_addr\": ", b"server_addr")
     put_address(o, x.addresses + (4 if x.family == 4 else 16), x.family)
-    put_key(o, b"server_port")
+    next_key(o, b", \"server_port\": ", b"server_port")
     put_port(o, x.server_port)
-    put_key(o, b"status")
+    next_key(o, b", \"status\": ", b"status")
     if x.status == SUCCESS:
         put_literal(o, b"success")
     elif x.status == NO_REPLY:
         put_literal(o, b"no_reply")
     else:
         put_literal(o, b"no_query")
-    put_key(o, b"tx_id")
+    next_key(o, b", \"tx_id\": ", b"tx_id")
     put_port(o, x.id)
     if full and x.tag_count:
-        put_key(o, b"vlan")
+        next_key(o, b", \"vlan\": ", b"vlan")
         list_begin(o, x.tag_count)
         for i in range(x.tag_count):
             list_item(o, i)
@@ -582,55 +598,55 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
         put_class_name(o, r.klass)
     put_key(o, b"client_addr")
     put_address(o, x.addresses, x.family)
-    put_key(o, b"client_port")
+    next_key(o, b", \"client_port\": ", b"client_port")
     put_port(o, x.client_port)
     if not question:
-        put_key(o, b"data")
+        next_key(o, b", \"data\": ", b"data")
         put_text(o, &m.arena, &r.data)
     if full:
-        put_key(o, b"flags")
+        next_key(o, b", \"flags\": ", b"flags")
         put_flags(o, m.flags)
-    put_key(o, b"msg_type")
+    next_key(o, b", \"msg_type\": ", b"msg_type")
     if reply:
         put_literal(o, b"reply")
     else:
         put_literal(o, b"query")
-    put_key(o, b"name")
+    next_key(o, b", \"name\": ", b"name")
     put_text(o, &m.arena, &r.name)
     if full:
-        put_key(o, b"opcode")
+        next_key(o, b", \"opcode\": ", b"opcode")
         put_opcode_name(o, m)
-        put_key(o, b"proto")
+        next_key(o, b", \"proto\": ", b"proto")
         put_literal(o, b"udp")
         if reply:
-            put_key(o, b"rcode")
+            next_key(o, b", \"rcode\": ", b"rcode")
             put_rcode_name(o, m)
-    put_key(o, b"section")
+    next_key(o, b", \"section\": ", b"section")
     put_section(o, r.section)
     if full:
-        put_key(o, b"sensor")
+        next_key(o, b", \"sensor\": ", b"sensor")
         if Out is Json:
             put_string(o, e.sensor, e.sensor_length)
         else:
             put_string(o, e.sensor_raw, e.sensor_raw_length)
-    put_key(o, b"server_addr")
+    next_key(o, b", \"server_addr\": ", b"server_addr")
     put_address(o, x.addresses + (4 if x.family == 4 else 16), x.family)
-    put_key(o, b"server_port")
+    next_key(o, b", \"server_port\": ", b"server_port")
     put_port(o, x.server_port)
     if full:
-        put_key(o, b"ts")
+        next_key(o, b", \"ts\": ", b"ts")
         put_time(o, time)
-        put_key(o, b"ts_ns")
+        next_key(o, b", \"ts_ns\": ", b"ts_ns")
         put_uint(o, <uint64_t>time)
         if not opt and not question:
-            put_key(o, b"ttl")
+            next_key(o, b", \"ttl\": ", b"ttl")
             put_uint(o, r.ttl)
-    put_key(o, b"tx_id")
+    next_key(o, b", \"tx_id\": ", b"tx_id")
     put_port(o, x.id)
-    put_key(o, b"type")
+    next_key(o, b", \"type\": ", b"type")
     put_type_name(o, r.type)
     if full and x.tag_count:
-        put_key(o, b"vlan_path")
+        next_key(o, b", \"vlan_path\": ", b"vlan_path")
         w = path
         for i in range(x.tag_count):
             if i:

@@ -205,7 +205,7 @@ cdef class Engine:
             key.bytes[2 * half + 2 * i + 1] = <uint8_t>tag
         key.id = (<uint16_t>wire[0] << 8) | wire[1]
         self.table.key_hash(&key)
-        self.table.prefetch_key(&key)
+        self.table.prefetch_key(&key, reply)
         message_decode(m, wire, p.payload_length, p.cut)
         if not m.readable:
             self.counters[W_DISCARDED + m.anomaly] += 1

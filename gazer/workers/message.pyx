@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from gazer.cursor cimport Cursor, cursor_has, cursor_left, cursor_over, cursor_skip, cursor_u16, \
     cursor_u32
-from gazer.text cimport Arena, Text
+from gazer.text cimport COPY_SLACK, Arena, Text
 from gazer.workers.anomaly cimport (
     BAD_RDATA, COUNTS, NO_ROOM, OK, RDLENGTH, SHORT_HEADER, SNAPPED, TRAILING, TRUNCATED)
 from gazer.workers.edns cimport edns_decode
@@ -33,7 +33,7 @@ cdef int message_setup(Message* m, uint32_t budget, bint want_edns) except -1:
     m.capacity = budget // 40 + 16      # no record takes less than 40 bytes of an event
     m.records = <Record*>calloc(m.capacity, sizeof(Record))
     m.arena.capacity = budget + 2 * NAME_TEXT + 4096
-    m.arena.base = <char*>malloc(m.arena.capacity)
+    m.arena.base = <char*>malloc(m.arena.capacity + COPY_SLACK)
     if m.records == NULL or m.arena.base == NULL:
         raise MemoryError
     return 0

@@ -21,7 +21,8 @@ that was bad) calls names_begin again, which forgets all names.
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 from gazer.cursor cimport Cursor, cursor_has, cursor_over, cursor_skip, cursor_take, cursor_u8
-from gazer.text cimport Arena, Text, arena_commit, arena_end, arena_room, put_bytes, put_ddd
+from gazer.text cimport Arena, Text, arena_commit, arena_end, arena_room, copy_plain, put_ddd, \
+    put_piece
 from gazer.workers.anomaly cimport BAD_LABEL, NAME_TOO_LONG, NO_ROOM, OK, POINTER_LOOP, TRUNCATED
 
 cdef enum:
@@ -114,7 +115,7 @@ cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept 
                 octets += slot.length
                 if octets > NAME_OCTETS:
                     return NAME_TOO_LONG
-                w = put_bytes(w, arena.base + slot.offset, slot.length)
+                w = put_piece(w, arena, slot.offset, slot.length)
                 break
             lowest = target
             j = cursor_over(names.wire, target, names.length)
@@ -128,6 +129,11 @@ cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept 
         at[labels] = position
         offset[labels] = <uint32_t>(w - start)
         labels += 1
+        if copy_plain(w, label, length):
+            w += length
+            w[0] = 46
+            w += 1
+            continue
         for i in range(length):
             b = label[i]
             kind = OCTET[b]

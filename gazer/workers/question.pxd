@@ -11,4 +11,4 @@ cdef uint64_t question_hash(const uint8_t* wire, uint32_t length, uint32_t end, 
                             bint plain, uint64_t seed) noexcept nogil
 cdef bint question_equal(const uint8_t* a, uint32_t a_length, const uint8_t* b, uint32_t b_length,
                          uint16_t count) noexcept nogil
-cdef uint64_t hash_bytes(const uint8_t* p, uint32_t n, uint64_t seed) noexcept nogil
+cdef uint64_t hash_bytes(const uint8_t* p, uint32_t n, uint64_t seed, uint64_t fold) noexcept nogil

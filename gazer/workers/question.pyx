@@ -15,6 +15,8 @@ cdef extern from "mix.h" nogil:
 cdef enum:
     CANONICAL = 260         # a name of 255 octets, type and class
 
+cdef uint64_t FOLD_CASE = 0x2020202020202020ULL
+
 cdef uint8_t LOWER[256]
 
 
@@ -78,23 +80,30 @@ cdef uint32_t canonical(const uint8_t* wire, uint32_t length, Cursor* c, uint8_t
     return n + 4
 
 
-cdef uint64_t hash_bytes(const uint8_t* p, uint32_t n, uint64_t seed) noexcept nogil:
-    """A hash of n bytes (any number) that nobody can steer without the seed."""
+cdef uint64_t hash_bytes(const uint8_t* p, uint32_t n, uint64_t seed, uint64_t fold) noexcept nogil:
+    """A hash of n bytes (any number) that nobody can steer without the seed.
+
+    `fold` is or-ed to each eight bytes: FOLD_CASE makes letters of both cases equal (and a few
+    other bytes, which costs a comparison now and then), 0 takes them as they are.
+    """
     cdef uint64_t h = seed ^ n
     cdef uint64_t a, b
-    while n >= 16:
+    while n > 16:
         memcpy(&a, p, 8)
         memcpy(&b, p + 8, 8)
-        h = fold_multiply(a ^ h, b ^ 0xA0761D6478BD642FULL)
+        h = fold_multiply((a | fold) ^ h, (b | fold) ^ 0xA0761D6478BD642FULL)
         p += 16
         n -= 16
     a = b = 0
-    if n > 8:
+    if n >= 8:
         memcpy(&a, p, 8)
-        memcpy(&b, p + 8, n - 8)
-    else:
-        memcpy(&a, p, n)
-    h = fold_multiply(a ^ h, b ^ 0xE7037ED1A0B428DBULL)
+        memcpy(&b, p + n - 8, 8)
+    elif n >= 4:
+        memcpy(&a, p, 4)
+        memcpy(&b, p + n - 4, 4)
+    elif n:
+        a = p[0] | <uint64_t>p[n >> 1] << 8 | <uint64_t>p[n - 1] << 16
+    h = fold_multiply((a | fold) ^ h, (b | fold) ^ 0xE7037ED1A0B428DBULL)
     return fold_multiply(h ^ seed, 0x8EBC6AF09C88C6E3ULL)
 
 
@@ -109,16 +118,13 @@ cdef uint64_t question_hash(const uint8_t* wire, uint32_t length, uint32_t end, 
     cdef uint64_t h = seed
     cdef uint32_t n, i
     cdef const uint8_t* p
-    if count == 1 and plain and end - QUESTION_AT <= CANONICAL:
+    if count == 1 and plain:
         n = end - QUESTION_AT
         p = cursor_take(&c, n)
-        for i in range(n - 4):
-            lower[i] = LOWER[p[i]]
-        memcpy(lower + n - 4, p + n - 4, 4)
-        return hash_bytes(lower, n, seed)
+        return hash_bytes(p, n, seed, FOLD_CASE) if p != NULL else 0
     for i in range(count):
         n = canonical(wire, length, &c, lower)
-        h = hash_bytes(lower, n, seed) if i == 0 else hash_bytes(lower, n, h)
+        h = hash_bytes(lower, n, h, FOLD_CASE)
     return h
 
 

@@ -114,4 +114,4 @@ cdef class Transactions:
     cdef void answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
                            uint64_t clock) noexcept nogil
     cdef bint answered_grow(self) noexcept nogil
-    cdef void prefetch_key(self, const Key* key) noexcept nogil
+    cdef void prefetch_key(self, const Key* key, bint reply) noexcept nogil

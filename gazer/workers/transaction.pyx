@@ -78,10 +78,13 @@ cdef class Transactions:
             key.hash = fold_multiply(addresses ^ self.seed, ports ^ 0x9E3779B97F4A7C15ULL)
             key.hash = fold_multiply(key.hash ^ self.seed, 0xE7037ED1A0B428DBULL)
         else:
-            key.hash = hash_bytes(key.bytes, key.length, self.seed ^ ports)
+            key.hash = hash_bytes(key.bytes, key.length, self.seed ^ ports, 0)
 
-    cdef void prefetch_key(self, const Key* key) noexcept nogil:
+    cdef void prefetch_key(self, const Key* key, bint reply) noexcept nogil:
+        """Fetch the places of the tables that this key will need, while its message is decoded."""
         prefetch(&self.buckets[key.hash & self.bucket_mask])
+        if reply:
+            prefetch(&self.answered[0][(key.hash >> 20) & self.answered_mask[0]])
 
     cdef bint has_room(self, uint32_t length) noexcept nogil:
         """True if a query of so many bytes can be added without another one leaving."""
@@ -257,7 +260,11 @@ cdef class Transactions:
     # sixteen bytes, where the transaction itself took a hundred or more.
 
     cdef uint64_t answered_print(self, const Key* key, uint64_t question) noexcept nogil:
+        """The place in the table comes from the key alone (bits 20 to 51, so that it can be fetched
+        early), all other bits from key and question."""
+        cdef uint64_t place = 0x000FFFFFFFF00000ULL
         cdef uint64_t h = fold_multiply(key.hash ^ 0xA0761D6478BD642FULL, question ^ self.seed)
+        h = (h & ~place) | (key.hash & place)
         return h | (h == 0)
 
     cdef void answered_turn(self, uint64_t clock) noexcept nogil:
