@@ -8,6 +8,14 @@ BIN = .venv/bin
 
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONUSERBASE
 
+# `sudo make` in somebody's checkout leaves nothing there that they couldn't remove: what the
+# set-up makes is given to them, and what else Python, pytest and hypothesis would keep, isn't kept.
+ifdef SUDO_UID
+export PYTHONDONTWRITEBYTECODE = 1
+export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:cacheprovider
+export HYPOTHESIS_STORAGE_DIRECTORY = /root/.cache/gazer-hypothesis
+endif
+
 .PHONY: build help setup run test bench lint clean
 
 build: ## set up and compile what is missing or has changed

@@ -29,7 +29,8 @@ TINY = {
     "leaf.pxd": "cdef inline int leaf() noexcept:\n    return 1\n",
     "middle.pxd": "from gazer.leaf cimport leaf\n"
     "cdef inline int middle() noexcept:\n    return 10 * leaf()\n",
-    "number.h": "#define NUMBER -7\n",
+    "inner.h": "#define NUMBER -7\n",
+    "number.h": '#include "inner.h"\n',
     "top.pyx": 'cdef extern from "number.h":\n    int NUMBER\n'
     "from gazer.middle cimport middle\n"
     "def value(int b=2): return 100 * middle() + NUMBER // b\n",
@@ -148,8 +149,8 @@ def test_rebuilds_what_changed_and_no_more(
     build()
     assert tree.made().keys() == {"top"}
 
-    # A header: C only.
-    tree.edit("gazer/number.h", "-7", "-9")
+    # A header that only a header includes: Cython does not know of it.
+    tree.edit("gazer/inner.h", "-7", "-9")
     tree.build()
     assert tree.value("top") == 3000 - 4
 
