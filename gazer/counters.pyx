@@ -11,7 +11,6 @@ The balances (all hold when a run is over):
 """
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
 from gazer.atomics cimport load_relaxed, store_relaxed
 
@@ -52,7 +51,7 @@ OUTPUT = {"events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED}
 STATES = ("starting", "running", "waiting", "done")
 MAX_OUTPUTS = (MAX_COUNTERS - S_OUTPUT) // OUTPUT_COUNTERS
 
-assert W_END <= MAX_COUNTERS and C_END <= MAX_COUNTERS
+assert <int>W_END <= <int>MAX_COUNTERS and <int>C_END <= <int>MAX_COUNTERS
 assert SLOT_COUNTERS + MAX_COUNTERS * 8 <= SLOT
 
 

@@ -26,7 +26,7 @@ cdef enum:          # Fate
 
 cdef enum:
     MAX_TAGS = 16       # of 802.1Q/802.1ad; real networks stack two or three
-    MAX_EXTENSIONS = 16 # of IPv6; hosts send one or two
+    MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
     UDP = 17
 
 

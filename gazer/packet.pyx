@@ -183,7 +183,7 @@ cdef int ipv6_decode(Cursor* c, bint snapped, Packet* packet, uint32_t* beyond) 
     """Step over the IPv6 header and its extension headers."""
     cdef uint32_t start = c.pos, length, size
     cdef uint8_t next_header
-    cdef int i
+    cdef int _
     cdef const uint8_t* p = cursor_take(c, 40)
     if p == NULL or p[0] >> 4 != 6:
         return IP_HEADER
@@ -197,7 +197,7 @@ cdef int ipv6_decode(Cursor* c, bint snapped, Packet* packet, uint32_t* beyond) 
     packet.family = 6
     packet.addresses_offset = <uint16_t>(start + 8)
     next_header = p[6]
-    for i in range(MAX_EXTENSIONS):
+    for _ in range(MAX_EXTENSIONS):
         if next_header in (0, 43, 60, 135, 139, 140):
             size = 0        # 8-byte units, without the first
             p = cursor_take(c, 2)

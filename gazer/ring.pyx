@@ -91,7 +91,7 @@ cdef class Ring:
 
 
 cdef void bell_ring(int bell) noexcept nogil:
-    """Wake the process that waits for this eventfd.  Its counter can't overflow, so never blocks."""
+    """Wake the process that waits for this eventfd.  Its counter can't overflow: no wait."""
     cdef uint64_t one = 1
     if bell >= 0:
         while write(bell, &one, 8) < 0 and errno == EINTR:

@@ -85,7 +85,9 @@ class Segment:
 
     @property
     def buf(self) -> memoryview:
-        return self._shm.buf
+        memory = self._shm.buf
+        assert memory is not None   # only after close()
+        return memory
 
     def close(self) -> None:
         """Let go of the memory; the owner removes the name as well."""

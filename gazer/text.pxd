@@ -36,7 +36,8 @@ cdef inline char* arena_end(Arena* a) noexcept nogil:
     return a.base + a.used
 
 
-cdef inline void arena_commit(Arena* a, const char* end, uint32_t escapes, Text* out) noexcept nogil:
+cdef inline void arena_commit(Arena* a, const char* end, uint32_t escapes,
+                              Text* out) noexcept nogil:
     """What was written from arena_end(a) up to `end` is now a Text."""
     out.offset = a.used
     out.length = <uint32_t>(end - (a.base + a.used))
@@ -72,8 +73,8 @@ cdef inline char* put_piece(char* w, const Arena* a, uint32_t offset, uint32_t n
 
 cdef char* put_u64(char* w, uint64_t v) noexcept nogil      # up to 20 bytes
 cdef char* put_u16(char* w, uint16_t v) noexcept nogil      # up to 5 bytes; faster
-cdef char* put_digits(char* w, uint32_t v, int width) noexcept nogil   # exactly `width`, zero-filled
+cdef char* put_digits(char* w, uint32_t v, int width) noexcept nogil   # exactly `width`
 cdef char* put_ipv4(char* w, const uint8_t* a) noexcept nogil   # 4 bytes in, up to 15 out
-cdef char* put_ipv6(char* w, const uint8_t* a) noexcept nogil   # 16 bytes in, up to 45 out (RFC 5952)
+cdef char* put_ipv6(char* w, const uint8_t* a) noexcept nogil   # 16 bytes in, up to 45 out
 cdef char* put_ddd(char* w, uint8_t b) noexcept nogil       # \DDD: exactly 4 bytes
 cdef char* put_hex(char* w, const uint8_t* p, uint32_t n) noexcept nogil   # 2n bytes, lower case

@@ -135,7 +135,8 @@ def test_every_form_through_a_pipe(form, content, piece):
 
 
 def test_byte_by_byte():
-    for form in (PCAP[:3000], PCAPNG[:3000], gzip.compress(PCAP)[:3000], streaming_zstd(PCAP)[:3000]):
+    forms = (PCAP, PCAPNG, gzip.compress(PCAP), streaming_zstd(PCAP))
+    for form in (whole[:3000] for whole in forms):
         out, into = os.pipe()
         feeder = Feeder(into, form, 1)
         frames, result, error = read("-", stdin_fd=out)

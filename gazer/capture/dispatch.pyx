@@ -112,10 +112,10 @@ cdef class Dispatcher:
         cdef FrameEntry* entry
         cdef Packet packet
         cdef uint8_t* to
-        cdef int result = PUMP_TURN, fate, worker, rounds, i
+        cdef int result = PUMP_TURN, fate, worker, rounds, _
         for rounds in range(ROUNDS):
             self.slot.beat()
-            for i in range(BATCH):
+            for _ in range(BATCH):
                 result = source.next(&frame)
                 if result != SOURCE_FRAME:
                     self.publish(True)

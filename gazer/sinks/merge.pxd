@@ -1,4 +1,4 @@
-"""The sink's hot loop: events of all workers into one order, each output's format into its block."""
+"""The sink's hot loop: events of all workers in one order, into a block for each output."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

@@ -5,7 +5,7 @@ the order of their keys, so the next event overall is the least of the rings' fi
 known that no ring without one will still bring a lesser: that is what its watermark says.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -13,7 +13,7 @@ from gazer.atomics cimport load_acquire
 from gazer.counters cimport S_EVENTS, Slot
 from gazer.entry cimport FORMATS, EventHeader
 from gazer.ring cimport (
-    MARK_END, Consumer, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
+    MARK_END, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
     ring_release)
 
 cdef enum:

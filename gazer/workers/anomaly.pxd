@@ -16,6 +16,6 @@ cdef enum:      # Anomaly
     ANOMALIES           # how many there are; not an anomaly
 
 cdef enum:
-    NO_ROOM = -1        # not an anomaly: the arena is full, the record is left out (events.max_size)
+    NO_ROOM = -1        # not an anomaly: the arena is full, the record left out (events.max_size)
 
 cdef const char* anomaly_name(int anomaly) noexcept nogil

@@ -7,18 +7,11 @@ not shown here; the record's own text shows all of them.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy, memset
 
-from gazer.cursor cimport Cursor, cursor_left, cursor_over, cursor_skip, cursor_take, cursor_u8, \
-    cursor_u16
-from gazer.text cimport (
-    Arena, Text, arena_commit, arena_end, arena_room, put_ddd, put_hex, put_ipv4, put_ipv6, put_u16)
-
-cdef enum Option:
-    NSID = 3
-    CLIENT_SUBNET = 8
-    COOKIE = 10
-    EXTENDED_ERROR = 15
+from gazer.cursor cimport Cursor, cursor_left, cursor_over, cursor_skip, cursor_take, cursor_u16
+from gazer.text cimport Arena, Text, arena_commit, arena_end, arena_room, put_ddd, put_hex
+from gazer.workers.rdata_opt cimport (
+    OPTION_COOKIE, OPTION_ECS, OPTION_EDE, OPTION_NSID, put_ecs)
 
 cdef enum:
     OPTION_BYTES = 128      # longest NSID, cookie or error text shown; keeps `edns` under 8 KiB
@@ -37,29 +30,6 @@ cdef void printable(const uint8_t* p, uint32_t n, Arena* arena, Text* out) noexc
             escapes += 1
             w = put_ddd(w, p[i])
     arena_commit(arena, w, escapes, out)
-
-
-cdef void subnet(Cursor* c, Arena* arena, Text* out) noexcept nogil:
-    """ADDRESS/SOURCE/SCOPE (RFC 7871, section 6); the address is cut to its prefix on the wire."""
-    cdef uint16_t family = cursor_u16(c)
-    cdef uint8_t source = cursor_u8(c)
-    cdef uint8_t scope = cursor_u8(c)
-    cdef uint32_t n = cursor_left(c)
-    cdef uint8_t[16] address
-    cdef const uint8_t* p
-    cdef char* w = arena_end(arena)
-    if c.failed or n != (source + 7) // 8 or not (family == 1 and n <= 4 or family == 2 and n <= 16):
-        return
-    memset(address, 0, 16)
-    p = cursor_take(c, n)
-    if n:
-        memcpy(address, p, n)
-    w = put_ipv4(w, address) if family == 1 else put_ipv6(w, address)
-    w[0] = 47
-    w = put_u16(w + 1, source)
-    w[0] = 47
-    w = put_u16(w + 1, scope)
-    arena_commit(arena, w, 0, out)
 
 
 cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t end,
@@ -94,16 +64,18 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
         option = cursor_over(wire, start, start + length)
         if length > OPTION_BYTES or not arena_room(arena, 4 * OPTION_BYTES):
             continue
-        if code == CLIENT_SUBNET and edns.subnet.length == 0:
-            subnet(&option, arena, &edns.subnet)
-        elif code == COOKIE and edns.cookie.length == 0:
+        if code == OPTION_ECS and edns.subnet.length == 0:
+            w = put_ecs(arena_end(arena), &option)
+            if w != NULL:
+                arena_commit(arena, w, 0, &edns.subnet)
+        elif code == OPTION_COOKIE and edns.cookie.length == 0:
             p = cursor_take(&option, length)
             w = put_hex(arena_end(arena), p, length)
             arena_commit(arena, w, 0, &edns.cookie)
-        elif code == NSID and edns.nsid.length == 0:
+        elif code == OPTION_NSID and edns.nsid.length == 0:
             p = cursor_take(&option, length)
             printable(p, length, arena, &edns.nsid)
-        elif code == EXTENDED_ERROR and edns.errors < EDNS_ERRORS and length >= 2:
+        elif code == OPTION_EDE and edns.errors < EDNS_ERRORS and length >= 2:
             edns.error_code[edns.errors] = cursor_u16(&option)
             length -= 2
             p = cursor_take(&option, length)

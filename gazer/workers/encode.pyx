@@ -3,8 +3,8 @@
 Each event is described once, in the functions tx_fields and record_fields; `Out` makes a JSON and a
 msgpack version of them at compile time.  Keys are written in the order of their bytes.
 
-Room: `plan_tx` and `plan_record` return how much an event may take in its ring at most; the encoders
-write without further checks.  A record takes at most its texts and RECORD_ROOM in either format
+Room: `plan_tx` and `plan_record` return how much an event may take in its ring at most; the
+encoders write without further checks.  A record takes at most its texts and RECORD_ROOM in either format
 (message.pxd); all the rest of an event is bounded by FIXED_ROOM and edns_room.
 """
 
@@ -18,7 +18,7 @@ from gazer.text cimport (
     Arena, Text, put, put_bytes, put_digits, put_ipv4, put_ipv6, put_piece, put_u16, put_u64)
 from gazer.workers.anomaly cimport OK, anomaly_name
 from gazer.workers.message cimport (
-    ADDITIONAL, ANSWER, AUTHORITY, FLAG_AA, FLAG_AD, FLAG_CD, FLAG_RA, FLAG_RD, FLAG_TC, QUESTION,
+    ANSWER, AUTHORITY, FLAG_AA, FLAG_AD, FLAG_CD, FLAG_RA, FLAG_RD, FLAG_TC, QUESTION,
     RECORD_ROOM, TYPE_OPT, Edns, Message, Record, message_opcode, message_rcode)
 from gazer.workers.rrtypes cimport ede_name, put_class, put_opcode, put_rcode, put_type
 

@@ -6,10 +6,10 @@ The watermark of the frame ring is read before its tail; once that tail is consu
 holds for the events as well and is passed on.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from gazer.atomics cimport full_fence, load_acquire
+from gazer.atomics cimport load_acquire
 from gazer.counters cimport (
     RUNNING, WAITING, W_ANSWERED_FORGOTTEN, W_DISCARDED, W_DUPLICATES, W_EVICTED, W_FRAMES,
     W_MALFORMED, W_NEGATIVE_LATENCY, W_NO_QUERY, W_NO_REPLY, W_OMITTED, W_OPENED, W_PENDING,
@@ -18,13 +18,13 @@ from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u16
 from gazer.entry cimport FrameEntry
 from gazer.packet cimport Packet
 from gazer.ring cimport (
-    MARK_END, Consumer, Producer, Ring, bell_wait, ring_claim, ring_commit, ring_consumer_awake,
+    MARK_END, Consumer, Ring, bell_wait, ring_claim, ring_commit, ring_consumer_awake,
     ring_consumer_sleeps, ring_mark, ring_poll, ring_producer_awake, ring_producer_sleeps,
     ring_publish, ring_release, ring_wake_consumer)
 from gazer.workers.anomaly cimport OK, SHORT_HEADER
 from gazer.workers.encode cimport NO_QUERY, NO_REPLY, SUCCESS, Encoder, Exchange
 from gazer.workers.message cimport (
-    FLAG_QR, Message, message_decode, message_free, message_setup)
+    Message, message_decode, message_free, message_setup)
 from gazer.workers.question cimport question_hash
 from gazer.workers.transaction cimport PENDING_CUT, Key, Pending, Transactions
 
@@ -81,9 +81,9 @@ cdef class Engine:
         cdef uint32_t n
         cdef uint8_t* entry
         cdef FrameEntry* f
-        cdef int batch, rounds
+        cdef int _, _i
         cdef bint worked
-        for rounds in range(256):
+        for _ in range(256):
             self.slot.beat()
             clock = load_acquire(&c.ring.mark_clock)
             sequence = load_acquire(&c.ring.mark_sequence)
@@ -91,7 +91,7 @@ cdef class Engine:
             worked = False
             while c.head != upto:
                 f = NULL
-                for batch in range(BATCH):
+                for _i in range(BATCH):
                     entry = ring_poll(c, &n)
                     if entry == NULL:
                         break

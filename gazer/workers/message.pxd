@@ -10,7 +10,7 @@ cdef enum Section:
     AUTHORITY
     ADDITIONAL
 
-cdef enum Flag:             # in `flags`, as on the wire (RFC 1035 section 4.1.1, RFC 4035 section 3)
+cdef enum Flag:             # in `flags`, as on the wire (RFC 1035 section 4.1.1, RFC 4035)
     FLAG_QR = 0x8000
     FLAG_AA = 0x0400
     FLAG_TC = 0x0200

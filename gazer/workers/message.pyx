@@ -9,13 +9,13 @@ Rules:
 - Every message is decoded into the same Message, whose arena and records were made at start.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from gazer.cursor cimport Cursor, cursor_has, cursor_left, cursor_over, cursor_skip, cursor_u16, \
     cursor_u32
-from gazer.text cimport COPY_SLACK, Arena, Text
+from gazer.text cimport COPY_SLACK
 from gazer.workers.anomaly cimport (
     BAD_RDATA, COUNTS, NO_ROOM, OK, RDLENGTH, SHORT_HEADER, SNAPPED, TRAILING, TRUNCATED)
 from gazer.workers.edns cimport edns_decode
@@ -117,7 +117,7 @@ cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint 
     """Decode wire[0:length]; `cut` says that the capture lacks the rest of it."""
     cdef Cursor c = cursor_over(wire, 0, length)
     cdef int section, result
-    cdef uint32_t i
+    cdef uint32_t _i
     m.wire = wire
     m.length = length
     m.anomaly = OK
@@ -136,7 +136,7 @@ cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint 
         return
     names_begin(&m.names, wire, length)
     for section in range(4):
-        for i in range(m.counts[section]):
+        for _i in range(m.counts[section]):
             if cursor_left(&c) == 0:
                 m.anomaly = SNAPPED if cut else COUNTS
                 return

@@ -20,7 +20,7 @@ that was bad) calls names_begin again, which forgets all names.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
-from gazer.cursor cimport Cursor, cursor_has, cursor_over, cursor_skip, cursor_take, cursor_u8
+from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_take, cursor_u8
 from gazer.text cimport Arena, Text, arena_commit, arena_end, arena_room, copy_plain, put_ddd, \
     put_piece
 from gazer.workers.anomaly cimport BAD_LABEL, NAME_TOO_LONG, NO_ROOM, OK, POINTER_LOOP, TRUNCATED

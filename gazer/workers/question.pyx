@@ -41,7 +41,8 @@ cdef bint question_plain(const uint8_t* wire, uint32_t end) noexcept nogil:
             return False
 
 
-cdef uint32_t canonical(const uint8_t* wire, uint32_t length, Cursor* c, uint8_t* out) noexcept nogil:
+cdef uint32_t canonical(const uint8_t* wire, uint32_t length, Cursor* c,
+                        uint8_t* out) noexcept nogil:
     """The question at the cursor in lower case and uncompressed, as bytes; 0 if it is none."""
     cdef Cursor j = c[0]
     cdef uint32_t n = 0, lowest = c.pos, target, i
@@ -116,13 +117,13 @@ cdef uint64_t question_hash(const uint8_t* wire, uint32_t length, uint32_t end, 
     cdef uint8_t[CANONICAL] lower
     cdef Cursor c = cursor_over(wire, QUESTION_AT, length)
     cdef uint64_t h = seed
-    cdef uint32_t n, i
+    cdef uint32_t n, _
     cdef const uint8_t* p
     if count == 1 and plain:
         n = end - QUESTION_AT
         p = cursor_take(&c, n)
         return hash_bytes(p, n, seed, FOLD_CASE) if p != NULL else 0
-    for i in range(count):
+    for _ in range(count):
         n = canonical(wire, length, &c, lower)
         h = hash_bytes(lower, n, h, FOLD_CASE)
     return h
@@ -135,8 +136,8 @@ cdef bint question_equal(const uint8_t* a, uint32_t a_length, const uint8_t* b, 
     cdef uint8_t[CANONICAL] right
     cdef Cursor x = cursor_over(a, QUESTION_AT, a_length)
     cdef Cursor y = cursor_over(b, QUESTION_AT, b_length)
-    cdef uint32_t n, i
-    for i in range(count):
+    cdef uint32_t n, _
+    for _ in range(count):
         n = canonical(a, a_length, &x, left)
         if n == 0 or canonical(b, b_length, &y, right) != n or memcmp(left, right, n) != 0:
             return False

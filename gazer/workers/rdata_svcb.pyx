@@ -22,7 +22,7 @@ breaks them still has one clear text, so it is shown.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from gazer.cursor cimport (Cursor, cursor_has, cursor_left, cursor_over, cursor_take, cursor_u16,
                            cursor_u8)
-from gazer.text cimport Arena, arena_end, arena_room, put, put_bytes, put_ipv4, put_ipv6, put_u16
+from gazer.text cimport Arena, arena_end, arena_room, put, put_ipv4, put_ipv6, put_u16
 from gazer.workers.anomaly cimport BAD_RDATA, NO_ROOM, OK
 from gazer.workers.encodings cimport put_base64, put_list_item, put_quoted
 

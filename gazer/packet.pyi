@@ -1,0 +1,6 @@
+from collections.abc import Iterable
+
+FATES: tuple[str, ...]
+
+class Ports:
+    def __init__(self, ports: Iterable[int]) -> None: ...

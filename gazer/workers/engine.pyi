@@ -1,0 +1,23 @@
+from gazer.counters import Slot
+from gazer.ring import Ring
+from gazer.workers.encode import Encoder
+from gazer.workers.transaction import Transactions
+
+class Engine:
+    def __init__(
+        self,
+        *,
+        frame_ring: Ring,
+        event_ring: Ring,
+        bell: int,
+        capture_bell: int,
+        sink_bell: int,
+        slot: Slot,
+        table: Transactions,
+        encoder: Encoder,
+        records: bool,
+        timeout: int,
+        max_size: int,
+    ) -> None: ...
+    def run(self) -> str: ...
+    def release(self) -> None: ...
