@@ -6,6 +6,7 @@ import lzma
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -135,7 +136,8 @@ def test_every_form_through_a_pipe(form, content, piece):
 
 
 def test_byte_by_byte():
-    for form in (PCAP[:3000], PCAPNG[:3000], gzip.compress(PCAP)[:3000], streaming_zstd(PCAP)[:3000]):
+    for compress in (bytes, gzip.compress, streaming_zstd):
+        form = compress(PCAP)[:3000]
         out, into = os.pipe()
         feeder = Feeder(into, form, 1)
         frames, result, error = read("-", stdin_fd=out)
@@ -305,7 +307,8 @@ def test_a_compressed_stream_cut_at_every_byte(tmp_path, form):
     content = FORMS[form](PCAP[:1200])
     whole = read(written(tmp_path, content))[0]
     assert len(whole) == len(read(written(tmp_path, PCAP[:1200]))[0]) > 20
-    for n in range(1, len(content)):
+    step = len(content) // 3000 + 1     # a skippable frame is long, and all the same
+    for n in range(1, len(content), step):
         path = written(tmp_path, content[:n])
         try:
             frames, result, error = read(path)
@@ -314,7 +317,7 @@ def test_a_compressed_stream_cut_at_every_byte(tmp_path, form):
             continue
         assert frames == whole[: len(frames)]
         # Cut within what comes after the capture (an empty member, a skippable frame) it may be
-        # whole for the capture's end, but PCAP[:1200] is not.
+        # whole, but PCAP[:1200] is not.
         assert result == "broken"
         assert "cut off" in error
 
@@ -417,21 +420,24 @@ def zstd_bomb(header, size):
 
 @pytest.mark.parametrize("bomb", [gzip_bomb, zstd_bomb])
 def test_bombs_take_no_memory(tmp_path, bomb):
-    """1 GiB of zeros after a valid header: records of no bytes at 1970, 16 bytes each."""
-    content = bomb(pcap([]), 2**30)
+    """1 GiB of zeros in a valid file, in a block of a type that is skipped."""
+    head = section() + interface() + enhanced(b"x") + struct.pack("<II", 4711, 2**30 + 8)
+    content = bomb(head, 2**30)
     assert len(content) < 2 * 2**20
     path = written(tmp_path, content)
-    frames, result, grown = in_memory(
+    frames, result, error, grown = in_memory(
         """
         before = peak()
         s = open_source(sys.argv[1], snaplen=65535)
         frames, _, result = count_all(s)
+        error = s.error.replace(" ", "_")
         s.close()
-        print(frames, result, peak() - before)
+        print(frames, result, error, peak() - before)
         """,
         path,
     )
-    assert (int(frames), result) == (2**30 // 16, "end")
+    assert (frames, result) == ("1", "broken")
+    assert error.endswith("the_block's_length_is_1073741832_at_its_begin_and_0_at_its_end")
     assert float(grown) < 16
 
 
@@ -450,7 +456,7 @@ def test_a_zstd_window_beyond_the_limit(tmp_path):
 # Stopping.
 
 
-@pytest.mark.parametrize("form", ["gzip", "zstd, check sum"])
+@pytest.mark.parametrize("form", ["gzip", "zstd, streamed"])
 def test_closing_early_ends_the_pump(tmp_path, form):
     """While it waits for room in the pipe; and while it waits for input that doesn't come."""
     big = FORMS[form](pcap([(n, 0, os.urandom(1000)) for n in range(5000)]))
@@ -480,10 +486,12 @@ def test_a_source_that_is_dropped_ends_its_pump(tmp_path):
             t.join(10)
 
 
-@pytest.mark.parametrize("content", [PCAP, PCAPNG, gzip.compress(PCAP)], ids=str)
-def test_a_quiet_pipe_is_idle_and_goes_on(content):
+@pytest.mark.parametrize("form", ["plain", "gzip"])
+@pytest.mark.parametrize("content", [PCAP, PCAPNG], ids=["pcap", "pcapng"])
+def test_a_quiet_pipe_is_idle_and_goes_on(form, content):
+    content = FORMS[form](content)
     out, into = os.pipe()
-    at = len(content) // 2
+    at = min(len(content) // 2, 60_000)      # a pipe holds 64 KiB
     os.write(into, content[:at])
     s = open_source("-", snaplen=65535, stdin_fd=out)
     frames = []
