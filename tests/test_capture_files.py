@@ -11,116 +11,33 @@ import sys
 import textwrap
 import threading
 import time
-import zlib
 
 import pytest
-import zstandard
-from capture_writers import NANO, enhanced, interface, pcap, section
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.capture_forms import (
+    FORMS,
+    FRAMES,
+    PCAP,
+    PCAPNG,
+    RECORDS,
+    Feeder,
+    nothing_left_open,  # noqa: F401  (a fixture for every test here)
+    read,
+    refused,
+    streaming_zstd,
+    written,
+    zstd,
+)
+from tests.capture_writers import pcap
 
-from gazer.capture.decompress import ZSTD_WINDOW
 from gazer.capture.files import open_source
 from gazer.capture.testing import count_all, read_all, read_one
 from gazer.errors import InputError
-
-RECORDS = [(n, n, bytes([n % 256]) * (n % 300)) for n in range(2000)]
-PCAP = pcap(RECORDS)
-PCAPNG = section() + interface() + b"".join(
-    enhanced(d, s * 10**6 + f) for s, f, d in RECORDS
-)  # fmt: skip
-FRAMES = [(d, len(d), len(d), s * NANO + f * 1000, 1, 0) for s, f, d in RECORDS]
-
-
-def zstd(data, **how):
-    return zstandard.ZstdCompressor(**how).compress(data)
-
-
-def many(compress, data, size):
-    return b"".join(compress(data[n : n + size]) for n in range(0, len(data), size))
-
-
-def skippable(n, size):
-    return (0x184D2A50 + n).to_bytes(4, "little") + size.to_bytes(4, "little") + bytes(size)
-
-
-def streaming_zstd(data):
-    """No content size in the header, with a check sum, in small pieces."""
-    c = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compressobj()
-    parts = [c.compress(data[n : n + 999]) + c.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
-             for n in range(0, len(data), 999)]  # fmt: skip
-    return b"".join(parts) + c.flush()
-
-
-FORMS = {
-    "plain": lambda d: d,
-    "gzip": gzip.compress,
-    "gzip, stored": lambda d: gzip.compress(d, 0),
-    "gzip, members": lambda d: many(gzip.compress, d, 777),
-    "gzip, an empty member": lambda d: gzip.compress(b"") + gzip.compress(d) + gzip.compress(b""),
-    "gzip, padded": lambda d: gzip.compress(d) + bytes(100_001),
-    "zstd": zstd,
-    "zstd, check sum": lambda d: zstd(d, write_checksum=True),
-    "zstd, streamed": streaming_zstd,
-    "zstd, frames": lambda d: many(zstd, d, 777),
-    "zstd, skippable": lambda d: skippable(0, 70_000) + zstd(d) + skippable(15, 0),
-    "zstd, an empty frame": lambda d: zstd(b"") + zstd(d) + zstd(b""),
-}
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_open():
-    """Every test closes what it opens: descriptors and threads."""
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    assert [t for t in threading.enumerate() if t.name.endswith("-pump")] == []
-    assert sorted(os.listdir("/proc/self/fd")) == before
-
-
-def written(tmp_path, content, name="x.cap"):
-    path = tmp_path / name
-    path.write_bytes(content)
-    return str(path)
-
-
-def read(path, **how):
-    s = open_source(path, snaplen=65535, **how)
-    frames, result, error = read_all(s)
-    s.close()
-    return frames, result, error
-
-
-def refused(path, **how):
-    """The text of the InputError, without the file's name."""
-    with pytest.raises(InputError) as e:
-        open_source(path, snaplen=65535, **how)
-    assert str(e.value).startswith(f"{path}: ")
-    assert "\n" not in str(e.value)
-    return str(e.value).removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize("content", [PCAP, PCAPNG], ids=["pcap", "pcapng"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_file(tmp_path, form, content):
     assert read(written(tmp_path, FORMS[form](content))) == (FRAMES, "end", None)
-
-
-class Feeder(threading.Thread):
-    """Writes to a descriptor in pieces, then closes it."""
-
-    def __init__(self, fd, content, piece):
-        super().__init__()
-        self.fd, self.content, self.piece = fd, content, piece
-        self.start()
-
-    def run(self):
-        try:
-            for n in range(0, len(self.content), self.piece):
-                os.write(self.fd, self.content[n : n + self.piece])
-        except BrokenPipeError:
-            pass
-        finally:
-            os.close(self.fd)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -135,8 +52,13 @@ def test_every_form_through_a_pipe(form, content, piece):
 
 
 def test_byte_by_byte():
+<<<<<<< HEAD
     forms = (PCAP, PCAPNG, gzip.compress(PCAP), streaming_zstd(PCAP))
     for form in (whole[:3000] for whole in forms):
+=======
+    for compress in (bytes, gzip.compress, streaming_zstd):
+        form = compress(PCAP)[:3000]
+>>>>>>> 0d229200e5c32c45da5325cfd4bec2766acdc61c
         out, into = os.pipe()
         feeder = Feeder(into, form, 1)
         frames, result, error = read("-", stdin_fd=out)
@@ -297,161 +219,10 @@ def test_standard_input_is_closed():
     assert refused("-", stdin_fd=999_999) == "Bad file descriptor"
 
 
-# What breaks on the way.
-
-
-@pytest.mark.parametrize("form", [f for f in FORMS if f not in ("plain", "gzip, padded")])
-def test_a_compressed_stream_cut_at_every_byte(tmp_path, form):
-    """A cut between two members is whole gzip and whole zstd; then the capture is cut."""
-    content = FORMS[form](PCAP[:1200])
-    whole = read(written(tmp_path, content))[0]
-    assert len(whole) == len(read(written(tmp_path, PCAP[:1200]))[0]) > 20
-    for n in range(1, len(content)):
-        path = written(tmp_path, content[:n])
-        try:
-            frames, result, error = read(path)
-        except InputError as e:
-            assert any(w in str(e) for w in ("cut off", "truncated", "empty", "not a pcap"))
-            continue
-        assert frames == whole[: len(frames)]
-        # Cut within what comes after the capture (an empty member, a skippable frame) it may be
-        # whole for the capture's end, but PCAP[:1200] is not.
-        assert result == "broken"
-        assert "cut off" in error
-
-
-def test_a_cut_is_told_by_the_stream_that_has_it(tmp_path):
-    path = written(tmp_path, gzip.compress(PCAP)[:-20])
-    frames, result, error = read(path)
-    assert (frames, result) == (FRAMES[: len(frames)], "broken")
-    size = os.path.getsize(path)
-    assert error == (
-        f"{path}: the gzip stream is cut off at byte {size} (after frame {len(frames)})"
-    )
-    path = written(tmp_path, zstd(PCAP)[:-20])
-    frames, result, error = read(path)
-    assert error == (
-        f"{path}: the zstd stream is cut off at byte {os.path.getsize(path)} "
-        f"(after frame {len(frames)})"
-    )
-
-
-@pytest.mark.parametrize("form", ["gzip", "zstd, check sum"])
-def test_a_wrong_check_sum(tmp_path, form):
-    content = bytearray(FORMS[form](PCAP))
-    content[-8 if form == "gzip" else -1] ^= 1
-    frames, result, error = read(written(tmp_path, bytes(content)))
-    # Frames from before the sum was known are given; then the doubt is told.
-    assert frames == FRAMES[: len(frames)]
-    assert len(frames) > 1000
-    assert result == "broken"
-    assert "incorrect data check" in error or "checksum" in error
-
-
-@pytest.mark.parametrize("form", ["gzip", "zstd"])
-def test_something_else_after_the_stream(tmp_path, form):
-    path = written(tmp_path, FORMS[form](PCAP) + b"something else")
-    frames, result, error = read(path)
-    assert (frames, result) == (FRAMES, "broken")
-    assert error.startswith(f"{path}: the {form} stream has bytes that are not {form} at byte ")
-
-
-def test_padding_with_something_in_it(tmp_path):
-    path = written(tmp_path, gzip.compress(PCAP) + bytes(100_000) + b"x")
-    frames, result, error = read(path)
-    assert (frames, result) == (FRAMES, "broken")
-    assert "has bytes that are not gzip before byte" in error
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_broken_streams_never_crash(tmp_path_factory, data):
-    form = data.draw(st.sampled_from([f for f in FORMS if f != "plain"]))
-    content = bytearray(FORMS[form](PCAP[:5000]))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(4, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path = written(tmp_path_factory.getbasetemp(), bytes(content))
-    try:
-        _, result, error = read(path)
-    except InputError as e:
-        assert str(e).startswith(f"{path}: ")
-        return
-    assert result == "broken"       # 5000 bytes end in the middle of a frame
-    assert error.startswith(f"{path}: ")
-    assert "\n" not in error
-
-
-def in_memory(code, *arguments):
-    """Run it in a process of its own; the growth of its peak memory from `begin()` on, in MiB."""
-    prelude = """
-        import resource, sys
-        from gazer.capture.files import open_source
-        from gazer.capture.testing import read_all, count_all
-        def peak():
-            for line in open("/proc/self/status"):
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) / 1024
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code), *arguments],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    return done.stdout.split()
-
-
-def gzip_bomb(header, size):
-    c = zlib.compressobj(9, wbits=31)
-    out = [c.compress(header)]
-    zeros = bytes(2**20)
-    out += [c.compress(zeros) for _ in range(size >> 20)]
-    return b"".join(out) + c.flush()
-
-
-def zstd_bomb(header, size):
-    """By hand: the header as a raw block, then nothing but RLE blocks of 128 KiB, four bytes each:
-    32,000 : 1, where a real compressor gets to about 10,000 : 1."""
-    block = (128 * 1024 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
-    head = b"\x28\xb5\x2f\xfd" + b"\0" + bytes([(17 - 10) << 3])
-    first = (len(header) << 3).to_bytes(3, "little") + header
-    return head + first + block * (size // (128 * 1024)) + (1).to_bytes(3, "little")
-
-
-@pytest.mark.parametrize("bomb", [gzip_bomb, zstd_bomb])
-def test_bombs_take_no_memory(tmp_path, bomb):
-    """1 GiB of zeros after a valid header: records of no bytes at 1970, 16 bytes each."""
-    content = bomb(pcap([]), 2**30)
-    assert len(content) < 2 * 2**20
-    path = written(tmp_path, content)
-    frames, result, grown = in_memory(
-        """
-        before = peak()
-        s = open_source(sys.argv[1], snaplen=65535)
-        frames, _, result = count_all(s)
-        s.close()
-        print(frames, result, peak() - before)
-        """,
-        path,
-    )
-    assert (int(frames), result) == (2**30 // 16, "end")
-    assert float(grown) < 16
-
-
-def test_a_zstd_window_beyond_the_limit(tmp_path):
-    how = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
-    c = zstandard.ZstdCompressor(compression_params=how).compressobj()
-    path = written(tmp_path, c.compress(PCAP) + c.flush())
-    assert refused(path) == (
-        f"the zstd stream is broken before byte 6: its window is over {ZSTD_WINDOW >> 20} MiB"
-    )
-    how = zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
-    c = zstandard.ZstdCompressor(compression_params=how).compressobj()
-    assert read(written(tmp_path, c.compress(PCAP) + c.flush())) == (FRAMES, "end", None)
-
-
 # Stopping.
 
 
-@pytest.mark.parametrize("form", ["gzip", "zstd, check sum"])
+@pytest.mark.parametrize("form", ["gzip", "zstd, streamed"])
 def test_closing_early_ends_the_pump(tmp_path, form):
     """While it waits for room in the pipe; and while it waits for input that doesn't come."""
     big = FORMS[form](pcap([(n, 0, os.urandom(1000)) for n in range(5000)]))
@@ -481,10 +252,12 @@ def test_a_source_that_is_dropped_ends_its_pump(tmp_path):
             t.join(10)
 
 
-@pytest.mark.parametrize("content", [PCAP, PCAPNG, gzip.compress(PCAP)], ids=str)
-def test_a_quiet_pipe_is_idle_and_goes_on(content):
+@pytest.mark.parametrize("form", ["plain", "gzip"])
+@pytest.mark.parametrize("content", [PCAP, PCAPNG], ids=["pcap", "pcapng"])
+def test_a_quiet_pipe_is_idle_and_goes_on(form, content):
+    content = FORMS[form](content)
     out, into = os.pipe()
-    at = len(content) // 2
+    at = min(len(content) // 2, 60_000)      # a pipe holds 64 KiB
     os.write(into, content[:at])
     s = open_source("-", snaplen=65535, stdin_fd=out)
     frames = []

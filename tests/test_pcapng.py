@@ -6,7 +6,12 @@ import struct
 import subprocess
 
 import pytest
-from capture_writers import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gazer.capture.pcapng import PcapngSource
+from gazer.capture.testing import read_all, read_one
+from tests.capture_writers import (
     NANO,
     block,
     enhanced,
@@ -18,11 +23,6 @@ from capture_writers import (
     section,
     simple,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from gazer.capture.pcapng import PcapngSource
-from gazer.capture.testing import read_all, read_one
 
 BAD_TIME = 1
 NO_TIME = 2

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from capture_writers import NANO, pcap
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gazer.capture.source import PcapSource
 from gazer.capture.testing import count_all, read_all, read_one
 from gazer.errors import InputError
+from tests.capture_writers import NANO, pcap
 
 BAD_TIME = 1
 MAGIC_BYTES = 4

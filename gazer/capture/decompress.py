@@ -112,6 +112,8 @@ def gunzip(source: Compressed) -> Iterator[bytes]:
                 if head.strip(b"\0"):
                     raise Damaged(f"has bytes that are not gzip before byte {source.offset}")
             return
+        if head == GZIP_MAGIC[:1]:
+            raise Damaged(f"is cut off at byte {source.offset}")
         if head != GZIP_MAGIC:
             at = source.offset - len(head)
             raise Damaged(f"has bytes that are not gzip at byte {at}")

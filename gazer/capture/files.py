@@ -58,15 +58,15 @@ def open_source(
     """
     name = path if path.isprintable() else ascii(path)
     fd = _open(path, name, stdin_fd)
-    pump = None
+    pump = source = None
     try:
         first = _peek(fd, name, stopped)
         if not first:
             raise InputError(f"{name}: empty file, not a capture")
         kind = _kind(first)
         if kind in ("gzip", "zstd"):
-            source, fd = fd, -1
-            pump = Pump(source, kind, first)
+            compressed, fd = fd, -1
+            pump = Pump(compressed, kind, first)
             fd = pump.output
             first = _peek(fd, name, stopped)
             if len(first) < HEADER and pump.error is not None:
@@ -83,12 +83,15 @@ def open_source(
             raise InputError(f"{name}: {_foreign(first)}")
         taken, fd = fd, -1      # the source's from here on
         make = PcapSource if kind == "pcap" else PcapngSource
-        return make(taken, name, snaplen, first, pump)
+        source = make(taken, name, snaplen, first, pump)
+        return source
     except OSError as e:
         raise InputError(f"{name}: {e.strerror}") from None
     finally:
         if fd >= 0:
             os.close(fd)
+        if pump is not None and source is None:
+            pump.join()     # its pipe has lost its reader, so it ends
 
 
 def _open(path: str, name: str, stdin_fd: int) -> int:

@@ -332,7 +332,7 @@ cdef class PcapngSource(FileSource):
         return SOURCE_FRAME
 
     cdef int packet(self, Cursor* c, Frame* frame) noexcept nogil:
-        """Any of the three blocks that hold a packet.  Options after the bytes are not looked at."""
+        """Any of the three blocks that hold a packet.  Options that follow are not read."""
         cdef const Interface* f
         cdef uint32_t id = 0, caplen, length, body = cursor_left(c)
         cdef uint64_t high = 0, low = 0

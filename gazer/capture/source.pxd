@@ -92,6 +92,6 @@ cdef inline int linktype_canonical(int linktype) noexcept nogil:
     """The LINKTYPE_ value of a link type as a file or libpcap has it.
 
     libpcap turns LINKTYPE_ into the platform's DLT_ values.  All that carry IP are the same in
-    both but raw IP: LINKTYPE_RAW is 101, DLT_RAW is 12, and 14 on OpenBSD; all three occur in files.
+    both but raw IP: LINKTYPE_RAW is 101, DLT_RAW is 12, and 14 on OpenBSD; files have all three.
     """
     return 101 if linktype == 12 or linktype == 14 else linktype

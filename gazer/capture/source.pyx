@@ -1,10 +1,10 @@
 """Sources over files; see source.pxd.
 
 PcapSource is libpcap over a FILE* of our own making (fopencookie) whose read function takes from
-our Stream.  libpcap cannot come back to a record that it has half read, and a FILE* cannot say
-"not yet"; so next() first waits until the whole record stands in the Stream, and only then lets
-libpcap have it.  libpcap then never waits, a signal finds us in poll(2), and the offset for messages
-is exact.  At the end of the input libpcap is let at what is left, and says what is wrong with it.
+our Stream.  libpcap cannot come back to a record that it has half read, and a FILE* cannot say "not
+yet"; so next() first waits until the whole record stands in the Stream, and only then lets libpcap
+have it.  libpcap then never waits, a signal finds us in poll(2), and the offset for messages is
+exact.  At the end of the input libpcap is let at what is left, and says what is wrong with it.
 
 The format: https://datatracker.ietf.org/doc/draft-ietf-opsawg-pcap/.  Its timestamps have 32
 unsigned bits of seconds (1970 to 2106), which libpcap reads as signed where the file has the
@@ -150,7 +150,7 @@ cdef class PcapSource(FileSource):
     """A classic pcap file.
 
     fd: descriptor to read from, owned by the source from this call on, whatever comes of it.
-    first: bytes that were already read from it; at least the file's header (24) unless it has fewer.
+    first: bytes that were already read from it; at least the file's header (24), if it has that.
     pump: the thread that writes to the other end of fd, with `.error` and `.join()`; or None.
     Raises InputError if libpcap does not accept the header.
     """
@@ -211,8 +211,8 @@ cdef class PcapSource(FileSource):
         input has ended and no more of it will come.
 
         Those after it that are all there too go along, as many as the FILE's buffer holds; one by
-        one costs 0.03 us more a frame.  Only such as libpcap can't object to, so that only the first
-        of a batch can break."""
+        one costs 0.03 us more a frame.  Only such as libpcap can't object to, so that only the
+        first of a batch can break."""
         cdef uint32_t caplen, next_end, end, there
         cdef int r
         self.where = self.stream.offset

@@ -22,7 +22,7 @@ def read_one(Source source not None):
 
 
 def read_all(Source source not None):
-    """(frames, result, error): frames is a list of (data, caplen, length, time_ns, linktype, flags).
+    """(frames, result, error); a frame is (data, caplen, length, time_ns, linktype, flags).
     Idle is waited out; signals are let in meanwhile."""
     frames = []
     while True:

@@ -4,8 +4,8 @@ Each event is described once, in the functions tx_fields and record_fields; `Out
 msgpack version of them at compile time.  Keys are written in the order of their bytes.
 
 Room: `plan_tx` and `plan_record` return how much an event may take in its ring at most; the
-encoders write without further checks.  A record takes at most its texts and RECORD_ROOM in either format
-(message.pxd); all the rest of an event is bounded by FIXED_ROOM and edns_room.
+encoders write without further checks.  A record takes at most its texts and RECORD_ROOM
+(message.pxd) in either format; all the rest of an event is bounded by FIXED_ROOM and edns_room.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
