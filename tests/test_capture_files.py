@@ -13,6 +13,10 @@ import threading
 import time
 
 import pytest
+
+from gazer.capture.files import open_source
+from gazer.capture.testing import count_all, read_all, read_one
+from gazer.errors import InputError
 from tests.capture_forms import (
     FORMS,
     FRAMES,
@@ -28,10 +32,6 @@ from tests.capture_forms import (
     zstd,
 )
 from tests.capture_writers import pcap
-
-from gazer.capture.files import open_source
-from gazer.capture.testing import count_all, read_all, read_one
-from gazer.errors import InputError
 
 
 @pytest.mark.parametrize("content", [PCAP, PCAPNG], ids=["pcap", "pcapng"])
@@ -52,13 +52,8 @@ def test_every_form_through_a_pipe(form, content, piece):
 
 
 def test_byte_by_byte():
-<<<<<<< HEAD
-    forms = (PCAP, PCAPNG, gzip.compress(PCAP), streaming_zstd(PCAP))
-    for form in (whole[:3000] for whole in forms):
-=======
     for compress in (bytes, gzip.compress, streaming_zstd):
         form = compress(PCAP)[:3000]
->>>>>>> 0d229200e5c32c45da5325cfd4bec2766acdc61c
         out, into = os.pipe()
         feeder = Feeder(into, form, 1)
         frames, result, error = read("-", stdin_fd=out)
