@@ -51,6 +51,7 @@ cdef class Merge:
 
     cdef bint refresh(self, Lane* lane) noexcept nogil
     cdef bint append(self, const Lane* lane) noexcept nogil
+    cdef bint any_used(self) noexcept nogil
     cdef int merge(self) noexcept nogil
     cdef bint sleep(self) noexcept nogil
     cdef void awake(self) noexcept nogil

@@ -113,7 +113,15 @@ cdef class Merge:
         cdef uint64_t clock = load_acquire(&lane.consumer.ring.mark_clock)
         cdef uint64_t sequence = load_acquire(&lane.consumer.ring.mark_sequence)
         cdef EventHeader* header
-        lane.entry = ring_poll(&lane.consumer, &lane.length)
+        lane.entry = NULL
+        if not lane.consumer.corrupt:
+            lane.entry = ring_poll(&lane.consumer, &lane.length)
+        if lane.entry != NULL and lane.length < sizeof(EventHeader):
+            lane.consumer.corrupt = True
+            lane.entry = NULL
+        if lane.consumer.corrupt:
+            # Its watermark is not believed either: the lane stays where it is, and is found there.
+            return False
         if lane.entry != NULL:
             header = <EventHeader*>lane.entry
             lane.clock = header.clock
@@ -148,6 +156,13 @@ cdef class Merge:
             room.events += 1
         return True
 
+    cdef bint any_used(self) noexcept nogil:
+        cdef int i
+        for i in range(self.block_count):
+            if self.rooms[i].used:
+                return True
+        return False
+
     cdef int merge(self) noexcept nogil:
         cdef Lane* lane
         cdef uint64_t clock, sequence
@@ -177,7 +192,8 @@ cdef class Merge:
                 if not sound(lane):
                     return MERGE_CORRUPT
                 if not self.append(lane):
-                    return MERGE_FULL
+                    # An event larger than an empty block will never have room.
+                    return MERGE_FULL if self.any_used() else MERGE_CORRUPT
                 self.counters[S_EVENTS] += 1
                 if lane.consumer.head - lane.consumer.released > lane.consumer.capacity >> 3:
                     # All but the entry just copied, too: it is in the blocks.
@@ -215,8 +231,8 @@ cdef inline bint sound(const Lane* lane) noexcept nogil:
     cdef const EventHeader* header = <const EventHeader*>lane.entry
     cdef uint64_t n = sizeof(EventHeader)
     cdef int i
-    if lane.length < n:
-        return False
+    if header.clock == MARK_END:
+        return False        # would be taken for the lane's end
     for i in range(FORMATS):
         n += header.lengths[i]
     return n <= lane.length
