@@ -331,6 +331,81 @@ def consume(Reader reader not None, *, uint64_t first=0, uint64_t count, uint64_
             "slept": slept, "unrung": unrung}
 
 
+cdef inline bint send(Producer* p, uint64_t value, uint64_t* state, uint32_t pauses) noexcept nogil:
+    cdef uint8_t* entry = ring_claim(p, 8)
+    if entry == NULL:
+        return False
+    memcpy(entry, &value, 8)
+    ring_commit(p, 8)
+    pause(state, pauses)
+    ring_publish(p)
+    return True
+
+
+cdef inline bint receive(Consumer* c, uint64_t value, int bell, bint spin, uint64_t* slept,
+                         uint64_t* unrung) noexcept nogil:
+    cdef uint32_t n = 0
+    cdef uint64_t found = 0
+    cdef uint8_t* entry = ring_poll(c, &n)
+    while entry == NULL:
+        if c.corrupt:
+            return False
+        if not spin:
+            if ring_consumer_sleeps(c):
+                slept[0] += 1
+                if not bell_wait(bell, -1):
+                    unrung[0] += 1
+            ring_consumer_awake(c)
+        entry = ring_poll(c, &n)
+    memcpy(&found, entry, 8)
+    ring_release(c)
+    return n == 8 and found == value
+
+
+def volley(Writer there not None, Reader back not None, *, uint64_t rounds, uint64_t seed,
+           int bell, bint serve, bint spin, uint32_t pauses):
+    """Send an entry, wait for one, by turns; who serves sends first.
+
+    No later entry makes up for a wake-up that was lost: the game stands still.  One side may `spin`
+    instead of sleeping: with a random pause before it sends, it does so at just the moment at which
+    the other is about to sleep.
+    """
+    cdef Producer* p = &there.p
+    cdef Consumer* c = &back.c
+    cdef uint64_t state = start(seed), i, right = 0, slept = 0, unrung = 0
+    with nogil:
+        for i in range(rounds):
+            if serve and not send(p, i, &state, pauses):
+                break
+            if not receive(c, i, bell, spin, &slept, &unrung):
+                break
+            if not serve and not send(p, i, &state, pauses):
+                break
+            right += 1
+    return {"right": right, "slept": slept, "unrung": unrung}
+
+
+def release_in_step(Reader reader not None, *, uint64_t count, uint64_t seed, uint32_t pauses):
+    """Release one entry for each publication seen, so that a producer of entries of 16 bytes soon
+    waits for room each time; again, nothing makes up for a wake-up that was lost.  Spins.
+    """
+    cdef Consumer* c = &reader.c
+    cdef uint64_t state = start(seed), seen = 0, tail, entries = 0
+    cdef uint32_t n = 0
+    with nogil:
+        while entries < count:
+            tail = load_acquire(&c.ring.tail)
+            if tail == seen and tail != 16 * count:
+                continue
+            seen = tail
+            pause(&state, pauses)
+            if ring_poll(c, &n) == NULL:
+                break
+            entries += 1
+            ring_release(c)
+    return {"entries": entries}
+
+
 def mark_produce(Writer writer not None, *, uint64_t count, uint64_t seed, int bell):
     """Write `count` entries that hold their key, (clock, sequence), and keep marking.
 

@@ -18,7 +18,17 @@ import pytest
 from gazer.child import Inherited
 from gazer.ring import Ring, ring_bytes
 from gazer.segment import PREFIX, Segment
-from gazer.testing import MARK_END, Reader, Writer, consume, mark_consume, mark_produce, produce
+from gazer.testing import (
+    MARK_END,
+    Reader,
+    Writer,
+    consume,
+    mark_consume,
+    mark_produce,
+    produce,
+    release_in_step,
+    volley,
+)
 
 SMALLEST = 4096
 LARGEST = SMALLEST // 4 - 8
@@ -160,55 +170,56 @@ def test_no_wake_up_is_lost(site, batch, producer_pauses, consumer_pauses, expec
         assert produced["slept"] > 2000, (produced, consumed)
 
 
-def test_ping_pong_wakes_both_ends_each_time(site):
-    """One entry at a time over two rings: every single one needs its wake-up."""
+@pytest.mark.parametrize("spin", [True, False])
+def test_no_wake_up_of_a_consumer_is_lost_when_nothing_follows(site, spin):
+    """Two rings and one entry that goes to and fro; each of its journeys needs its wake-up."""
     with ExitStack() as stack:
         other = Site(stack)
-        rounds = 20_000
-        process, pipe = site.start(answering, name=other.segment.name, rounds=rounds,
-                                   bells=(other.producer_bell, other.consumer_bell))
-        writer, reader = site.writer(), other.reader()
-        deadline = time.monotonic() + DEADLINE
-        slept = 0
-        for i in range(rounds):
-            assert writer.write(i.to_bytes(8, "little"))
-            writer.publish()
-            while (answer := reader.poll()) is None:
-                assert time.monotonic() < deadline
-                # Here a time-out stands guard, since the test itself would hang: it must not pass.
-                if reader.sleep(other.consumer_bell, DEADLINE * 1000):
-                    slept += 1
-            reader.release()
-            assert answer == i.to_bytes(8, "little")
-        (result,) = hear(pipe)
-        assert result["unrung"] == 0
-        assert slept > rounds // 10 and result["slept"] > rounds // 10
+        rounds = 200_000 if spin else 30_000
+        _, sleeper = site.start(sleeping_volley, back=other.segment.name, rounds=rounds,
+                                back_bell=other.consumer_bell)
+        _, server = site.start(serving_volley, back=other.segment.name, rounds=rounds, spin=spin,
+                               back_bell=other.consumer_bell)
+        served, slept = hear(server, sleeper)
+        assert served["right"] == slept["right"] == rounds
+        assert served["unrung"] == slept["unrung"] == 0
+        assert slept["slept"] > 2000
+        assert spin or served["slept"] > 2000
 
 
-def answering(pipe, ring, producer_bell, consumer_bell, *, name, rounds, bells):
-    segment = Segment.attach(name)
-    back = Ring(segment.buf)
-    reader, writer = Reader(ring, producer_bell), Writer(back, bells[1])
-    slept = unrung = 0
-    for _ in range(rounds):
-        while (entry := reader.poll()) is None:
-            if reader.says_it_sleeps():
-                reader.awake()
-                slept += 1
-                unrung += not reader.sleep(consumer_bell, -1) and not reader_has(reader)
-        reader.release()
-        assert writer.write(entry)
-        writer.publish()
-    back.release()
+def serving_volley(pipe, ring, producer_bell, consumer_bell, *, back, back_bell, rounds, spin):
+    segment = Segment.attach(back)
+    other = Ring(segment.buf)
+    result = volley(Writer(ring, consumer_bell), Reader(other), rounds=rounds, seed=1,
+                    bell=back_bell, serve=True, spin=spin, pauses=60)
+    other.release()
     segment.close()
-    return {"slept": slept, "unrung": unrung}
+    return result
 
 
-def reader_has(reader):
-    """True if there are entries: the sleep was not needed, rather than ended by nothing."""
-    has = not reader.says_it_sleeps()
-    reader.awake()
-    return has
+def sleeping_volley(pipe, ring, producer_bell, consumer_bell, *, back, back_bell, rounds):
+    segment = Segment.attach(back)
+    other = Ring(segment.buf)
+    result = volley(Writer(other, back_bell), Reader(ring), rounds=rounds, seed=2,
+                    bell=consumer_bell, serve=False, spin=False, pauses=0)
+    other.release()
+    segment.close()
+    return result
+
+
+def test_no_wake_up_of_a_producer_is_lost_when_nothing_follows(site):
+    """The ring stays full, and each entry released is the only one until the next is written."""
+    count = 200_000
+    _, consumer = site.start(releasing_in_step, count=count, seed=4, pauses=60)
+    _, producer = site.start(producing, count=count, seed=4, largest=8, batch=1, timeout=-1)
+    produced, released = hear(producer, consumer)
+    assert released["entries"] == count
+    assert produced["unrung"] == 0
+    assert produced["slept"] > 2000
+
+
+def releasing_in_step(pipe, ring, producer_bell, consumer_bell, **how):
+    return release_in_step(Reader(ring, producer_bell), **how)
 
 
 # --- sudden death --------------------------------------------------------------------------------
