@@ -42,6 +42,7 @@ cdef class Merge:
     cdef list rings
     cdef Lane[MAX_RINGS] lanes
     cdef int count
+    cdef int least          # the lane that merge() looked at last
     cdef list blocks
     cdef Room** rooms
     cdef int block_count

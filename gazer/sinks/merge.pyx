@@ -92,7 +92,8 @@ cdef class Merge:
         return ("end", "full", "idle", "corrupt")[result]
 
     def wait(self, int milliseconds):
-        """Sleep until a worker has something new, at most so long."""
+        """Sleep until what run() waits for may be there, at most so long (and at most 100 ms; -1:
+        as long as it takes)."""
         with nogil:
             if self.sleep():
                 bell_wait(self.bell, milliseconds if milliseconds < NAP else NAP)
@@ -180,6 +181,7 @@ cdef class Merge:
                 elif before(self.lanes[i].clock, self.lanes[i].sequence, clock, sequence):
                     clock = self.lanes[i].clock
                     sequence = self.lanes[i].sequence
+            self.least = least
             lane = &self.lanes[least]
             if lane.entry == NULL:
                 ring_release(&lane.consumer)
@@ -205,25 +207,20 @@ cdef class Merge:
                     break
 
     cdef bint sleep(self) noexcept nogil:
-        """Say that the sink sleeps; True if no lane that it waits for has anything new."""
-        cdef Lane* lane
-        cdef int i
-        cdef bint quiet = True
-        for i in range(self.count):
-            lane = &self.lanes[i]
-            if lane.entry == NULL and lane.clock != MARK_END:
-                if not ring_consumer_sleeps(&lane.consumer):
-                    quiet = False
-                elif before(lane.clock, lane.sequence,
-                            load_acquire(&lane.consumer.ring.mark_clock),
-                            load_acquire(&lane.consumer.ring.mark_sequence)):
-                    quiet = False
-        return quiet
+        """Say that the sink sleeps; True if the lane that it waits for has nothing new.
+
+        That is one lane, the least: whatever the others bring can't go on before it does, and
+        entries that wait in them are no reason to stay awake.
+        """
+        cdef Lane* lane = &self.lanes[self.least]
+        return (lane.entry == NULL and lane.clock != MARK_END
+                and ring_consumer_sleeps(&lane.consumer)
+                and not before(lane.clock, lane.sequence,
+                               load_acquire(&lane.consumer.ring.mark_clock),
+                               load_acquire(&lane.consumer.ring.mark_sequence)))
 
     cdef void awake(self) noexcept nogil:
-        cdef int i
-        for i in range(self.count):
-            ring_consumer_awake(&self.lanes[i].consumer)
+        ring_consumer_awake(&self.lanes[self.least].consumer)
 
 
 cdef inline bint sound(const Lane* lane) noexcept nogil:
