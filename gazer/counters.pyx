@@ -74,7 +74,8 @@ cdef class Slot:
     def __init__(self, buffer, int index):
         self.view = buffer
         cdef uint64_t* words = <uint64_t*>&self.view[0]
-        if self.view.shape[0] < SLOT * (index + 2) or words[0] != MAGIC:
+        if (index < 0 or self.view.shape[0] < SLOT * (<ssize_t>index + 2)
+                or words[0] != MAGIC):
             raise SharedMemoryError("not a ledger of gazer's")
         if words[1] != LEDGER_VERSION:
             raise SharedMemoryError(
@@ -112,6 +113,8 @@ cdef class Slot:
 
     def add_output(self, int output, events, bytes_, dropped):
         """Count what the sink's output number `output` has done with some events."""
+        if not 0 <= output < MAX_OUTPUTS:
+            raise IndexError("no counters for this output")
         cdef uint64_t* o = &self.counters[S_OUTPUT + output * OUTPUT_COUNTERS]
         o[O_EVENTS] += <uint64_t>events
         o[O_BYTES] += <uint64_t>bytes_
@@ -134,7 +137,8 @@ cdef class Slot:
 
     @property
     def state(self):
-        return STATES[load_relaxed(&self.words[2])]
+        cdef uint64_t state = load_relaxed(&self.words[2])
+        return STATES[state] if state <= DONE else "unknown"
 
     def read(self, names):
         """The counters in `names` (one of the dicts above) as a dict."""
@@ -142,6 +146,8 @@ cdef class Slot:
 
     def read_output(self, int output):
         """The counters of the sink's output number `output`."""
+        if not 0 <= output < MAX_OUTPUTS:
+            raise IndexError("no counters for this output")
         cdef int base = S_OUTPUT + output * OUTPUT_COUNTERS
         return {name: load_relaxed(&self.counters[base + i]) for name, i in OUTPUT.items()}
 

@@ -148,6 +148,10 @@ cdef inline uint8_t* ring_poll(Consumer* c, uint32_t* n) noexcept nogil:
             c.tail = load_acquire(&c.ring.tail)
             if c.head == c.tail:
                 return NULL
+            if c.tail & 7 or c.tail - c.head > c.capacity:
+                c.tail = c.head
+                c.corrupt = True
+                return NULL
         offset = c.head & (c.capacity - 1)
         entry = <Entry*>(c.data + offset)
         # The other process is not trusted to be whole: what it wrote must lie within the ring.

@@ -2,6 +2,7 @@
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 from posix.unistd cimport read, write
 
 from gazer.atomics cimport full_fence, load_acquire, load_relaxed, store_relaxed, store_release
@@ -41,15 +42,21 @@ cdef class Ring:
         if self.header.version != RING_VERSION:
             raise SharedMemoryError(
                 f"a ring of layout {self.header.version}, this program knows {RING_VERSION}")
-        if RING_HEADER + self.header.capacity > <size_t>self.view.shape[0]:
-            raise SharedMemoryError("a ring that is larger than its segment")
+        self._check_capacity(self.header.capacity)
+        # Positions stay on multiples of 8, so that no entry's header reaches beyond the end.
+        if (load_acquire(&self.header.head) | load_acquire(&self.header.tail)) & 7:
+            raise SharedMemoryError("a damaged ring (a position between two entries)")
 
-    def _create(self, capacity):
+    def _check_capacity(self, capacity):
         if capacity < RING_SMALLEST or capacity & (capacity - 1):
             raise SharedMemoryError(
                 f"a ring's capacity is a power of two from {RING_SMALLEST}, not {capacity}")
         if self.view.shape[0] < RING_HEADER + capacity:
-            raise SharedMemoryError("the segment is too small for the ring")
+            raise SharedMemoryError("a ring that is larger than its segment")
+
+    def _create(self, capacity):
+        self._check_capacity(capacity)
+        memset(self.header, 0, RING_HEADER)
         self.header.version = RING_VERSION
         self.header.capacity = capacity
         store_release(&self.header.magic, MAGIC)
@@ -165,5 +172,4 @@ cdef bint ring_consumer_sleeps(Consumer* c) noexcept nogil:
     """
     store_relaxed(&c.ring.consumer_waits, 1)
     full_fence()
-    c.tail = load_acquire(&c.ring.tail)
-    return c.head == c.tail
+    return c.head == load_acquire(&c.ring.tail)

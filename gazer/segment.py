@@ -45,32 +45,30 @@ class Segment:
 
     @classmethod
     def create(cls, name: str, size: int) -> Segment:
-        """Make the segment, reserve its pages and lock it.  It starts as zeros."""
+        """Make the segment, lock it and reserve its pages.  It starts as zeros."""
+        path = f"{FOLDER}/{name}"
         try:
-            shm = SharedMemory(name, create=True, size=size)
+            lock_fd = _create_locked(path)
         except OSError as error:
             raise SharedMemoryError(
-                f"can't make shared memory {name} ({size} bytes): {error.strerror}"
+                f"can't make shared memory {path}: {error.strerror}"
             ) from None
         try:
-            lock_fd = os.open(f"{FOLDER}/{name}", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                # Shared, not exclusive, would let a sweeper believe it is alone.
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.posix_fallocate(lock_fd, 0, size)
-            except BaseException:
-                os.close(lock_fd)
+            os.posix_fallocate(lock_fd, 0, size)
+            shm = _Memory(name)
+        except BaseException as error:
+            os.unlink(path)
+            os.close(lock_fd)
+            if not isinstance(error, OSError):
                 raise
-        except OSError as error:
-            shm.close()
-            with contextlib.suppress(FileNotFoundError):
-                shm.unlink()
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise SharedMemoryError(
                     f"no room in {FOLDER} for {size >> 10} KiB more of shared memory; make it "
                     "larger (mount -o remount,size=..., docker --shm-size) or ring.size smaller"
                 ) from None
-            raise SharedMemoryError(f"can't reserve shared memory {name}: {error}") from None
+            raise SharedMemoryError(
+                f"can't reserve {size} bytes of shared memory: {error.strerror}"
+            ) from None
         return cls(shm, lock_fd)
 
     @classmethod
@@ -94,18 +92,48 @@ class Segment:
         self._shm.close()
         if self._lock_fd is not None:
             with contextlib.suppress(FileNotFoundError):
-                self._shm.unlink()
+                os.unlink(f"{FOLDER}/{self.name}")
+            resource_tracker.unregister(f"/{self.name}", "shared_memory")
             os.close(self._lock_fd)
             self._lock_fd = None
 
 
+class _Memory(SharedMemory):
+    """SharedMemory whose constructor removes nothing.
+
+    Where it can't map the memory it calls unlink(): an attach that fails would remove a segment
+    that others use, and the resource tracker be asked to forget a name that it was never told.
+    """
+
+    def unlink(self) -> None:
+        """Nothing; Segment.close removes the name."""
+
+
+def _create_locked(path: str) -> int:
+    """Make the file and lock it; returns its descriptor.
+
+    A sweep may come between the two and take the file for a dead owner's.  Then it is nameless by
+    the time that we have the lock, and, nothing being in it yet, is simply made again.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)      # a sweep holds it for a moment only
+            if os.fstat(fd).st_nlink:
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
 def _attach_untracked(name: str) -> SharedMemory:
     if sys.version_info >= (3, 13):
-        return SharedMemory(name, track=False)
+        return _Memory(name, track=False)
     register = resource_tracker.register
     resource_tracker.register = lambda *_: None
     try:
-        return SharedMemory(name)
+        return _Memory(name)
     finally:
         resource_tracker.register = register
 
@@ -123,8 +151,10 @@ def sweep() -> list[str]:
             continue    # gone already, or another user's
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
-            swept.append(name)
+            # Another sweep may have been faster, and the name be a new file's by now.
+            if os.fstat(fd).st_nlink:
+                os.unlink(path)
+                swept.append(name)
         except OSError:
             pass        # its owner lives
         finally:

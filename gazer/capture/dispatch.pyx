@@ -5,7 +5,7 @@ ring of the worker that its flow belongs to.  Entries are published in batches, 
 with them, to all rings: "nothing before this clock and number will follow".
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gazer.capture.source cimport (
@@ -30,6 +30,8 @@ cdef enum Stop:
 cdef int64_t SECOND = 1000000000
 cdef int64_t STEP_BACK = SECOND             # smaller ones leave the clock standing
 cdef int64_t LEAP = 24 * 3600 * SECOND      # larger ones are no passing of time
+# The clock goes no further: MARK_END, beyond it, is not a time, and time-outs are added to it.
+cdef uint64_t LATEST = <uint64_t>INT64_MAX
 
 
 cdef inline bint clock_advance(Clock* clock, int64_t time) noexcept nogil:
@@ -37,21 +39,22 @@ cdef inline bint clock_advance(Clock* clock, int64_t time) noexcept nogil:
 
     A step back of at most a second leaves the clock standing; a larger one, and a leap ahead of
     more than a day, re-bases it: it stays where it is and goes on at the new frames' pace.
+    A first frame from before 1970 (pcapng can say so) starts it at 0.
     """
-    cdef int64_t ahead
+    # Unsigned, since a file may hold any time: what wraps around is a jump as well.
+    cdef int64_t ahead = <int64_t>(<uint64_t>time + <uint64_t>clock.shift - clock.now)
     if not clock.started:
         clock.started = True
-        clock.shift = 0
-        clock.now = <uint64_t>time
+        clock.now = <uint64_t>time if time > 0 else 0
+        clock.shift = <int64_t>(clock.now - <uint64_t>time)
         return False
-    ahead = time + clock.shift - <int64_t>clock.now
     if ahead >= 0:
-        if ahead <= LEAP:
+        if ahead <= LEAP and clock.now + <uint64_t>ahead <= LATEST:
             clock.now += <uint64_t>ahead
             return False
     elif ahead >= -STEP_BACK:
         return False
-    clock.shift = <int64_t>clock.now - time
+    clock.shift = <int64_t>(clock.now - <uint64_t>time)
     return True
 
 

@@ -42,6 +42,7 @@ cdef class Merge:
     cdef list rings
     cdef Lane[MAX_RINGS] lanes
     cdef int count
+    cdef int least          # the lane that merge() looked at last
     cdef list blocks
     cdef Room** rooms
     cdef int block_count
@@ -51,6 +52,7 @@ cdef class Merge:
 
     cdef bint refresh(self, Lane* lane) noexcept nogil
     cdef bint append(self, const Lane* lane) noexcept nogil
+    cdef bint any_used(self) noexcept nogil
     cdef int merge(self) noexcept nogil
     cdef bint sleep(self) noexcept nogil
     cdef void awake(self) noexcept nogil

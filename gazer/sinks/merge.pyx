@@ -92,7 +92,8 @@ cdef class Merge:
         return ("end", "full", "idle", "corrupt")[result]
 
     def wait(self, int milliseconds):
-        """Sleep until a worker has something new, at most so long."""
+        """Sleep until what run() waits for may be there, at most so long (and at most 100 ms; -1:
+        as long as it takes)."""
         with nogil:
             if self.sleep():
                 bell_wait(self.bell, milliseconds if milliseconds < NAP else NAP)
@@ -113,7 +114,15 @@ cdef class Merge:
         cdef uint64_t clock = load_acquire(&lane.consumer.ring.mark_clock)
         cdef uint64_t sequence = load_acquire(&lane.consumer.ring.mark_sequence)
         cdef EventHeader* header
-        lane.entry = ring_poll(&lane.consumer, &lane.length)
+        lane.entry = NULL
+        if not lane.consumer.corrupt:
+            lane.entry = ring_poll(&lane.consumer, &lane.length)
+        if lane.entry != NULL and lane.length < sizeof(EventHeader):
+            lane.consumer.corrupt = True
+            lane.entry = NULL
+        if lane.consumer.corrupt:
+            # Its watermark is not believed either: the lane stays where it is, and is found there.
+            return False
         if lane.entry != NULL:
             header = <EventHeader*>lane.entry
             lane.clock = header.clock
@@ -148,6 +157,13 @@ cdef class Merge:
             room.events += 1
         return True
 
+    cdef bint any_used(self) noexcept nogil:
+        cdef int i
+        for i in range(self.block_count):
+            if self.rooms[i].used:
+                return True
+        return False
+
     cdef int merge(self) noexcept nogil:
         cdef Lane* lane
         cdef uint64_t clock, sequence
@@ -165,6 +181,7 @@ cdef class Merge:
                 elif before(self.lanes[i].clock, self.lanes[i].sequence, clock, sequence):
                     clock = self.lanes[i].clock
                     sequence = self.lanes[i].sequence
+            self.least = least
             lane = &self.lanes[least]
             if lane.entry == NULL:
                 ring_release(&lane.consumer)
@@ -177,7 +194,8 @@ cdef class Merge:
                 if not sound(lane):
                     return MERGE_CORRUPT
                 if not self.append(lane):
-                    return MERGE_FULL
+                    # An event larger than an empty block will never have room.
+                    return MERGE_FULL if self.any_used() else MERGE_CORRUPT
                 self.counters[S_EVENTS] += 1
                 if lane.consumer.head - lane.consumer.released > lane.consumer.capacity >> 3:
                     # All but the entry just copied, too: it is in the blocks.
@@ -189,25 +207,20 @@ cdef class Merge:
                     break
 
     cdef bint sleep(self) noexcept nogil:
-        """Say that the sink sleeps; True if no lane that it waits for has anything new."""
-        cdef Lane* lane
-        cdef int i
-        cdef bint quiet = True
-        for i in range(self.count):
-            lane = &self.lanes[i]
-            if lane.entry == NULL and lane.clock != MARK_END:
-                if not ring_consumer_sleeps(&lane.consumer):
-                    quiet = False
-                elif before(lane.clock, lane.sequence,
-                            load_acquire(&lane.consumer.ring.mark_clock),
-                            load_acquire(&lane.consumer.ring.mark_sequence)):
-                    quiet = False
-        return quiet
+        """Say that the sink sleeps; True if the lane that it waits for has nothing new.
+
+        That is one lane, the least: whatever the others bring can't go on before it does, and
+        entries that wait in them are no reason to stay awake.
+        """
+        cdef Lane* lane = &self.lanes[self.least]
+        return (lane.entry == NULL and lane.clock != MARK_END
+                and ring_consumer_sleeps(&lane.consumer)
+                and not before(lane.clock, lane.sequence,
+                               load_acquire(&lane.consumer.ring.mark_clock),
+                               load_acquire(&lane.consumer.ring.mark_sequence)))
 
     cdef void awake(self) noexcept nogil:
-        cdef int i
-        for i in range(self.count):
-            ring_consumer_awake(&self.lanes[i].consumer)
+        ring_consumer_awake(&self.lanes[self.least].consumer)
 
 
 cdef inline bint sound(const Lane* lane) noexcept nogil:
@@ -215,8 +228,8 @@ cdef inline bint sound(const Lane* lane) noexcept nogil:
     cdef const EventHeader* header = <const EventHeader*>lane.entry
     cdef uint64_t n = sizeof(EventHeader)
     cdef int i
-    if lane.length < n:
-        return False
+    if header.clock == MARK_END:
+        return False        # would be taken for the lane's end
     for i in range(FORMATS):
         n += header.lengths[i]
     return n <= lane.length

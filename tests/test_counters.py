@@ -1,0 +1,178 @@
+"""The ledger: its layout, its names, who may look and who is refused."""
+
+import itertools
+import struct
+import time
+
+import pytest
+
+from gazer import counters
+from gazer.config import MAX_OUTPUTS
+from gazer.counters import CAPTURE, OUTPUT, SINK, WORKER, Slot, ledger_bytes, ledger_create
+from gazer.errors import SharedMemoryError
+from gazer.packet import FATES
+from gazer.workers.anomaly import NAMES as ANOMALIES
+
+SLOT = 2048
+FIRST_COUNTER = 256
+MAX_COUNTERS = 224
+
+
+def ledger(processes=3):
+    buffer = bytearray(ledger_bytes(processes))
+    ledger_create(buffer)
+    return buffer
+
+
+def put(buffer, index, counter, value):
+    struct.pack_into("<Q", buffer, SLOT * (index + 1) + FIRST_COUNTER + 8 * counter, value)
+
+
+def words(buffer, index, count=4):
+    return struct.unpack_from(f"<{count}Q", buffer, SLOT * (index + 1))
+
+
+def test_layout():
+    assert ledger_bytes(5) == 6 * SLOT
+    buffer = ledger()
+    assert buffer[:8] == b"GZLEDGER"
+    assert struct.unpack_from("<2Q", buffer, 8) == (1, 0)      # version, control
+    assert not any(buffer[SLOT:])
+
+
+def test_a_slot_is_where_the_layout_says():
+    buffer = ledger()
+    slot = Slot(buffer, 1)
+    before = time.monotonic_ns()
+    slot.open(4711)
+    pid, heartbeat, state, in_hand = words(buffer, 1)
+    assert (pid, state, in_hand) == (4711, 0, 0)
+    assert before <= heartbeat <= time.monotonic_ns()
+    assert (slot.pid, slot.heartbeat, slot.state) == (4711, heartbeat, "starting")
+    put(buffer, 1, 0, 12)
+    assert slot.read({"first": 0, "second": 1}) == {"first": 12, "second": 0}
+    assert Slot(buffer, 0).pid == Slot(buffer, 2).pid == 0
+    assert not any(buffer[SLOT : 2 * SLOT]) and not any(buffer[3 * SLOT :])
+
+
+@pytest.mark.parametrize("index", [-1, -2, 3, 1 << 20])
+def test_a_slot_that_is_not_there_is_refused(index):
+    with pytest.raises(SharedMemoryError):
+        Slot(ledger(3), index)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "message"),
+    [(0, 0, "not a ledger"), (0, int.from_bytes(b"GAZRRING", "little"), "not a ledger"),
+     (8, 0, "layout 0, this program knows 1"), (8, 2, "layout 2, this program knows 1")])
+def test_anything_else_is_refused(offset, value, message):
+    buffer = ledger()
+    struct.pack_into("<Q", buffer, offset, value)
+    with pytest.raises(SharedMemoryError, match=message):
+        Slot(buffer, 0)
+
+
+@pytest.mark.parametrize("size", [1, 16, SLOT, 2 * SLOT - 1])
+def test_a_segment_that_is_too_small_is_refused(size):
+    with pytest.raises(SharedMemoryError, match="not a ledger"):
+        Slot(ledger()[:size], 0)
+
+
+def test_states_and_heartbeat():
+    slot = Slot(ledger(), 0)
+    slot.waits(True)
+    first = slot.heartbeat
+    assert slot.state == "waiting" and first > 0
+    time.sleep(0.001)
+    slot.waits(False)
+    assert slot.state == "running" and slot.heartbeat > first
+
+
+def test_a_state_that_a_later_version_may_have_is_no_crash():
+    buffer = ledger()
+    struct.pack_into("<Q", buffer, SLOT + 16, 99)
+    assert Slot(buffer, 0).state == "unknown"
+
+
+def test_what_the_supervisor_asks_all_slots_see():
+    buffer = ledger()
+    slots = [Slot(buffer, i) for i in range(3)]
+    assert not any(s.draining or s.quitting for s in slots)
+    slots[1].ask(drain=True)
+    assert all(s.draining and not s.quitting for s in slots)
+    slots[0].ask(quit=True)
+    assert all(s.draining and s.quitting for s in slots)
+
+
+@pytest.mark.parametrize("names", [CAPTURE, WORKER, SINK, OUTPUT])
+def test_each_counter_has_one_name_and_one_word(names):
+    assert len(set(names.values())) == len(names)
+    assert all(0 <= index < MAX_COUNTERS for index in names.values())
+    assert all(name == name.lower() and " " not in name for name in names)
+
+
+def test_capture_s_counters_name_every_fate_but_dns():
+    fates = {name.removeprefix("fate."): at for name, at in CAPTURE.items() if "fate." in name}
+    assert list(fates) == list(FATES[1:])
+    first = fates[FATES[1]]
+    assert list(fates.values()) == list(range(first, first + len(FATES) - 1))
+    assert first > max(at for name, at in CAPTURE.items() if "fate." not in name)
+
+
+@pytest.mark.parametrize("kind", ["discarded", "malformed"])
+def test_workers_counters_name_every_anomaly(kind):
+    found = {name: at for name, at in WORKER.items() if name.startswith(f"{kind}.")}
+    assert list(found) == [f"{kind}.{name}" for name in ANOMALIES[1:]]
+    assert list(found.values()) == list(range(min(found.values()), max(found.values()) + 1))
+
+
+def test_a_slot_holds_the_counters_of_as_many_outputs_as_may_be_configured():
+    assert MAX_OUTPUTS <= counters.MAX_OUTPUTS
+
+
+def test_add_output_and_read_output():
+    buffer = ledger()
+    slot = Slot(buffer, 1)
+    outputs = (0, 1, MAX_OUTPUTS - 1, counters.MAX_OUTPUTS - 1)
+    for number in outputs:
+        slot.add_output(number, 10 + number, 1000, 1)
+        slot.add_output(number, 5, (1 << 40) + number, 0)
+    for number in range(counters.MAX_OUTPUTS):
+        expected = {"events": 15 + number, "bytes": (1 << 40) + 1000 + number, "dropped": 1}
+        assert slot.read_output(number) == (
+            expected if number in outputs else dict.fromkeys(OUTPUT, 0))
+    assert slot.read(SINK) == {"events": 0, "writes": 2 * len(outputs)}
+    assert not any(buffer[SLOT : 2 * SLOT]) and not any(buffer[3 * SLOT :])
+
+
+@pytest.mark.parametrize("number", [-1, counters.MAX_OUTPUTS, 1 << 20])
+def test_an_output_beyond_the_slot_is_refused(number):
+    slot = Slot(ledger(), 0)
+    with pytest.raises(IndexError):
+        slot.add_output(number, 1, 1, 1)
+    with pytest.raises(IndexError):
+        slot.read_output(number)
+
+
+def test_counters_are_64_bits_wide():
+    buffer = ledger()
+    put(buffer, 0, CAPTURE["frames"], (1 << 64) - 1)
+    assert Slot(buffer, 0).read(CAPTURE)["frames"] == (1 << 64) - 1
+
+
+def test_no_two_slots_share_a_word():
+    buffer = ledger()
+    for index, counter in itertools.product(range(3), (0, MAX_COUNTERS - 1)):
+        put(buffer, index, counter, index * 1000 + counter + 1)
+    for index in range(3):
+        assert Slot(buffer, index).read({"a": 0, "b": MAX_COUNTERS - 1}) == {
+            "a": index * 1000 + 1, "b": index * 1000 + MAX_COUNTERS}
+
+
+def test_release_lets_go_of_the_memory():
+    buffer = ledger()
+    slot = Slot(buffer, 0)
+    with pytest.raises(BufferError):
+        buffer.extend(b"x")
+    slot.release()
+    buffer.extend(b"x")
