@@ -66,6 +66,7 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
                       uint16_t klass, uint32_t ttl, bint options, Arena* arena) noexcept nogil:
     """Fill `edns` from the OPT record whose rdata is wire[start:end].
 
+    The rdata need not be sound: what stands before the place where its options break off is read.
     A second OPT in a message is a fault (RFC 6891, section 6.1.1); the first one counts.  The arena
     must have no room for records any more when it has none for an option: options are left out.
     """
@@ -89,7 +90,7 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
         code = cursor_u16(&c)
         length = cursor_u16(&c)
         start = c.pos
-        if not cursor_skip(&c, length):
+        if c.failed or not cursor_skip(&c, length):
             return
         option = cursor_over(wire, start, start + length)
         if length > OPTION_BYTES or not arena_room(arena, 4 * OPTION_BYTES):
