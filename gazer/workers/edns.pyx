@@ -82,7 +82,9 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
     edns.extended_rcode = <uint8_t>(ttl >> 24)
     edns.version = <uint8_t>(ttl >> 16)
     edns.dnssec_ok = (ttl >> 15) & 1
-    edns.subnet.length = edns.cookie.length = edns.nsid.length = 0
+    memset(&edns.subnet, 0, sizeof(Text))
+    memset(&edns.cookie, 0, sizeof(Text))
+    memset(&edns.nsid, 0, sizeof(Text))
     edns.errors = 0
     if not options:
         return
@@ -108,7 +110,7 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
             edns.error_code[edns.errors] = cursor_u16(&option)
             length -= 2
             p = cursor_take(&option, length)
-            edns.error_text[edns.errors].length = 0
+            memset(&edns.error_text[edns.errors], 0, sizeof(Text))
             if length:
                 printable(p, length, arena, &edns.error_text[edns.errors])
             edns.errors += 1
