@@ -284,7 +284,7 @@ def test_times_are_truncated_to_microseconds(ns, text):
 
 
 def test_sensor_ids():
-    for sensor in ('a"b\\c', "Zürich – 東京 🛰", "\x01\x7f\t\n", "x" * 255, '"' * 255, "\x01" * 255):
+    for sensor in ('a"b\\c', "Zürich 東京 🛰", "\x01\x7f\t\n", "x" * 255, '"' * 255, "\x01" * 255):
         writer = doors.Writer(full=True, formats=range(4), sensor=sensor)
         (out,), _ = writer.events(query=QUERY, reply=REPLY, **ENDS)
         assert check(out, True, False)["sensor"] == sensor

@@ -222,7 +222,7 @@ def test_ipv6_fragments_and_atomic_ones():
 
     assert fragment(0) == "dns"
     assert fragment(6) == "dns"             # reserved bits
-    assert fragment(1) == "fragment" and fragment(8) == "fragment" and fragment(0xFFF9) == "fragment"
+    assert all(fragment(words) == "fragment" for words in (1, 8, 0xFFF9))
 
 
 @pytest.mark.parametrize("count, fate", [(1, "dns"), (16, "dns"), (17, "ip_extension"),

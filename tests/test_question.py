@@ -93,7 +93,8 @@ def test_compression_does_not_matter():
 def test_what_follows_the_question_does_not_count():
     question = build.question(build.labels("a"))
     bare = message(question)
-    loaded = build.header(9, 0x8180, (1, 1, 0, 0)) + question + build.record(b"\xc0\x0c", 1, b"abcd")
+    answer = build.record(b"\xc0\x0c", 1, b"abcd")
+    loaded = build.header(9, 0x8180, (1, 1, 0, 0)) + question + answer
     assert same(bare, loaded)
 
 
