@@ -1,9 +1,10 @@
 """From frame to packet; see packet.pxd.
 
 Link types (their LINKTYPE_ numbers, as pcap files have them): Ethernet (1) with any stack of
-802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags, and PPPoE sessions (RFC 2516); Linux
-cooked v1 (113) and v2 (276); BSD null (0) and loop (108); raw IP (101, and 12 and 14 as BSDs write
-it), IPv4 (228), IPv6 (229); PPP (9) and PPP in HDLC-like framing (50, RFC 1662).
+802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags, and PPPoE sessions (RFC 2516); PPPoE
+without Ethernet before it (51); Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108);
+raw IP (101, and 12 and 14 as BSDs write it), IPv4 (228), IPv6 (229); PPP (9) and PPP in HDLC-like
+framing (50, RFC 1662).
 
 IPv4 (RFC 791) with options; IPv6 (RFC 8200) with hop-by-hop, routing, destination, AH (RFC 4302),
 mobility, HIP and shim6 headers.  A fragment header with neither offset nor more-fragments is an
@@ -73,6 +74,22 @@ cdef int after_ppp(Cursor* c, int* family) noexcept nogil:
     return DNS
 
 
+cdef int after_pppoe(Cursor* c, int* family) noexcept nogil:
+    """Behind PPPoE's EtherType (RFC 2516, section 4): version and type, code (0: session data),
+    session id, length of what follows."""
+    cdef uint16_t kind = cursor_u16(c), length
+    cursor_skip(c, 2)
+    length = cursor_u16(c)
+    if c.failed:
+        return LINK_HEADER
+    if kind != 0x1100:
+        family[0] = NOT_IP
+        return DNS
+    if length < cursor_left(c):
+        c.end = c.pos + length      # what follows is the link's padding
+    return after_ppp(c, family)
+
+
 cdef int after_ethertype(Cursor* c, uint16_t ethertype, Packet* packet, int* family) noexcept nogil:
     """Behind an EtherType: VLAN tags, then PPPoE or IP."""
     while (ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_QINQ
@@ -91,13 +108,7 @@ cdef int after_ethertype(Cursor* c, uint16_t ethertype, Packet* packet, int* fam
     elif ethertype == ETHERTYPE_IPV6:
         family[0] = IPV6
     elif ethertype == ETHERTYPE_PPPOE_SESSION:
-        # version and type, code (0: session data), session id, length
-        if cursor_u16(c) != 0x1100 and not c.failed:
-            family[0] = NOT_IP
-            return DNS
-        if not cursor_skip(c, 4):
-            return LINK_HEADER
-        return after_ppp(c, family)
+        return after_pppoe(c, family)
     else:
         family[0] = NOT_IP
     return DNS
@@ -130,13 +141,13 @@ cdef int link_decode(Cursor* c, int linktype, Packet* packet, int* family) noexc
         family[0] = IPV6
         return DNS
     if linktype == 0 or linktype == 108:
-        # An address family in the byte order of the host that captured (108: network order).
+        # An address family, in the byte order of the host that captured; 108: in network order.
         # AF_INET is 2 everywhere; AF_INET6 is 10, 24, 28 or 30.
         value = cursor_u32(c)
         if c.failed:
             return LINK_HEADER
-        if value > 0xFFFF:
-            value = (value >> 24) | ((value >> 8) & 0xFF00)
+        if linktype == 0 and value & 0x00FFFFFF == 0:
+            value >>= 24
         if value == 2:
             family[0] = IPV4
         elif value == 10 or value == 24 or value == 28 or value == 30:
@@ -144,6 +155,8 @@ cdef int link_decode(Cursor* c, int linktype, Packet* packet, int* family) noexc
         else:
             family[0] = NOT_IP
         return DNS
+    if linktype == 51:
+        return after_pppoe(c, family)
     if linktype == 9 or linktype == 50:
         p = cursor_take(c, 2)
         if p == NULL:
@@ -197,7 +210,7 @@ cdef int ipv6_decode(Cursor* c, bint snapped, Packet* packet, uint32_t* beyond) 
     packet.family = 6
     packet.addresses_offset = <uint16_t>(start + 8)
     next_header = p[6]
-    for _ in range(MAX_EXTENSIONS):
+    for _ in range(MAX_EXTENSIONS + 1):
         if next_header in (0, 43, 60, 135, 139, 140):
             size = 0        # 8-byte units, without the first
             p = cursor_take(c, 2)

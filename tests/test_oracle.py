@@ -296,13 +296,23 @@ def test_what_was_read_before_a_fault_stands(tmp_path):
     name = build.labels("x", "example")
     good = build.record(b"\xc0\x0c", 1, bytes([192, 0, 2, 1]))
     head = build.header(1, 0x8180, (1, 3, 0, 0)) + build.question(name)
-    for bad in (b"", build.record(b"\xc0\x0c", 1, b"\1\2\3"),
-                build.record(b"\xc0\xff", 1, bytes(4)),
+    for bad in (b"", build.record(b"\xc0\xff", 1, bytes(4)),
                 build.record(b"\xc0\x0c", 16, b"", rdlength=9), b"\x41" + bytes(20)):
         reading = run(tmp_path, [(0, tell(head + good + bad))])
         assert [entry.get("data") for entry in reading.events[0].record["reply"]] == [
             None, "192.0.2.1"]
         assert sum(n for what, n in reading.counts.items() if what.startswith("malformed")) == 1
+
+
+def test_rdata_that_does_not_fit_is_shown_and_reading_goes_on(tmp_path):
+    name = build.labels("x", "example")
+    wire = (build.header(1, 0x8180, (1, 2, 0, 0)) + build.question(name)
+            + build.record(b"\xc0\x0c", 1, b"\1\2\3")
+            + build.record(b"\xc0\x0c", 1, bytes([192, 0, 2, 1])))
+    reading = run(tmp_path, [(0, tell(wire))])
+    assert [entry.get("data") for entry in reading.events[0].record["reply"]] == [
+        None, "\\# 3 010203", "192.0.2.1"]
+    assert reading.counts["malformed: rdata: cut off"] == 1
 
 
 @pytest.mark.parametrize("wire", [

@@ -36,6 +36,7 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
                       uint16_t klass, uint32_t ttl, bint options, Arena* arena) noexcept nogil:
     """Fill `edns` from the OPT record whose rdata is wire[start:end].
 
+    The rdata need not be sound: what stands before the place where its options break off is read.
     A second OPT in a message is a fault (RFC 6891, section 6.1.1); the first one counts.  The arena
     must have no room for records any more when it has none for an option: options are left out.
     """
@@ -51,7 +52,9 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
     edns.extended_rcode = <uint8_t>(ttl >> 24)
     edns.version = <uint8_t>(ttl >> 16)
     edns.dnssec_ok = (ttl >> 15) & 1
-    edns.subnet.length = edns.cookie.length = edns.nsid.length = 0
+    memset(&edns.subnet, 0, sizeof(Text))
+    memset(&edns.cookie, 0, sizeof(Text))
+    memset(&edns.nsid, 0, sizeof(Text))
     edns.errors = 0
     if not options:
         return
@@ -59,7 +62,7 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
         code = cursor_u16(&c)
         length = cursor_u16(&c)
         start = c.pos
-        if not cursor_skip(&c, length):
+        if c.failed or not cursor_skip(&c, length):
             return
         option = cursor_over(wire, start, start + length)
         if length > OPTION_BYTES or not arena_room(arena, 4 * OPTION_BYTES):
@@ -79,7 +82,7 @@ cdef void edns_decode(Edns* edns, const uint8_t* wire, uint32_t start, uint32_t 
             edns.error_code[edns.errors] = cursor_u16(&option)
             length -= 2
             p = cursor_take(&option, length)
-            edns.error_text[edns.errors].length = 0
+            memset(&edns.error_text[edns.errors], 0, sizeof(Text))
             if length:
                 printable(p, length, arena, &edns.error_text[edns.errors])
             edns.errors += 1

@@ -50,6 +50,7 @@ cdef extern from *:
 
 cdef enum:
     FIXED_ROOM = 1024 + 8 * MAX_TAGS    # of an event, beside its records, sensor id and EDNS
+    SMALLEST_EVENT = 16384              # all but the records fits, whatever a stranger sends
     SECOND = 1000000000
 
 cdef bytes _TX = TAG_TX.encode()
@@ -665,6 +666,8 @@ cdef class Encoder:
     """
 
     def __init__(self, *, full, formats, max_size, sensor):
+        if max_size < SMALLEST_EVENT:
+            raise ValueError(f"an event must be allowed {SMALLEST_EVENT} bytes, not {max_size}")
         self.full = full
         for number in formats:
             self.use[<int>number] = True

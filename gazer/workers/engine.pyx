@@ -26,7 +26,7 @@ from gazer.workers.encode cimport NO_QUERY, NO_REPLY, SUCCESS, Encoder, Exchange
 from gazer.workers.message cimport (
     Message, message_decode, message_free, message_setup)
 from gazer.workers.question cimport question_hash
-from gazer.workers.transaction cimport PENDING_CUT, Key, Pending, Transactions
+from gazer.workers.transaction cimport MAX_UNDER_KEY, PENDING_CUT, Key, Pending, Transactions
 
 cdef enum:
     BATCH = 128             # frames between two publications
@@ -237,14 +237,16 @@ cdef class Engine:
         cdef uint32_t index
         cdef Pending* p
         self.counters[W_QUERIES] += 1
-        # A query without question can't be told from another one: each is its own transaction.
-        index = self.table.find(key, <uint32_t>question, m) if m.counts[0] else 0
+        index = self.table.find(key, <uint32_t>question, m)
         if index:
             self.counters[W_REPEATED] += 1
             p = self.table.at(index)
             if p.repeats < 0xFFFF:
                 p.repeats += 1
         else:
+            if self.table.under_key >= MAX_UNDER_KEY:
+                self.counters[W_EVICTED] += 1
+                self.give_up(self.table.oldest_under_key, f.clock, f.sequence)
             while not self.table.has_room(m.length) and self.table.pending:
                 self.counters[W_EVICTED] += 1
                 self.give_up(self.table.oldest, f.clock, f.sequence)
@@ -311,6 +313,7 @@ cdef class Engine:
             to = self.room(self.encoder.plan_record(x, i))
             ring_commit(&self.events, self.encoder.record(x, i, to, clock, sequence))
         self.counters[W_RECORDS] += m.records_read
+        self.counters[W_OMITTED] += m.omitted
 
     cdef void give_up(self, uint32_t index, uint64_t clock, uint64_t sequence) noexcept nogil:
         """The transaction ends without a reply: its event, due at this key.

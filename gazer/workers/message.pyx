@@ -3,6 +3,8 @@
 Rules:
 - Nothing raises.  The first thing that is wrong is the message's `anomaly`; decoding goes on behind
   rdata that does not fit its type, and stops at everything else, with the records read so far.
+- An OPT record's own fields tell the rcode (RFC 6891, section 6.1.3), so they are read even where
+  its options are bad, or where there is no room left to show it.
 - The cost is linear in the message's size.  A name costs at most 255 octets and 128 jumps, and
   once the room (events.max_size) is used up, names are stepped over and no longer expanded: a
   staircase of compression pointers under thousands of records does not multiply.
@@ -79,7 +81,7 @@ cdef int record_decode(Message* m, Cursor* c, Record* record, uint8_t section) n
         else:
             result = rdata_render(&m.names, &rdata, record.type, record.klass, &m.arena,
                                   &record.data)
-        if record.type == TYPE_OPT and section == ADDITIONAL and result == OK:
+        if record.type == TYPE_OPT and section == ADDITIONAL:
             edns_decode(&m.edns, m.wire, c.pos, c.pos + length, record.klass, record.ttl,
                         m.want_edns, &m.arena)
         cursor_skip(c, length)
@@ -97,20 +99,21 @@ cdef int record_decode(Message* m, Cursor* c, Record* record, uint8_t section) n
 
 cdef int record_skip(Message* m, Cursor* c, uint8_t section) noexcept nogil:
     """Step over a record without rendering it.  Returns NO_ROOM, or an anomaly."""
-    cdef uint32_t length
+    cdef uint16_t type, klass
+    cdef uint32_t ttl, length
     cdef int result = name_skip(&m.names, c)
     if result != OK:
         return result
-    if not cursor_skip(c, 4):
-        return TRUNCATED
+    type = cursor_u16(c)
+    klass = cursor_u16(c)
     if section != QUESTION:
-        cursor_skip(c, 4)
+        ttl = cursor_u32(c)
         length = cursor_u16(c)
-        if c.failed:
-            return TRUNCATED
-        if not cursor_skip(c, length):
+        if not c.failed and not cursor_skip(c, length):
             return RDLENGTH
-    return NO_ROOM
+        if type == TYPE_OPT and section == ADDITIONAL and not c.failed:
+            edns_decode(&m.edns, m.wire, c.pos, c.pos, klass, ttl, False, &m.arena)
+    return TRUNCATED if c.failed else NO_ROOM
 
 
 cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint cut) noexcept nogil:
@@ -138,7 +141,8 @@ cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint 
     for section in range(4):
         for _i in range(m.counts[section]):
             if cursor_left(&c) == 0:
-                m.anomaly = SNAPPED if cut else COUNTS
+                if m.anomaly == OK:
+                    m.anomaly = SNAPPED if cut else COUNTS
                 return
             if m.omitted or m.records_read == m.capacity:
                 result = record_skip(m, &c, <uint8_t>section)
@@ -148,12 +152,11 @@ cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint 
                 m.omitted += 1
                 continue
             if result != OK:
-                if result != BAD_RDATA:
+                if m.anomaly == OK:
                     m.anomaly = SNAPPED if cut and (
                         result == TRUNCATED or result == RDLENGTH) else result
+                if result != BAD_RDATA:
                     return
-                if m.anomaly == OK:
-                    m.anomaly = BAD_RDATA
             m.records_read += 1
         if section == QUESTION:
             m.question_end = c.pos

@@ -108,6 +108,16 @@ cdef uint64_t hash_bytes(const uint8_t* p, uint32_t n, uint64_t seed, uint64_t f
     return fold_multiply(h ^ seed, 0x8EBC6AF09C88C6E3ULL)
 
 
+cdef inline uint64_t hash_question(const uint8_t* p, uint32_t n, uint64_t seed) noexcept nogil:
+    """One uncompressed question.  Type and class are taken as they are: folded, A (1) and SRV (33)
+    would be one."""
+    cdef uint32_t last = 0
+    if n >= 4:
+        n -= 4
+        memcpy(&last, p + n, 4)
+    return hash_bytes(p, n, seed ^ last * 0x9E3779B97F4A7C15ULL, FOLD_CASE)
+
+
 cdef uint64_t question_hash(const uint8_t* wire, uint32_t length, uint32_t end, uint16_t count,
                             bint plain, uint64_t seed) noexcept nogil:
     """A hash of the question section that is equal for equal questions.
@@ -122,10 +132,11 @@ cdef uint64_t question_hash(const uint8_t* wire, uint32_t length, uint32_t end, 
     if count == 1 and plain:
         n = end - QUESTION_AT
         p = cursor_take(&c, n)
-        return hash_bytes(p, n, seed, FOLD_CASE) if p != NULL else 0
-    for _ in range(count):
+        return hash_question(p, n, seed) if p != NULL else 0
+    h ^= <uint64_t>count << 32
+    for _ in range(min(count, <uint16_t>QUESTIONS_COMPARED)):
         n = canonical(wire, length, &c, lower)
-        h = hash_bytes(lower, n, h, FOLD_CASE)
+        h = hash_question(lower, n, seed if count == 1 else h)
     return h
 
 
@@ -137,7 +148,7 @@ cdef bint question_equal(const uint8_t* a, uint32_t a_length, const uint8_t* b, 
     cdef Cursor x = cursor_over(a, QUESTION_AT, a_length)
     cdef Cursor y = cursor_over(b, QUESTION_AT, b_length)
     cdef uint32_t n, _
-    for _ in range(count):
+    for _ in range(min(count, <uint16_t>QUESTIONS_COMPARED)):
         n = canonical(a, a_length, &x, left)
         if n == 0 or canonical(b, b_length, &y, right) != n or memcmp(left, right, n) != 0:
             return False

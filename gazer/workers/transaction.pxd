@@ -14,6 +14,10 @@ cells of 128 bytes, reserved as address space at start and touched as it fills:
 One size of cell means that nothing fragments and that memory is exactly bounded, whatever comes.
 Transactions wait in the order of their queries (`older`, `newer`): the timeout is the same for all,
 so the oldest is always the next one due, and also the one that leaves when the table is full.
+
+All that wait under one key stand in one bucket, since a reply without question must find the oldest
+of them.  So that a stranger who asks ever new questions under one key can't make that chain long,
+at most MAX_UNDER_KEY wait under it; then the oldest of these leaves.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -26,6 +30,8 @@ cdef enum:
     FIRST_BYTES = 64        # of a first cell, behind Pending
     MORE_BYTES = 124        # of a further cell
     MAX_QUERY = 65535
+    FEWEST_CELLS = 1 + (MAX_QUERY + 2 * MAX_TAGS + 32 + MORE_BYTES - 1) // MORE_BYTES
+    MAX_UNDER_KEY = 64      # clients ask one to three questions under a key
 
 
 cdef struct Key:
@@ -84,6 +90,8 @@ cdef class Transactions:
     cdef readonly uint32_t pending
     cdef uint32_t oldest
     cdef uint32_t newest
+    cdef uint32_t under_key         # how many the last `find` without success met under its key
+    cdef uint32_t oldest_under_key  # ... and the oldest of them; 0: none
     cdef uint64_t seed
     cdef uint8_t* scratch
     # Answered transactions, in two generations of one window each.

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 from gazer.atomics cimport prefetch
-from gazer.workers.message cimport Message
+from gazer.workers.message cimport FLAG_QR, Message
 from gazer.workers.question cimport hash_bytes, question_equal
 
 cdef extern from "sys/mman.h" nogil:
@@ -29,12 +29,32 @@ cdef enum:
 assert sizeof(Pending) + FIRST_BYTES == CELL
 
 
+cdef inline uint32_t answered_slot(const Answered* table, uint32_t mask,
+                                   uint64_t print_) noexcept nogil:
+    """The slot that holds the print, or the free one where it belongs.
+
+    The first four places come from the key, so that they can be fetched early; what finds them
+    taken goes where key and question lead.  Else a stranger who has ever new questions answered
+    under one key would make one long row, and every look at it a walk.
+    """
+    cdef uint32_t i = <uint32_t>(print_ >> 20) & mask & ~<uint32_t>3
+    cdef uint32_t k
+    for k in range(i, i + 4):
+        if table[k].print == print_ or table[k].print == 0:
+            return k
+    i = <uint32_t>((print_ * 0x9E3779B97F4A7C15ULL) >> 32) & mask
+    while table[i].print and table[i].print != print_:
+        i = (i + 1) & mask
+    return i
+
+
 cdef class Transactions:
-    """The two tables of one worker.  `max_bytes` bounds the cells; `window` is in ns."""
+    """The two tables of one worker.  `max_bytes` bounds the cells, but there is always room for one
+    query of any size; `window` is in ns."""
 
     def __cinit__(self, *, max_pending, max_bytes, window, seed):
         self.max_pending = max_pending
-        self.max_cells = max(16, min(max_bytes // CELL, (1 << 31) - 1))
+        self.max_cells = max(FEWEST_CELLS, min(max_bytes // CELL, (1 << 31) - 1))
         self.max_answered = max(16, max_pending)
         self.window = window
         self.seed = seed
@@ -180,10 +200,11 @@ cdef class Transactions:
     cdef uint32_t find(self, const Key* key, uint32_t question, const Message* m) noexcept nogil:
         """The transaction that waits under the key with this message's question, or 0.
 
-        A message without question finds the oldest one under the key.
+        A reply without question finds the oldest one under the key.
         """
         cdef uint32_t index = self.buckets[key.hash & self.bucket_mask]
-        cdef uint32_t oldest = 0
+        cdef uint32_t oldest = 0, met = 0
+        cdef bint any_question = m.counts[0] == 0 and m.flags & FLAG_QR
         cdef Pending* p
         cdef const uint8_t* wire
         cdef uint32_t n
@@ -194,10 +215,10 @@ cdef class Transactions:
                     and p.family == key.family and p.transport == key.transport
                     and p.tags == key.tags
                     and memcmp(<uint8_t*>p + sizeof(Pending), key.bytes, key.length) == 0):
-                if m.counts[0] == 0:
-                    if oldest == 0 or p.sequence < self.at(oldest).sequence:
-                        oldest = index
-                elif p.question == question:
+                met += 1
+                if oldest == 0 or p.sequence < self.at(oldest).sequence:
+                    oldest = index
+                if p.question == question and not any_question:
                     wire = self.query(index)
                     n = m.question_end
                     # The same bytes, and the same number of questions: the same question.
@@ -209,7 +230,9 @@ cdef class Transactions:
                             wire, p.wire_length, m.wire, m.length, m.counts[0]):
                         return index
             index = p.next
-        return oldest
+        self.under_key = met
+        self.oldest_under_key = oldest
+        return oldest if any_question else 0
 
     cdef void remove(self, uint32_t index) noexcept nogil:
         """The transaction waits no longer; its cells are free."""
@@ -282,9 +305,7 @@ cdef class Transactions:
 
     cdef void answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
                            uint64_t clock) noexcept nogil:
-        cdef uint32_t i = <uint32_t>(print_ >> 20) & mask
-        while table[i].print and table[i].print != print_:
-            i = (i + 1) & mask
+        cdef uint32_t i = answered_slot(table, mask, print_)
         table[i].print = print_
         table[i].clock = clock
 
@@ -309,10 +330,10 @@ cdef class Transactions:
             self.answered_turn(clock)
         elif self.answered_count[0] >= self.max_answered:
             self.forgotten += self.answered_count[1]
-            self.answered_turn(self.answered_since)
+            self.answered_turn(clock)
         if self.answered_count[0] * 2 > self.answered_mask[0] and not self.answered_grow():
             self.forgotten += self.answered_count[1]
-            self.answered_turn(self.answered_since)
+            self.answered_turn(clock)
         self.answered_put(self.answered[0], self.answered_mask[0],
                           self.answered_print(key, question), clock)
         self.answered_count[0] += 1
@@ -320,14 +341,11 @@ cdef class Transactions:
     cdef bint remembered(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil:
         """True if the transaction was answered less than `window` ago."""
         cdef uint64_t print_ = self.answered_print(key, question)
-        cdef uint32_t i
+        cdef Answered* slot
         cdef int generation
         for generation in range(2):
-            i = <uint32_t>(print_ >> 20) & self.answered_mask[generation]
-            while self.answered[generation][i].print:
-                if self.answered[generation][i].print == print_:
-                    if clock - self.answered[generation][i].clock < self.window:
-                        return True
-                    break
-                i = (i + 1) & self.answered_mask[generation]
+            slot = &self.answered[generation][
+                answered_slot(self.answered[generation], self.answered_mask[generation], print_)]
+            if slot.print and clock - slot.clock < self.window:
+                return True
         return False

@@ -9,6 +9,7 @@ Rules
   cut frame. In a whole frame they may not, and the frame is not decoded ("bad length").
 - Whatever comes behind the length that IP gives is padding. UDP's own length counts for the
   payload.
+- At most 16 VLAN tags, and 16 IPv6 extension headers; more of them are no traffic to follow.
 - A VLAN tag is the 12 bits of its VID; priority and DEI may differ by direction, so they do not
   count. A priority tag (VID 0) is a tag like any other.
 - Any IP fragment is a fragment, the first one too; an IPv6 atomic fragment (offset 0, no more to
@@ -256,6 +257,8 @@ def _ethertype(kind: int, data: bytes) -> tuple[int, bytes, tuple[int, ...]]:
         tag, data = _take(data, 4, "vlan tag")
         tci, kind = struct.unpack("!HH", tag)
         vlan.append(tci & 0x0FFF)
+        if len(vlan) > 16:
+            raise Undecoded("too many vlan tags")
     if kind == 0x0800:
         return 4, data, tuple(vlan)
     if kind == 0x86DD:
@@ -317,7 +320,11 @@ def _ipv6(data: bytes, vlan: tuple[int, ...], cut: bool, ports: frozenset[int]) 
     src = socket.inet_ntop(socket.AF_INET6, data[8:24])
     dst = socket.inet_ntop(socket.AF_INET6, data[24:40])
     kind, body = data[6], data[40 : 40 + length]
-    while kind in (0, 43, 44, 51, 60):
+    headers = 0
+    while kind in (0, 43, 44, 51, 60, 135, 139, 140):
+        headers += 1
+        if headers > 16:
+            raise Undecoded("too many extension headers")
         if length < 8:
             raise Undecoded("bad length")
         _take(body, 8, "ipv6 extension header")

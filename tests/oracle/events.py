@@ -9,10 +9,13 @@ Where they leave room, this is how they are read here:
 - A query has timed out for the frame whose clock is exactly query + timeout, hence before that
   frame's events. A duplicate is one strictly within the window, counted from the answer (not from
   later duplicates).
-- The question that a reply must repeat is the whole question section, in order.
+- The question that a reply must repeat is the question section, in order; of more than 16 questions
+  the first 16 and their number.
 - A reply with a question never answers a query without one. One without a question answers the
-  oldest that waits under the key; where none waits it is a duplicate of any answered under the key
-  in the window, else no_query. A waiting transaction goes before an answered one.
+  oldest that waits under the key; where none waits it is a duplicate if a reply without question
+  answered under the key in the window, else no_query. A waiting transaction goes before an answered
+  one. A query without question repeats one without question.
+- At most 64 wait under one key: then the oldest of them leaves as it would at the table's limit.
 - A no_query is no answered transaction: its second copy is a no_query again.
 - At the limit the oldest leaves before the new query's record events, at that query's frame.
 - An entry of `query` or `reply` is there for each record that could be read; a message without
@@ -33,6 +36,7 @@ from .capture import NS, BrokenCapture, Frame, Packet, read
 
 TX, RECORD = "dns-gazer.dns.tx", "dns-gazer.dns.record"
 DAY = 86400 * NS
+MAX_UNDER_KEY = 64
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Answered:
     clock: int
     key: tuple[Any, ...]
     question: tuple[Any, ...]
+    bare: bool  # by a reply without question
 
 
 @dataclass
@@ -233,17 +238,22 @@ class Oracle:
                 pending.retransmits += 1
                 self.reading.counts["repeated"] += 1
                 return
+        if len(self.waiting_at[seen.key]) >= MAX_UNDER_KEY:
+            self._evict(self.waiting_at[seen.key][0], seen)
         if self.rules.max_pending is not None and self.waiting >= self.rules.max_pending:
             oldest = self._oldest()
             assert oldest is not None
-            self._close(oldest)
-            self.reading.counts["evicted"] += 1
-            self._no_reply(oldest, seen.clock, seen.frame.number)
+            self._evict(oldest, seen)
         self.reading.counts["opened"] += 1
         pending = Pending(seen)
         self.opened.append(pending)
         self.waiting_at[seen.key].append(pending)
         self.waiting += 1
+
+    def _evict(self, pending: Pending, seen: Seen) -> None:
+        self._close(pending)
+        self.reading.counts["evicted"] += 1
+        self._no_reply(pending, seen.clock, seen.frame.number)
 
     def _reply(self, seen: Seen) -> None:
         question = seen.message.question
@@ -251,14 +261,14 @@ class Oracle:
             asked = pending.query.message.question
             if question in ((), asked):
                 self._close(pending)
-                done = Answered(seen.clock, seen.key, asked)
+                done = Answered(seen.clock, seen.key, asked, question == ())
                 self.answered.append(done)
                 self.answered_at[seen.key].append(done)
                 self.reading.counts["matched"] += 1
                 self._emit(seen, seen.clock, TX, self._tx("success", pending, seen))
                 return
         for done in self.answered_at[seen.key]:
-            if question in ((), done.question):
+            if (question == () and done.bare) or question == done.question:
                 self.reading.counts["duplicates"] += 1
                 return
         self.reading.counts["no_query"] += 1
@@ -277,7 +287,6 @@ class Oracle:
     def _index(self, number: int) -> int:
         last = self.reading.events[-1].due if self.reading.events else (0, 0, 0)
         return last[2] + 1 if last[1] == number else 0
-
 
     # ------------------------------------------------------------------------------ records
 
@@ -326,11 +335,23 @@ class Oracle:
 
     def _record_event(self, seen: Seen, record: dns.Record) -> dict[str, Any]:
         client, client_port, server, server_port = seen.ends
-        return self._entry(record) | {
+        out = self._entry(record) | {
             "client_addr": client, "client_port": client_port, "server_addr": server,
             "server_port": server_port, "tx_id": seen.message.id,
             "msg_type": "reply" if seen.message.is_reply else "query",
         }
+        if self.rules.detail == "classic":
+            return out
+        out |= {
+            "flags": seen.message.flag_text, "opcode": seen.message.opcode, "proto": "udp",
+            "sensor": self.rules.sensor, "ts": Timestamp(seen.frame.ts_ns),
+            "ts_ns": seen.frame.ts_ns,
+        }
+        if seen.message.is_reply:
+            out["rcode"] = seen.message.rcode
+        if seen.packet.vlan:
+            out["vlan_path"] = ".".join(map(str, seen.packet.vlan))
+        return out
 
 
 def expected(paths: str | Path | Iterable[str | Path], rules: Rules | None = None,

@@ -1,8 +1,8 @@
 r"""One DNS message → its questions and records, in presentation format and in one normal form.
 
 The structure is walked here, octet by octet, and not by dnspython: dnspython refuses, and more of
-it with each version, what a sensor must show (a DS digest of the wrong length, a CAA tag with a
-hyphen, a name with seventeen pointers). Where dnspython accepts a record both must agree; the tests
+it with each version, what a sensor must show (a DS digest of the wrong length, a name with
+seventeen pointers). Where dnspython accepts a record both must agree; the tests
 of the oracle hold that.
 
 The normal form, and why:
@@ -14,8 +14,7 @@ The normal form, and why:
   0x20-0x7e as they are, the rest `\DDD`. One string of a TXT is parted from the next by one space.
 - Base64 and hex in one piece: the chunks that dnspython and zone files write are for lines on
   paper, and a reader of events would have to join them. Hex and base32hex in lower case, as
-  dnspython has them. A field of no octets is the empty string, hence a DNSKEY without key ends in
-  a space, as dnspython writes it; an empty NSEC3 salt is `-` (RFC 5155 3.3).
+  dnspython has them. An empty NSEC3 salt is `-` (RFC 5155 3.3); a KEY may be without a key.
 - Addresses as inet_ntop writes them (RFC 5952; `::ffff:192.0.2.1` in the mixed form).
 - RRSIG times as YYYYMMDDHHMMSS, unsigned 32 bits; algorithms as numbers.
 - Types by IANA mnemonic, as dnspython has it, else `TYPE65280`; also in RRSIG and in bitmaps.
@@ -24,17 +23,21 @@ The normal form, and why:
   what they know.
 - LOC through dnslib (RFC 3597 for what dnslib can't tell and for other versions), RP with our
   names; every other type RFC 3597 (`\# 4 c0a80001`).
-- Rdata is read by type alone, whatever the class (CH TXT, NONE in updates). No rdata in class ANY
-  or NONE is what updates are made of (RFC 2136 2.4, 2.5) and is `\# 0`.
+- Rdata is read by type alone, whatever the class (CH TXT), but types that only class IN has are RFC
+  3597 in others. NONE and ANY are read as IN, and no rdata in them is what updates are made of (RFC
+  2136 2.4, 2.5) and is `\# 0`.
+- Rdata that does not fit its type is shown by RFC 3597 as well; that is a fault, but its record's
+  ends are sound, so reading goes on.
 - OPT: `FLAGS=DO UDPSIZE=1232`, here without the options; compare.py looks at these two only.
 
-Faults. Reading stops at the first fault; what came before stands. A fault is: the message ends, a
-name is over 255 octets, a label type that is not 00 or 11 (RFC 1035 4.1.4), a pointer that does not
-point before the part of the name it ends, rdata that is shorter or longer than its fields, an
-empty TXT, CAA tag or NSEC3 hash, bitmap windows out of order or not of 1-32 octets (RFC 4034
-4.1.2), SVCB keys out of order or a value of the wrong form (RFC 9460 2.2). No fault is what can be
-shown and is merely senseless: a digest of the wrong length, parameters in AliasMode, `mandatory`
-without its keys. Pointers are followed in any rdata name, also where senders must not use them.
+Faults. At a fault outside of rdata reading stops; what came before stands. A fault is: the message
+ends, a name is over 255 octets, a label type that is not 00 or 11 (RFC 1035 4.1.4), a pointer that
+does not point before the part of the name it ends; in rdata: it is shorter or longer than its
+fields, an empty TXT, NSEC3 hash, digest or key, a CAA tag that is not letters and digits (RFC 8659
+4.1), bitmap windows out of order, not of 1-32 octets or with a zero at the end (RFC 4034 4.1.2),
+SVCB keys out of order or a value of the wrong form (RFC 9460 2.2). No fault is what can be shown
+and is merely senseless: a digest of the wrong length, parameters in AliasMode, `mandatory` without
+its keys. Pointers are followed in any rdata name, also where senders must not use them.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Message:
-    """What could be read; `fault` says why no more, None when all was."""
+    """What could be read; `fault` is the first thing that was wrong, None when nothing was."""
 
     id: int
     flags: int
@@ -107,9 +110,12 @@ class Message:
 
     @property
     def question(self) -> tuple[tuple[tuple[bytes, ...], int, int], ...]:
-        """The question section in the form in which two of them are compared."""
-        return tuple((tuple(label.lower() for label in r.labels), r.rdtype, r.rdclass)
-                     for r in self.records if r.section == "question")
+        """The question section in the form in which two of them are compared: of more than 16
+        questions the first 16, and how many there are."""
+        asked = [r for r in self.records if r.section == "question"]
+        compared = tuple((tuple(label.lower() for label in r.labels), r.rdtype, r.rdclass)
+                         for r in asked[:16])
+        return compared if len(asked) <= 16 else (*compared, ((), len(asked), 0))
 
     @property
     def opcode(self) -> str:
@@ -138,18 +144,19 @@ def read(wire: bytes) -> Message | None:
     ident, flags, *counts = struct.unpack_from("!6H", wire)
     records: list[Record] = []
     reader = Reader(wire, 12, len(wire))
+    faults: list[str] = []
     try:
         for section, count in zip(SECTIONS, counts, strict=True):
             for _ in range(count):
-                records.append(_record(reader, section))
+                records.append(_record(reader, section, faults))
     except Fault as why:
         if section == "question":
             return None
-        return Message(ident, flags, tuple(records), str(why))
-    return Message(ident, flags, tuple(records), None)
+        faults.append(str(why))
+    return Message(ident, flags, tuple(records), faults[0] if faults else None)
 
 
-def _record(reader: Reader, section: str) -> Record:
+def _record(reader: Reader, section: str, faults: list[str]) -> Record:
     labels = reader.name()
     rdtype, rdclass = reader.u16(), reader.u16()
     if section == "question":
@@ -158,9 +165,13 @@ def _record(reader: Reader, section: str) -> Record:
     if size > reader.left():
         raise Fault("rdata beyond the end")
     rdata = Reader(reader.wire, reader.at, reader.at + size)
-    data = _opt(rdata, rdclass, ttl) if rdtype == OPT else _rdata(rdata, rdtype, rdclass)
-    if rdata.left():
-        raise Fault("rdata longer than its fields")
+    try:
+        data = _opt(rdata, rdclass, ttl) if rdtype == OPT else _rdata(rdata, rdtype, rdclass)
+        if rdata.left():
+            raise Fault("rdata longer than its fields")
+    except Fault as why:
+        faults.append(f"rdata: {why}")
+        data = _generic(Reader(reader.wire, reader.at, reader.at + size))
     reader.at += size
     return Record(section, labels, rdtype, rdclass, ttl, data)
 
@@ -265,6 +276,8 @@ def _opt(r: Reader, rdclass: int, ttl: int) -> str:
 def _rdata(r: Reader, rdtype: int, rdclass: int) -> str:
     if not r.left() and rdclass in (254, 255):
         return "\\# 0"
+    if rdtype in _ONLY_IN and rdclass not in (1, 254, 255):
+        return _generic(r)
     if rdtype in _FIELDS:
         return " ".join(_FIELD[field](r) for field in _FIELDS[rdtype])
     if rdtype in _OTHERS:
@@ -288,28 +301,57 @@ _FIELD: dict[str, Callable[[Reader], str]] = {
     "type": lambda r: type_text(r.u16()),
     "time": lambda r: time.strftime("%Y%m%d%H%M%S", time.gmtime(r.u32())),
     "string": lambda r: _quoted(r.string()),
-    "hex": lambda r: r.rest().hex(),
-    "base64": lambda r: _base64(r.rest()),
+    "strings": lambda r: _txt(r),
+    "quoted": lambda r: _quoted(_some(r.rest())),
+    "salt": lambda r: r.string().hex() or "-",
+    "hex": lambda r: _some(r.rest()).hex(),
+    "base64": lambda r: _base64(_some(r.rest())),
 }
+
+
+def _some(octets: bytes) -> bytes:
+    if not octets:
+        raise Fault("an empty field")
+    return octets
+
 
 _FIELDS: dict[int, tuple[str, ...]] = {
     1: ("a4",),  # A
-    2: ("name",),  # NS
-    5: ("name",),  # CNAME
+    **dict.fromkeys((2, 3, 4, 5, 7, 8, 9), ("name",)),  # NS MD MF CNAME MB MG MR
     6: ("name", "name", "32", "32", "32", "32", "32"),  # SOA
     12: ("name",),  # PTR
+    13: ("string", "string"),  # HINFO
+    14: ("name", "name"),  # MINFO
     15: ("16", "name"),  # MX
+    16: ("strings",),  # TXT
     17: ("name", "name"),  # RP
+    18: ("16", "name"),  # AFSDB
+    19: ("string",),  # X25, RFC 1183
+    21: ("16", "name"),  # RT
+    24: ("type", "8", "8", "32", "time", "time", "16", "name", "base64"),  # SIG
+    26: ("16", "name", "name"),  # PX, RFC 2163
     28: ("a6",),  # AAAA
     33: ("16", "16", "16", "name"),  # SRV, RFC 2782
     35: ("16", "16", "string", "string", "string", "name"),  # NAPTR, RFC 3403
+    36: ("16", "name"),  # KX, RFC 2230
     39: ("name",),  # DNAME
-    43: ("16", "8", "8", "hex"),  # DS
+    **dict.fromkeys((43, 59, 32768, 32769), ("16", "8", "8", "hex")),  # DS CDS TA DLV
     44: ("8", "8", "hex"),  # SSHFP, RFC 4255
     46: ("type", "8", "8", "32", "time", "time", "16", "name", "base64"),  # RRSIG
     48: ("16", "8", "8", "base64"),  # DNSKEY
+    49: ("base64",),  # DHCID, RFC 4701
+    51: ("8", "8", "16", "salt"),  # NSEC3PARAM
     52: ("8", "8", "8", "hex"),  # TLSA, RFC 6698
+    53: ("8", "8", "8", "hex"),  # SMIMEA, RFC 8162
+    60: ("16", "8", "8", "base64"),  # CDNSKEY
+    61: ("base64",),  # OPENPGPKEY, RFC 7929
+    63: ("32", "8", "8", "hex"),  # ZONEMD, RFC 8976
+    107: ("16", "name"),  # LP, RFC 6742
+    **dict.fromkeys((56, 99, 258, 261, 262), ("strings",)),  # NINFO SPF AVC RESINFO WALLET
+    256: ("16", "16", "quoted"),  # URI, RFC 7553
 }
+
+_ONLY_IN = {1, 26, 28, 33, 35, 36, 49, 64, 65}
 
 
 def _txt(r: Reader) -> str:
@@ -324,9 +366,20 @@ def _txt(r: Reader) -> str:
 def _caa(r: Reader) -> str:
     """RFC 8659 4.1."""
     flags, tag = r.u8(), r.string()
-    if not tag:
-        raise Fault("empty caa tag")
-    return f"{flags} {_escape(tag, special=_SPECIAL, first=0x21)} {_quoted(r.rest())}"
+    if not tag.isalnum():
+        raise Fault("caa tag")
+    return f"{flags} {tag.decode()} {_quoted(r.rest())}"
+
+
+def _key_record(r: Reader) -> str:
+    """KEY, RFC 2535 3: a flag says that there is no key."""
+    out = f"{r.u16()} {r.u8()} {r.u8()}"
+    return out + (f" {_base64(r.rest())}" if r.left() else "")
+
+
+def _csync(r: Reader) -> str:
+    """RFC 7477 2.1."""
+    return f"{r.u32()} {r.u16()}{_bitmap(r)}"
 
 
 def _bitmap(r: Reader) -> str:
@@ -337,7 +390,10 @@ def _bitmap(r: Reader) -> str:
         if window <= last or not 1 <= size <= 32:
             raise Fault("type bitmap")
         last = window
-        for at, octet in enumerate(r.octets(size)):
+        octets = r.octets(size)
+        if octets[-1] == 0:
+            raise Fault("type bitmap")
+        for at, octet in enumerate(octets):
             for bit in range(8):
                 if octet & 0x80 >> bit:
                     out += " " + type_text(window * 256 + at * 8 + bit)
@@ -426,10 +482,11 @@ def _loc(r: Reader) -> str:
 
 
 _OTHERS: dict[int, Callable[[Reader], str]] = {
-    16: _txt,
+    25: _key_record,
     29: _loc,
     47: _nsec,
     50: _nsec3,
+    62: _csync,
     64: _svcb,
     65: _svcb,
     257: _caa,
