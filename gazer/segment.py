@@ -6,8 +6,9 @@ A segment is a `multiprocessing.shared_memory.SharedMemory` with three rules on 
   is a SIGBUS at some later first touch; with it, one clear error at start.
 - Its owner holds an exclusive flock on it.  A pid is no proof of death, a lock that can be taken
   is: `sweep` removes what a killed family left behind, and never what a live one holds.
-- An attach does not register with multiprocessing's resource tracker.  Before Python 3.13 it would,
-  and the tracker of any process that merely looked (a `gazer stats`) would remove a live segment.
+- Nothing registers with multiprocessing's resource tracker.  It is one more process at each start
+  and does what `sweep` does; and before Python 3.13 the tracker of any process that merely looked
+  (a `gazer stats`) would remove a live segment.
 
 Names are `gazer-TOKEN-PART`: one token for all the segments of one run.
 """
@@ -18,7 +19,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import sys
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
@@ -31,7 +31,7 @@ FOLDER = "/dev/shm"     # where Linux keeps what shm_open makes
 
 def new_token() -> str:
     """The part of the name that all segments of one run share."""
-    return secrets.token_hex(4)
+    return os.urandom(4).hex()
 
 
 class Segment:
@@ -47,7 +47,7 @@ class Segment:
     def create(cls, name: str, size: int) -> Segment:
         """Make the segment, reserve its pages and lock it.  It starts as zeros."""
         try:
-            shm = SharedMemory(name, create=True, size=size)
+            shm = _untracked(name, create=True, size=size)
         except OSError as error:
             raise SharedMemoryError(
                 f"can't make shared memory {name} ({size} bytes): {error.strerror}"
@@ -63,8 +63,7 @@ class Segment:
                 raise
         except OSError as error:
             shm.close()
-            with contextlib.suppress(FileNotFoundError):
-                shm.unlink()
+            _unlink(name)
             if error.errno == errno.ENOSPC:
                 raise SharedMemoryError(
                     f"no room in {FOLDER} for {size >> 10} KiB more of shared memory; make it "
@@ -77,7 +76,7 @@ class Segment:
     def attach(cls, name: str) -> Segment:
         """Attach to a segment that another process made."""
         try:
-            return cls(_attach_untracked(name), None)
+            return cls(_untracked(name), None)
         except FileNotFoundError:
             raise SharedMemoryError(f"shared memory {name} is gone") from None
         except (OSError, ValueError) as error:
@@ -91,21 +90,33 @@ class Segment:
         """Let go of the memory; the owner removes the name as well."""
         self._shm.close()
         if self._lock_fd is not None:
-            with contextlib.suppress(FileNotFoundError):
-                self._shm.unlink()
+            _unlink(self.name)
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def forget(self) -> None:
+        """In a fork of the owner: let go of the memory, and leave it to the owner."""
+        self._shm.close()
+        if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
 
 
-def _attach_untracked(name: str) -> SharedMemory:
+def _untracked(name: str, *, create: bool = False, size: int = 0) -> SharedMemory:
     if sys.version_info >= (3, 13):
-        return SharedMemory(name, track=False)
+        return SharedMemory(name, create=create, size=size, track=False)
     register = resource_tracker.register
     resource_tracker.register = lambda *_: None
     try:
-        return SharedMemory(name)
+        return SharedMemory(name, create=create, size=size)
     finally:
         resource_tracker.register = register
+
+
+def _unlink(name: str) -> None:
+    # SharedMemory.unlink() would start the tracker to tell it.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{FOLDER}/{name}")
 
 
 def sweep() -> list[str]:
