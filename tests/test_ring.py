@@ -8,12 +8,12 @@ from collections import deque
 from random import Random
 
 import pytest
+from gazer.testing import DATA, HEADER, OFFSETS, PADDING, Reader, Writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
-from gazer.testing import DATA, HEADER, OFFSETS, PADDING, Reader, Writer
 
 SMALLEST = 4096
 QUARTER = SMALLEST // 4
@@ -149,7 +149,7 @@ def test_what_is_not_published_is_not_seen():
 
 def test_commit_may_be_for_less_than_was_claimed():
     _, writer, reader = make()
-    for size in range(0, 200):
+    for size in range(200):
         assert writer.claim(500)
         writer.fill(bytes([size]) * size)
         writer.commit(size)

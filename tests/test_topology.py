@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from gazer.counters import ledger_bytes
-from gazer.ring import ring_bytes
 
 from gazer.config import MAX_WORKERS, Config, Ring
+from gazer.counters import ledger_bytes
+from gazer.ring import ring_bytes
 from gazer.topology import CAPTURE, FIRST_WORKER, SINK, Topology
 
 

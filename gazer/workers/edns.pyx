@@ -7,6 +7,7 @@ not shown here; the record's own text shows all of them.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
 
 from gazer.cursor cimport Cursor, cursor_left, cursor_over, cursor_skip, cursor_take, cursor_u16
 from gazer.text cimport Arena, Text, arena_commit, arena_end, arena_room, put_ddd, put_hex
