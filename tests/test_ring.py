@@ -5,15 +5,16 @@ import mmap
 import os
 import struct
 from collections import deque
+from itertools import pairwise
 from random import Random
 
 import pytest
+from gazer.testing import DATA, HEADER, OFFSETS, PADDING, Reader, Writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
-from gazer.testing import DATA, HEADER, OFFSETS, PADDING, Reader, Writer
 
 SMALLEST = 4096
 QUARTER = SMALLEST // 4
@@ -67,7 +68,7 @@ def test_layout_is_the_documented_one():
 
 def test_positions_of_the_two_sides_are_two_cache_lines_apart():
     ours = [OFFSETS[n] for n in ("tail", "mark_clock", "head", "consumer_waits", "producer_waits")]
-    assert all(b - a >= 120 for a, b in zip(ours, ours[1:], strict=False))
+    assert all(b - a >= 120 for a, b in pairwise(ours))
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 8, 2048, 4095, 4097, 6144, 12288, -4096])
@@ -149,7 +150,7 @@ def test_what_is_not_published_is_not_seen():
 
 def test_commit_may_be_for_less_than_was_claimed():
     _, writer, reader = make()
-    for size in range(0, 200):
+    for size in range(200):
         assert writer.claim(500)
         writer.fill(bytes([size]) * size)
         writer.commit(size)
