@@ -1,3 +1,5 @@
+"""Atomic loads and stores of words in shared memory, and the full fence; see atomics.h."""
+
 from libc.stdint cimport uint64_t
 
 cdef extern from "atomics.h" nogil:

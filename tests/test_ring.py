@@ -5,6 +5,7 @@ import mmap
 import os
 import struct
 from collections import deque
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -67,7 +68,7 @@ def test_layout_is_the_documented_one():
 
 def test_positions_of_the_two_sides_are_two_cache_lines_apart():
     ours = [OFFSETS[n] for n in ("tail", "mark_clock", "head", "consumer_waits", "producer_waits")]
-    assert all(b - a >= 120 for a, b in zip(ours, ours[1:], strict=False))
+    assert all(b - a >= 120 for a, b in pairwise(ours))
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 8, 2048, 4095, 4097, 6144, 12288, -4096])
