@@ -1,4 +1,4 @@
-"""Real messages, changed at random, a hundred thousand of them: decoded, matched and encoded.
+"""Real messages, changed at random, a hundred thousand of them: decoded and encoded.
 
 The messages come from the recorded captures.  None may end the process (they stand before an
 unreadable page, events between canaries), whatever comes out is valid in both formats, and where
@@ -95,7 +95,7 @@ class Both:
     def same(self, out: dict[int, bytes]) -> None:
         assert len(out[0]) <= 16384 and len(out[2]) <= 16384
         line = out[0].decode("ascii")
-        stamp, tag, body = line.split("\t")
+        _, tag, body = line.split("\t")
         assert body.endswith("}\n") and "\n" not in body[:-1]
         assert [tag, 0, json.loads(body)] == msgpack.unpackb(out[2])
 
@@ -143,7 +143,7 @@ def test_unchanged_messages_are_read_as_the_oracle_does(corpus):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_messages(corpus, seed):
-    """25,000 of each seed: all are decoded and encoded, one in five is read by the oracle too."""
+    """25,000 of each seed, all decoded; a third is encoded, and half is read by the oracle too."""
     dice = random.Random(seed)
     reader, both = doors.Reader(1 << 20), Both()
     anomalies: Counter[str] = Counter()
@@ -156,9 +156,9 @@ def test_mutated_messages(corpus, seed):
             continue
         if found["readable"] and number % 3 == 0:
             both.check(wire, number % 30 == 0)
-        if number % 5 == 0:
+        if number % 2 == 0:
             compared += agree(found, message.read(wire), wire)
-    assert compared > 2000
+    assert compared > 6000
     assert len(anomalies) >= 10, anomalies      # every kind but one is met
 
 
@@ -180,8 +180,8 @@ def test_every_type_with_any_rdata(corpus):
     pieces = [b"\0", b"\1a\0", b"\xc0\x0c", b"\xc0\x1d", bytes(4), b"\0\1", b"\3abc", b"\xff" * 8,
               b"\0\1\x40", b"\0\3\0\2\1\xbb", b"\0\1\0\3\2h2", b"\4\"\\,\xff"]
     for number in range(15_000):
-        rdtype = number % 70 if number % 3 else dice.choice((99, 107, 256, 257, 258, 261, 262, 32768,
-                                                             32769, 65280, 249, 250, 104, 108))
+        rdtype = number % 70 if number % 3 else dice.choice(
+            (99, 104, 107, 108, 249, 250, 256, 257, 258, 261, 262, 32768, 32769, 65280))
         rdata = b"".join(dice.choice(pieces) for _ in range(dice.randrange(7)))
         rdclass = dice.choice((1, 1, 1, 1, 3, 254, 255))
         wire = (build.header(1, 0x8180, (1, 2, 0, 0)) + build.question(build.labels("www", "x"))

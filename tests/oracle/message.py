@@ -17,7 +17,7 @@ The normal form, and why:
   dnspython has them. An empty NSEC3 salt is `-` (RFC 5155 3.3); a KEY may be without a key.
 - Addresses as inet_ntop writes them (RFC 5952; `::ffff:192.0.2.1` in the mixed form).
 - RRSIG times as YYYYMMDDHHMMSS, unsigned 32 bits; algorithms as numbers.
-- Types by IANA mnemonic, as dnspython has it, else `TYPE65280`; also in RRSIG and in bitmaps.
+- Types by IANA mnemonic, most as dnspython has it, else `TYPE65280`; also in RRSIG and in bitmaps.
 - SVCB and HTTPS: RFC 9460 2.1 with every value in double quotes, as dnspython writes it
   (`port="443"`); a key without a value is bare. Keys above 8 are `key9`, since libraries differ in
   what they know.
@@ -235,8 +235,13 @@ def name_text(labels: tuple[bytes, ...]) -> str:
     return "".join(_escape(label, special=b".\\", first=0x21) + "." for label in labels) or "."
 
 
+# Of IANA's registry, what dnspython lacks.
+_MNEMONICS = {31: "EID", 32: "NIMLOC", 34: "ATMA", 40: "SINK", 57: "RKEY", 58: "TALINK",
+              100: "UINFO", 101: "UID", 102: "GID", 259: "DOA", 263: "CLA", 264: "IPN"}
+
+
 def type_text(rdtype: int) -> str:
-    return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rdtype))
+    return _MNEMONICS.get(rdtype) or dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rdtype))
 
 
 _SPECIAL = b'"\\'
