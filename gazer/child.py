@@ -1,8 +1,12 @@
 """What is the same in every process that the supervisor starts.
 
-A child gets a Boot, pickled by multiprocessing's `spawn`: what it is, the configuration, and the
-names and descriptors by which it finds the others.  It tells the supervisor what the operator
-should know through `report`, one line at a time; only the supervisor writes to stderr.
+A child is forked from the supervisor, which has no threads: it needs no interpreter and no module
+of its own but those of its part, which is most of what a start costs.  It keeps its Boot, and lets
+go of all else that the supervisor holds (see `Supervisor._forget`): shared memory it attaches by
+name, and of that only what it needs.
+
+It tells the supervisor what the operator should know through `report`, one line at a time; only the
+supervisor writes to stderr.
 
 SIGINT and SIGTERM are the supervisor's business: a terminal or an init system sends them to the
 whole group, and the children must live on to finish what has been read.
@@ -13,49 +17,57 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import DupFd
 
 from gazer.config import Config
 from gazer.counters import Slot
 from gazer.errors import GazerError
 from gazer.ring import Ring
-from gazer.segment import Segment
+from gazer.segment import PREFIX, Segment
 from gazer.system import die_with_parent, set_name
 from gazer.topology import Part
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # What a child reports: a kind and a line of text.
+READY = "ready"         # it has what it needs from outside
 NOTICE = "notice"       # for the operator; the run goes on
 FAULT = "fault"         # for the operator; the run goes on, but it will end with exit code 1
 ERROR = "error"         # the child can't go on
-CLOSED = "closed"       # an output's reader has gone: end quietly
+CLOSED = "closed"       # the reader of the only output has gone: end quietly
 
 
-class Inherited(int):
-    """A file descriptor that a spawned child gets, under a number of its own."""
-
-    def __reduce__(self) -> tuple[Callable[..., int], tuple[object]]:
-        return _arrive, (DupFd(int(self)),)
-
-
-def _arrive(dup: object) -> int:
-    return int(dup.detach())  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True, slots=True)
 class Boot:
-    """All that a child needs to begin."""
+    """All that a child needs to begin.
 
-    part: Part
-    config: Config
-    token: str              # of the names of the shared segments
-    bells: tuple[int, ...]  # eventfds, by process number
-    stdin: int              # the descriptor that "-" means as input
-    seed: int               # secret of the hashes
-    supervisor: int         # its pid
-    reports: Connection
+    part: what it is.  token: of the names of the shared segments.  bells: eventfds, by process
+    number.  stdin: the descriptor that "-" means as input.  seed: secret of the hashes.
+    supervisor: its pid.  reports: the descriptor to write reports to.
+    """
+
+    __slots__ = ("bells", "config", "part", "reports", "seed", "stdin", "supervisor", "token")
+
+    def __init__(
+        self,
+        *,
+        part: Part,
+        config: Config,
+        token: str,
+        bells: tuple[int, ...],
+        stdin: int,
+        seed: int,
+        supervisor: int,
+        reports: int,
+    ) -> None:
+        self.part = part
+        self.config = config
+        self.token = token
+        self.bells = bells
+        self.stdin = stdin
+        self.seed = seed
+        self.supervisor = supervisor
+        self.reports = reports
 
     @property
     def bell(self) -> int:
@@ -74,7 +86,7 @@ class Child:
 
     def attach(self, name: str) -> memoryview:
         """The memory of one of the run's segments."""
-        segment = Segment.attach(f"gazer-{self.boot.token}-{name}")
+        segment = Segment.attach(f"{PREFIX}{self.boot.token}-{name}")
         self._segments.append(segment)
         return segment.buf
 
@@ -83,9 +95,7 @@ class Child:
         return Ring(self.attach(name))
 
     def report(self, kind: str, text: str = "") -> None:
-        """Tell the supervisor; if it has gone, there is nobody to tell."""
-        with contextlib.suppress(OSError):
-            self.boot.reports.send((kind, text))
+        report(self.boot, kind, text)
 
     def close(self) -> None:
         """Let go of the shared memory; every view of it has been released."""
@@ -94,16 +104,33 @@ class Child:
             segment.close()
 
 
+def report(boot: Boot, kind: str, text: str = "") -> None:
+    """Tell the supervisor one thing in one line; if it has gone, there is nobody to tell."""
+    line = f"{kind} {' '.join(text.splitlines())}\n".encode(errors="surrogateescape")
+    with contextlib.suppress(OSError):
+        while line:
+            line = line[os.write(boot.reports, line) :]
+
+
 def run(boot: Boot, work: Callable[[Child], None]) -> None:
     """The body of every child: `work`, between the setting-up and the errors."""
     die_with_parent(boot.supervisor)
     set_name(boot.part.name)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    child = Child(boot)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
     try:
+        child = Child(boot)
         work(child)
     except GazerError as error:
-        child.report(ERROR, str(error))
+        report(boot, ERROR, str(error))
+        raise SystemExit(1) from None
+    except Exception as error:      # a mistake of ours: where it is, in one line like all others
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+        report(boot, ERROR, f"{boot.part.name}: internal error, please report it: {error!r}"
+                            f" at {where}")
         raise SystemExit(1) from None
     child.close()

@@ -9,26 +9,22 @@ each, after the command's name, and never as a traceback (`guarded`, which dns-g
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from gazer import __version__
 from gazer.config import Config, load
 from gazer.config.kinds import printable
 from gazer.errors import ConfigError, GazerError, OutputError, UsageError
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line is an exception of ours and so one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{printable(message)}; {self.prog} -h shows the usage")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +86,15 @@ def _command(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    import argparse     # here, as dns-gazer has no use for it
+
+    class Parser(argparse.ArgumentParser):
+        """argparse, but a wrong command line is an exception of ours and so one line."""
+
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(f"{printable(message)}; {self.prog} -h shows the usage")
+
+    parser = Parser(
         prog="gazer",
         description="A passive DNS sensor: matches queries with replies, logs the transactions.",
         allow_abbrev=False,

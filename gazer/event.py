@@ -6,24 +6,35 @@ in the order of their bytes; a key without a value is absent, never null.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 SCHEMA_VERSION = 1
 
 TAG_TX = "dns-gazer.dns.tx"
 TAG_RECORD = "dns-gazer.dns.record"
 
 
-@dataclass(frozen=True, slots=True)
 class Field:
-    """One field of an event.  `classic` fields stand in both levels of detail."""
+    """One field of an event.  `classic` fields stand in both levels of detail.
 
-    name: str
-    type: str
-    text: str
-    example: str
-    classic: bool = False
-    optional: bool = False
+    (No dataclass: each worker would pay 2 ms for what it never uses.)
+    """
+
+    __slots__ = ("classic", "example", "name", "optional", "text", "type")
+
+    def __init__(
+        self,
+        name: str,
+        type: str,
+        text: str,
+        example: str,
+        classic: bool = False,
+        optional: bool = False,
+    ) -> None:
+        self.name = name
+        self.type = type
+        self.text = text
+        self.example = example
+        self.classic = classic
+        self.optional = optional
 
 
 TX = (

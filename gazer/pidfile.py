@@ -8,8 +8,8 @@ is simply taken over, and a file that someone holds refuses a second instance.
         ...                             # OutputError: it can't be made, or isn't a pid file
 
 Rules
-- The lock belongs to the open file, which spawned children do not inherit; a plain fork would
-  share it.
+- The lock belongs to the open file, which a fork shares: a forked child calls `forget`, or it holds
+  the lock on after its parent's death.
 - Opening and locking are two steps, and between them another may remove the file: after locking,
   the path must still lead to the file that was locked, or it all starts again.
 - A file that holds anything but a number is not ours to overwrite.
@@ -64,6 +64,10 @@ class PidFile:
             # The folder may no longer be ours; a file without its lock does no harm.
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+        self._close()
+
+    def forget(self) -> None:
+        """In a fork of the holder: let go of the file, and leave it to the holder."""
         self._close()
 
     def _locked(self) -> int:

@@ -6,8 +6,9 @@ A segment is a `multiprocessing.shared_memory.SharedMemory` with three rules on 
   is a SIGBUS at some later first touch; with it, one clear error at start.
 - Its owner holds an exclusive flock on it.  A pid is no proof of death, a lock that can be taken
   is: `sweep` removes what a killed family left behind, and never what a live one holds.
-- An attach does not register with multiprocessing's resource tracker.  Before Python 3.13 it would,
-  and the tracker of any process that merely looked (a `gazer stats`) would remove a live segment.
+- Nothing registers with multiprocessing's resource tracker.  It is one more process at each start
+  and does what `sweep` does; and before Python 3.13 the tracker of any process that merely looked
+  (a `gazer stats`) would remove a live segment.
 
 Names are `gazer-TOKEN-PART`: one token for all the segments of one run.
 """
@@ -18,7 +19,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import sys
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
@@ -31,7 +31,7 @@ FOLDER = "/dev/shm"     # where Linux keeps what shm_open makes
 
 def new_token() -> str:
     """The part of the name that all segments of one run share."""
-    return secrets.token_hex(4)
+    return os.urandom(4).hex()
 
 
 class Segment:
@@ -55,7 +55,7 @@ class Segment:
             ) from None
         try:
             os.posix_fallocate(lock_fd, 0, size)
-            shm = _Memory(name)
+            shm = _untracked(name)
         except BaseException as error:
             os.unlink(path)
             os.close(lock_fd)
@@ -75,7 +75,7 @@ class Segment:
     def attach(cls, name: str) -> Segment:
         """Attach to a segment that another process made."""
         try:
-            return cls(_attach_untracked(name), None)
+            return cls(_untracked(name), None)
         except FileNotFoundError:
             raise SharedMemoryError(f"shared memory {name} is gone") from None
         except (OSError, ValueError) as error:
@@ -93,7 +93,13 @@ class Segment:
         if self._lock_fd is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{FOLDER}/{self.name}")
-            resource_tracker.unregister(f"/{self.name}", "shared_memory")
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def forget(self) -> None:
+        """In a fork of the owner: let go of the memory, and leave it to the owner."""
+        self._shm.close()
+        if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
 
@@ -127,7 +133,7 @@ def _create_locked(path: str) -> int:
         os.close(fd)
 
 
-def _attach_untracked(name: str) -> SharedMemory:
+def _untracked(name: str) -> SharedMemory:
     if sys.version_info >= (3, 13):
         return _Memory(name, track=False)
     register = resource_tracker.register

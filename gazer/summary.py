@@ -97,8 +97,8 @@ def _balance(name: str, total: int, parts: Mapping[str, int]) -> Iterator[str]:
         yield f"{name}: {total} is not " + " + ".join(f"{n} {what}" for what, n in parts.items())
 
 
-def summary(account: Account, config: Config) -> Iterator[str]:
-    """The lines that end a run."""
+def summary(account: Account, config: Config, *, broken: bool = False) -> Iterator[str]:
+    """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost."""
     c, w = account.capture, account.workers
     undecoded = account.undecoded()
     line = f"{c['frames']} frames read: {c['delivered']} DNS, {account.not_dns()} not DNS"
@@ -121,6 +121,9 @@ def summary(account: Account, config: Config) -> Iterator[str]:
         line = f"{counts['events']} events written to {name}"
         yield line + (f", {counts['dropped']} NOT written" if counts["dropped"] else "")
     yield from _remarks(account)
+    if broken:
+        yield "what was being worked on when the run broke off is not in this account"
+        return
     for text in account.imbalances():
         yield f"the account does not add up: {text}"
 

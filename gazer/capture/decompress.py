@@ -28,8 +28,6 @@ import threading
 import zlib
 from collections.abc import Iterator
 
-import zstandard
-
 from gazer.errors import InputError
 
 INPUT = 64 * 1024
@@ -136,6 +134,7 @@ def gunzip(source: Compressed) -> Iterator[bytes]:
 
 def unzstd(source: Compressed) -> Iterator[bytes]:
     """All frames of a zstd stream (RFC 8878, section 3.1)."""
+    import zstandard    # here, as few captures need it
 
     def part(n: int) -> bytes:
         data = source.exactly(n)

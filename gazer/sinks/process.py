@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gazer.child import CLOSED, ERROR, NOTICE, Boot, Child, run
+from gazer.child import CLOSED, ERROR, NOTICE, READY, Boot, Child, run
 from gazer.errors import OutputError, ProcessError
 from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
 from gazer.sinks.merge import Block, Merge
@@ -72,6 +72,7 @@ def sink(child: Child) -> None:
     """Merge and write until all workers are done."""
     workers = Topology.of(child.boot.config).workers
     outputs = Outputs(child)
+    child.report(READY)
     merge = Merge(
         rings=[child.ring(f"events{i}") for i in range(workers)],
         bells=[child.boot.bells[FIRST_WORKER + i] for i in range(workers)],

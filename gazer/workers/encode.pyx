@@ -22,8 +22,6 @@ from gazer.workers.message cimport (
     RECORD_ROOM, TYPE_OPT, Edns, Message, Record, message_opcode, message_rcode)
 from gazer.workers.rrtypes cimport ede_name, put_class, put_opcode, put_rcode, put_type
 
-import json
-
 from gazer.event import TAG_RECORD, TAG_TX
 
 cdef extern from "time.h" nogil:
@@ -670,7 +668,11 @@ cdef class Encoder:
             self.use[<int>number] = True
         self.formats = len(formats)
         self.max_size = max_size
-        quoted = json.dumps(sensor, ensure_ascii=False)
+        quoted = f'"{sensor}"'
+        if not sensor.isprintable() or '"' in sensor or "\\" in sensor:
+            import json     # here, as few sensors have such a name
+
+            quoted = json.dumps(sensor, ensure_ascii=False)
         self.sensor_kept = quoted[1:len(quoted) - 1].encode()
         self.sensor = self.sensor_kept
         self.sensor_length = len(self.sensor_kept)

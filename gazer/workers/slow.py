@@ -14,7 +14,10 @@ cache, as whoever sends one rare record tends to send it again.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_RDATA = 4096     # the longest of these types has 16 octets; beyond this nothing is tried
 MAX_TEXT = 4096
