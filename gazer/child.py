@@ -124,7 +124,7 @@ def run(boot: Boot, work: Callable[[Child], None]) -> None:
         work(child)
     except GazerError as error:
         report(boot, ERROR, str(error))
-        raise SystemExit(1) from None
+        os._exit(1)     # an interpreter that ends in order would complain of views not released
     except Exception as error:      # a mistake of ours: where it is, in one line like all others
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
@@ -132,5 +132,5 @@ def run(boot: Boot, work: Callable[[Child], None]) -> None:
         where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
         report(boot, ERROR, f"{boot.part.name}: internal error, please report it: {error!r}"
                             f" at {where}")
-        raise SystemExit(1) from None
+        os._exit(1)
     child.close()

@@ -119,12 +119,12 @@ class Supervisor:
             for _ in range(self._topology.workers + FIRST_WORKER)
         )
         try:
-            if self._start(bells):
+            if reading := self._start(bells):
                 while self._watch():
                     pass
         finally:
             self._end_children()
-        if not self._quiet:
+        if reading and not self._quiet:
             self._say_summary()
         return self._exit_code
 
@@ -173,7 +173,7 @@ class Supervisor:
         return fd
 
     def _start(self, bells: tuple[int, ...]) -> bool:
-        """Start all processes.  False if the run is over already."""
+        """Start all processes.  False if the run is over before anything is read."""
         seed = int.from_bytes(os.urandom(8), "little")
         try:
             stdin = self._descriptor(os.dup(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gazer.capture.dispatch import Dispatcher
 from gazer.capture.files import open_source
 from gazer.child import FAULT, Boot, Child, run
+from gazer.config.kinds import printable
 from gazer.errors import InputError
 from gazer.topology import FIRST_WORKER, Topology
 
@@ -30,20 +31,26 @@ def capture(child: Child) -> None:
         ports=boot.config.capture.ports,
         seed=boot.seed,
     )
-    for path in boot.config.capture.files:
-        if child.slot.draining:
-            break
+    unread = [printable(path) for path in boot.config.capture.files]
+    while unread and not child.slot.draining:
         try:
-            read_file(child, dispatcher, path)
+            if not read_file(child, dispatcher, boot.config.capture.files[-len(unread)]):
+                break
         except InputError as error:
-            if not child.slot.draining:
-                child.report(FAULT, str(error))
+            if child.slot.draining:     # it may have had no time to begin
+                break
+            child.report(FAULT, str(error))
+        del unread[0]
+    if unread:
+        more = f", nor {len(unread) - 1} more" if len(unread) > 1 else ""
+        name = "standard input" if unread[0] == "-" else unread[0]
+        child.report(FAULT, f"interrupted: {name} was not read to its end{more}")
     dispatcher.end()
     dispatcher.release()
 
 
-def read_file(child: Child, dispatcher: Dispatcher, path: str) -> None:
-    """Read one file to its end, or until the supervisor wants an end."""
+def read_file(child: Child, dispatcher: Dispatcher, path: str) -> bool:
+    """Read one file.  True at its end, False if the supervisor wanted an end before."""
     source = open_source(
         path,
         snaplen=child.boot.config.capture.snaplen,
@@ -54,8 +61,9 @@ def read_file(child: Child, dispatcher: Dispatcher, path: str) -> None:
         while not child.slot.draining:
             state = dispatcher.run(source)
             if state == "end":
-                return
+                return True
             if state == "broken":
                 raise InputError(source.error)
+        return False
     finally:
         source.close()

@@ -1,23 +1,30 @@
 """Outputs that are files, pipes or standard output: whole blocks of whole events.
 
-A file is appended to, never overwritten.  What can go wrong, and what happens then:
+A file is appended to, never overwritten.  Where lines are written behind a line that someone left
+incomplete, they begin on a line of their own.  What can go wrong, and what happens then:
 
 - The disk is full (ENOSPC, EDQUOT): the output waits until there is room, and says so at once and
-  every 30 s.  If it is told to give up, it takes back the part of a block that was written, so that
-  the file ends with a whole event.
-- The reader has gone (EPIPE, as with `| head`): ClosedError; the run ends quietly.
-- Anything else (no permission, read-only, I/O error): OutputError.
+  every 30 s.  Whether there is room is found out by writing: what a file system says of itself
+  knows nothing of quotas and reserves.  If the output is told to give up, it takes back the part of
+  a block that was written, so that the file ends with a whole event.
+- The reader of standard output has gone (`| head`): ClosedError; nothing is wrong.
+- Anything else (no permission, read-only, I/O error, another pipe without reader): OutputError.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import select
 import stat
 import time
-from collections.abc import Callable
 
 from gazer.errors import OutputError
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REMIND = 30.0       # seconds between two lines about a full disk
 RETRY = 0.2         # seconds between two tries to write to it
@@ -33,72 +40,120 @@ class GaveUpError(Exception):
 
 
 class FileOutput:
-    """One output.  `notice` takes a line for the operator; `quitting` says when to give up;
-    `waits` is told when the output begins and ceases to wait."""
+    """One output.  `lines`: it holds lines of text.  `notice` takes a line for the operator;
+    `giving_up` says when to wait no longer; `waits` is told when the output begins and ceases to
+    wait."""
 
     def __init__(
         self,
         path: str,
         *,
+        lines: bool,
         notice: Callable[[str], None],
-        quitting: Callable[[], bool],
+        giving_up: Callable[[], bool],
         waits: Callable[[bool], None],
     ) -> None:
         self.name = "standard output" if path == "-" else path
+        self._standard = path in ("-", "/dev/stdout", "/dev/fd/1")
         self._notice = notice
-        self._quitting = quitting
+        self._giving_up = giving_up
         self._waits = waits
+        self._waiting = False
+        self._full = False          # the operator has been told that there is no room
+        self._told = -REMIND        # when
         try:
             self._fd = os.dup(1) if path == "-" else os.open(
                 path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640
             )
             self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._appends = bool(fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND)
         except (OSError, ValueError) as error:
             raise self._failed("open", error) from None
+        self._torn = lines and self._regular and self._appends and self._ends_in_a_line()
+
+    def _ends_in_a_line(self) -> bool:
+        """The file ends within a line (we were killed, or another program was)."""
+        try:
+            size = os.fstat(self._fd).st_size
+            fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False    # we may write it and not read it
+        try:
+            return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
 
     def write(self, block: memoryview) -> None:
         """Write the whole block, however long that takes.
 
         Raises ClosedError, GaveUpError or OutputError; the block counts as not written then.
         """
-        start = os.fstat(self._fd).st_size if self._regular else 0
+        start = self._end()
+        if self._torn:
+            self._write_all(memoryview(b"\n"), start)
+            self._torn = False
+        self._write_all(block, start)
+        if self._waiting:
+            self._waiting = False
+            self._waits(False)
+        if self._full:
+            self._full = False
+            self._notice(f"there is room again: writing to {self.name}")
+
+    def _write_all(self, block: memoryview, start: int) -> None:
         done = 0
         while done < len(block):
             try:
                 done += os.write(self._fd, block[done:])
-            except BrokenPipeError:
-                raise ClosedError from None
+            except BrokenPipeError as error:
+                if self._standard:
+                    raise ClosedError from None
+                raise self._failed("write to", error) from None
+            except BlockingIOError:     # standard output may be someone's non-blocking pipe
+                self._check(start)
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll(RETRY * 1000)
             except OSError as error:
                 if error.errno not in FULL:
                     self._take_back(start)
                     raise self._failed("write to", error) from None
-                self._wait_for_room(error, start)
+                self._tell_full(error)
+                self._check(start)
+                time.sleep(RETRY)
 
-    def _wait_for_room(self, error: OSError, start: int) -> None:
+    def _tell_full(self, error: OSError) -> None:
+        """At once when it begins, then now and then, however often it comes and goes."""
+        now = time.monotonic()
+        if now - self._told >= REMIND:
+            self._told = now
+            still = "still " if self._full else ""
+            why = error.strerror.lower() if error.strerror else error
+            self._full = True
+            self._notice(f"{still}waiting for room to write to {self.name}: {why}")
+
+    def _check(self, start: int) -> None:
+        """Ahead of each wait: go on waiting?"""
         self._waits(True)
-        self._notice(f"can't write to {self.name}: {error.strerror}; waiting for room")
-        reminded = time.monotonic()
-        while not self._room():
-            if self._quitting():
-                self._take_back(start)
-                raise GaveUpError
-            if time.monotonic() - reminded >= REMIND:
-                reminded = time.monotonic()
-                self._notice(f"still waiting for room to write to {self.name}")
-            time.sleep(RETRY)
-            self._waits(True)
-        self._waits(False)
-        self._notice(f"there is room again to write to {self.name}")
+        self._waiting = True
+        if self._giving_up():
+            self._take_back(start)
+            raise GaveUpError
 
-    def _room(self) -> bool:
-        """True if the file can grow.  Asked of the file system, as a byte written to try is lost
-        if the next one fails."""
-        there = os.fstatvfs(self._fd)
-        return there.f_bavail > 0 if os.geteuid() else there.f_bfree > 0
+    def _end(self) -> int:
+        """Where the next write begins, if this is a file."""
+        if not self._regular:
+            return 0
+        return os.fstat(self._fd).st_size if self._appends else os.lseek(self._fd, 0, os.SEEK_CUR)
 
     def _take_back(self, start: int) -> None:
+        """Take back what was written since `start`."""
         if self._regular:
             os.ftruncate(self._fd, start)
+            if not self._appends:
+                os.lseek(self._fd, start, os.SEEK_SET)
 
     def _failed(self, verb: str, error: Exception) -> OutputError:
         why = getattr(error, "strerror", None) or str(error)

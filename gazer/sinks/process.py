@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from gazer.child import CLOSED, ERROR, NOTICE, READY, Boot, Child, run
+from gazer.child import CLOSED, FAULT, NOTICE, READY, Boot, Child, run
+from gazer.config import OutputKind
 from gazer.errors import OutputError, ProcessError
 from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
 from gazer.sinks.merge import Block, Merge
@@ -21,7 +22,11 @@ def main(boot: Boot) -> None:
 
 
 class Outputs:
-    """All outputs with their blocks and counters."""
+    """All outputs with their blocks and counters.
+
+    An output that has ended (its reader has gone, or it gave up waiting for room) takes no more;
+    what would have gone there is counted.  The others go on.
+    """
 
     def __init__(self, child: Child) -> None:
         self._child = child
@@ -30,8 +35,9 @@ class Outputs:
         self.files = [
             FileOutput(
                 output.path,
+                lines=output.kind in (OutputKind.TEXT, OutputKind.JSON),
                 notice=lambda text: child.report(NOTICE, text),
-                quitting=lambda: slot.quitting,
+                giving_up=lambda: slot.draining,
                 waits=slot.waits,
             )
             for output in config.outputs
@@ -40,28 +46,45 @@ class Outputs:
             Block(format=int(output.kind), capacity=max(BLOCK, config.events.max_size + 1024))
             for output in config.outputs
         ]
+        self._ended = [False] * len(self.files)
 
     def empty(self) -> bool:
         return not any(block.used for block in self.blocks)
 
     def flush(self) -> None:
-        """Write all blocks."""
-        for number, (file, block) in enumerate(zip(self.files, self.blocks, strict=True)):
-            if block.used:
-                try:
-                    file.write(block.data())
-                except BaseException:
-                    self._child.slot.add_output(number, 0, 0, block.events)
-                    block.clear()
-                    raise
-                self._child.slot.add_output(number, block.events, block.used, 0)
-                block.clear()
-
-    def give_up(self) -> None:
-        """What still stands in the blocks will not be written."""
+        """Write all blocks.  Raises ClosedError if nobody reads any output any more, OutputError
+        when all that could be written is."""
+        failure = None
         for number, block in enumerate(self.blocks):
-            self._child.slot.add_output(number, 0, 0, block.events)
+            if not block.used:
+                continue
+            written = False
+            if not self._ended[number]:
+                try:
+                    self.files[number].write(block.data())
+                    written = True
+                except (ClosedError, GaveUpError) as why:
+                    self._ended[number] = True
+                    self._tell(self.files[number].name, why)
+                except OutputError as error:
+                    self._ended[number] = True
+                    failure = failure or error
+            if written:
+                self._child.slot.add_output(number, block.events, block.used, 0)
+            else:
+                self._child.slot.add_output(number, 0, 0, block.events)
             block.clear()
+        if failure is not None:
+            raise failure
+
+    def _tell(self, name: str, why: Exception) -> None:
+        if isinstance(why, GaveUpError):
+            self._child.report(FAULT, f"interrupted while {name} had no room: the rest is not "
+                                      "written to it")
+        elif all(self._ended):
+            raise ClosedError
+        else:
+            self._child.report(NOTICE, f"nobody reads {name} any more; the other outputs go on")
 
     def close(self) -> None:
         for file in self.files:
@@ -81,24 +104,17 @@ def sink(child: Child) -> None:
         blocks=outputs.blocks,
     )
     try:
-        pump(merge, outputs)
+        pump(child, merge, outputs)
         outputs.close()
     except ClosedError:
         child.report(CLOSED)
-    except GaveUpError:
-        outputs.give_up()
-        child.report(ERROR, "interrupted while an output had no room")
-        raise SystemExit(1) from None
-    except OutputError:
-        outputs.give_up()
-        raise
     merge.release()
 
 
-def pump(merge: Merge, outputs: Outputs) -> None:
+def pump(child: Child, merge: Merge, outputs: Outputs) -> None:
     """Merge, and write a block when it is full or has waited."""
     since = 0.0
-    while True:
+    while not child.slot.quitting:
         state = merge.run()
         if state == "full":
             outputs.flush()
@@ -116,3 +132,4 @@ def pump(merge: Merge, outputs: Outputs) -> None:
                     outputs.flush()
                     since = 0.0
             merge.wait(NAP_MS)
+    outputs.flush()

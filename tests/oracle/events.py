@@ -326,11 +326,20 @@ class Oracle:
 
     def _record_event(self, seen: Seen, record: dns.Record) -> dict[str, Any]:
         client, client_port, server, server_port = seen.ends
-        return self._entry(record) | {
+        out = self._entry(record) | {
             "client_addr": client, "client_port": client_port, "server_addr": server,
             "server_port": server_port, "tx_id": seen.message.id,
             "msg_type": "reply" if seen.message.is_reply else "query",
         }
+        if self.rules.detail == "full":
+            out |= {"flags": seen.message.flag_text, "opcode": seen.message.opcode, "proto": "udp",
+                    "sensor": self.rules.sensor, "ts": Timestamp(seen.frame.ts_ns),
+                    "ts_ns": seen.frame.ts_ns}
+            if seen.message.is_reply:
+                out["rcode"] = seen.message.rcode
+            if seen.packet.vlan:
+                out["vlan_path"] = ".".join(map(str, seen.packet.vlan))
+        return out
 
 
 def expected(paths: str | Path | Iterable[str | Path], rules: Rules | None = None,
