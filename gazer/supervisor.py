@@ -323,10 +323,12 @@ class Supervisor:
         for child in list(self._children.values()):
             if not _has_ended(child, 0.0):
                 child.process.kill()
-            for kind, text in child.hear():
-                if kind in (FAULT, ERROR) and child in sinks:
-                    say(text)
+            if child in sinks or not self._broken:
+                self._hear(child)       # its last words; what the killed ones say is no news
             self._reap(child)
+            if child.process.exitcode and not self._broken and not sinks:
+                self._exit_code = 1
+                say(f"{child.part.name} {_death(child.process.exitcode)}")
 
     def _await(self, children: list[Running], seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,8 +125,7 @@ class Live:
     def segments(self) -> set[str]:
         """The names of the shared memory that the supervisor holds."""
         maps = Path(f"/proc/{self.pid}/maps").read_text()
-        prefix = f"{SHARED_MEMORY}/gazer-"
-        return {line.split(prefix, 1)[1] for line in maps.splitlines() if prefix in line}
+        return set(re.findall(rf"{SHARED_MEMORY}/(gazer-\S+)", maps))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
