@@ -86,7 +86,7 @@ def _command(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    import argparse     # here, as dns-gazer has no use for it
+    import argparse  # here, as dns-gazer has no use for it
 
     class Parser(argparse.ArgumentParser):
         """argparse, but a wrong command line is an exception of ours and so one line."""

@@ -51,6 +51,7 @@ def run(config: Config, *, pid_file: str | None = None) -> int:
 
     Raises GazerError for what keeps it from starting.
     """
+    _hold_standard_descriptors()
     with contextlib.ExitStack() as stack:
         holder = None
         if pid_file is not None:
@@ -60,6 +61,17 @@ def run(config: Config, *, pid_file: str | None = None) -> int:
         for name in sweep():
             say(f"removed shared memory that a dead run left: {name}")
         return Supervisor(config, stack, holder).run()
+
+
+def _hold_standard_descriptors() -> None:
+    """Where we were started with standard descriptors closed, see that nothing of ours gets their
+    numbers: events would be written to what is no output.  Using them stays an error."""
+    for fd, useless in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, useless)    # gets the lowest free number, so this one
+            os.set_inheritable(fd, True)
 
 
 def say(text: str) -> None:

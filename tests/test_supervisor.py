@@ -236,7 +236,7 @@ def test_a_child_holds_nothing_of_the_supervisors(gazer, fifo, tmp_path):
     }
     for name, part in live.parts().items():
         maps = Path(f"/proc/{part.pid}/maps").read_text()
-        assert {m for m in re.findall(r"/dev/shm/gazer-\w+-(\w+)", maps)} == own[name]
+        assert set(re.findall(r"/dev/shm/gazer-\w+-(\w+)", maps)) == own[name]
         held = [os.readlink(fd) for fd in Path(f"/proc/{part.pid}/fd").iterdir()]
         assert not any(str(pid_file) in path for path in held)
         # SharedMemory holds one for each, and mmap another.
@@ -264,7 +264,7 @@ def test_pid_file(gazer, fifo, tmp_path):
 
 
 def test_a_closed_stderr_is_no_reason_to_stop(gazer):
-    done = gazer("-c", 'exec "$@" 2>&-', "x", *COMMANDS["dns-gazer"], "-r", CAPTURES / "resolver.pcap",
-                 "-t", "-", command="bash")
+    done = gazer("-c", 'exec "$@" 2>&-', "x", *COMMANDS["dns-gazer"],
+                 "-r", CAPTURES / "resolver.pcap", "-t", "-", command="bash")
     assert done.code == 0
     assert compare.diff(expected(), done.lines) == ""

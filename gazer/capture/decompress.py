@@ -134,7 +134,7 @@ def gunzip(source: Compressed) -> Iterator[bytes]:
 
 def unzstd(source: Compressed) -> Iterator[bytes]:
     """All frames of a zstd stream (RFC 8878, section 3.1)."""
-    import zstandard    # here, as few captures need it
+    import zstandard  # here, as few captures need it
 
     def part(n: int) -> bytes:
         data = source.exactly(n)

@@ -66,7 +66,10 @@ class FileOutput:
                 path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640
             )
             self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-            self._appends = bool(fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND)
+            flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+            self._appends = bool(flags & os.O_APPEND)
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                raise OSError(errno.EBADF, "it is closed, or open for reading only")
         except (OSError, ValueError) as error:
             raise self._failed("open", error) from None
         self._torn = lines and self._regular and self._appends and self._ends_in_a_line()
