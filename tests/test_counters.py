@@ -5,13 +5,13 @@ import struct
 import time
 
 import pytest
-from gazer.workers.anomaly import NAMES as ANOMALIES
 
 from gazer import counters
 from gazer.config import MAX_OUTPUTS
 from gazer.counters import CAPTURE, OUTPUT, SINK, WORKER, Slot, ledger_bytes, ledger_create
 from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
+from gazer.workers.anomaly import NAMES as ANOMALIES
 
 SLOT = 2048
 FIRST_COUNTER = 256

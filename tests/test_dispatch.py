@@ -5,7 +5,6 @@ import threading
 import time
 
 import pytest
-from gazer.testing import MARK_END, FakeSource, Reader, frame_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from gazer.capture.dispatch import Dispatcher
 from gazer.counters import CAPTURE, Slot, ledger_bytes, ledger_create
 from gazer.packet import FATES
 from gazer.ring import Ring, ring_bytes
+from gazer.testing import MARK_END, FakeSource, Reader, frame_entry
 
 from .oracle import build
 

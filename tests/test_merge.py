@@ -8,13 +8,13 @@ import threading
 import time
 
 import pytest
-from gazer.testing import HEADER, MARK_END, OFFSETS, Writer, event_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer.counters import SINK, Slot, ledger_bytes, ledger_create
 from gazer.ring import Ring, ring_bytes
 from gazer.sinks.merge import Block, Merge
+from gazer.testing import HEADER, MARK_END, OFFSETS, Writer, event_entry
 
 SMALLEST = 4096
 TEXT, JSON, MSGPACK, MSGPACK_TIME = range(4)

@@ -9,12 +9,12 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from gazer.testing import DATA, HEADER, OFFSETS, PADDING, Reader, Writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
+from gazer.testing import DATA, HEADER, OFFSETS, PADDING, Reader, Writer
 
 SMALLEST = 4096
 QUARTER = SMALLEST // 4

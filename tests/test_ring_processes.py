@@ -14,6 +14,10 @@ import traceback
 from contextlib import ExitStack
 
 import pytest
+
+from gazer.child import Inherited
+from gazer.ring import Ring, ring_bytes
+from gazer.segment import PREFIX, Segment
 from gazer.testing import (
     MARK_END,
     Reader,
@@ -25,10 +29,6 @@ from gazer.testing import (
     release_in_step,
     volley,
 )
-
-from gazer.child import Inherited
-from gazer.ring import Ring, ring_bytes
-from gazer.segment import PREFIX, Segment
 
 SMALLEST = 4096
 LARGEST = SMALLEST // 4 - 8
