@@ -1,8 +1,9 @@
 """The question section as what tells apart the transactions of one key: hashed and compared without
 regard to case (RFC 1035 section 2.3.3, RFC 4343) and to compression.
 
-Of a message with more than QUESTIONS_COMPARED questions only these and their number count: a message
-has one (RFC 9619), and 64 KB can hold ten thousand that each expand to 255 octets."""
+Of a message with more than QUESTIONS_COMPARED questions only these and their number count: a
+message has one (RFC 9619), and 64 KB can hold ten thousand that each expand to 255 octets.
+"""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
