@@ -166,7 +166,7 @@ def exchanges(draw) -> dict:
     }
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(exchanges(), st.booleans(), sensors, st.sampled_from([16384, 262144]))
 def test_every_form_of_any_exchange(x, full, sensor, max_size):
     writer = doors.Writer(full=full, formats=range(4), max_size=max_size, sensor=sensor)

@@ -339,8 +339,9 @@ def test_at_most_64_wait_under_one_key(tmp_path):
 def test_a_query_larger_than_the_table():
     """A datagram of 65507 octets where limits are least: it waits, and hardly any with it."""
     query = build.query("big.example.") + bytes(65507 - 29)
-    frames = [(0, ask(id=2)), (0, ask(id=3)), (0, ask(id=4)), (1, build.frame(build.udp(CLIENT, 4000, SERVER, 53, query))),
-              (2, tell("big.example."))]
+    frames = [(0, ask(id=number)) for number in (2, 3, 4)]
+    frames += [(1, build.frame(build.udp(CLIENT, 4000, SERVER, 53, query))),
+               (2, tell("big.example."))]
     done = Run(frames, end=False)
     small = Engine(
         frame_ring=done.rings[0], event_ring=done.rings[1], bell=-1, capture_bell=-1, sink_bell=-1,
@@ -378,7 +379,8 @@ def test_malformed_messages_are_counted_and_shown(tmp_path):
 
     bad = {
         "counts": reply, "truncated": reply + b"\1", "bad_label": reply + b"\x80" * 20,
-        "pointer_loop": reply + b"\xff\xff" * 9, "rdlength": reply + name + b"\0\1\0\1" + b"\xff" * 6,
+        "pointer_loop": reply + b"\xff\xff" * 9,
+        "rdlength": reply + name + b"\0\1\0\1" + b"\xff" * 6,
     }
     for reason, wire in bad.items():
         done = run(tmp_path, [(0, ask()), (1, back(wire))], detail="full")

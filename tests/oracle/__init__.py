@@ -1,6 +1,6 @@
 """An independent reading of captures: what gazer's output must be.
 
-Plain, slow Python, written from the RFCs, on dnspython, dnslib and the standard library; it shares
+Plain, slow Python, written from the RFCs, on dnspython and the standard library; it shares
 no code with gazer and none of its parsers were read for it. Tests compare the pipeline's whole
 output with it.
 

@@ -21,8 +21,8 @@ The normal form, and why:
 - SVCB and HTTPS: RFC 9460 2.1 with every value in double quotes, as dnspython writes it
   (`port="443"`); a key without a value is bare. Keys above 8 are `key9`, since libraries differ in
   what they know.
-- LOC through dnslib (RFC 3597 for what dnslib can't tell and for other versions), RP with our
-  names; every other type RFC 3597 (`\# 4 c0a80001`).
+- LOC in full but for sizes and precisions at their defaults; a version or a size that RFC 1876 does
+  not know is a fault. Every other type is RFC 3597 (`\# 4 c0a80001`).
 - Rdata is read by type alone, whatever the class (CH TXT), but types that only class IN has are RFC
   3597 in others. NONE and ANY are read as IN, and no rdata in them is what updates are made of (RFC
   2136 2.4, 2.5) and is `\# 0`.
@@ -51,7 +51,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import dns.rdatatype
-import dnslib  # type: ignore[import-untyped]
 
 SECTIONS = ("question", "answer", "authority", "additional")
 OPT = 41
@@ -476,14 +475,32 @@ def _svcb_value(key: int, r: Reader) -> str | None:
 
 
 def _loc(r: Reader) -> str:
-    """RFC 1876, in dnslib's words; what these can't tell is generic, another version too."""
-    if r.wire[r.at : r.at + min(1, r.left())] not in (b"", b"\0"):
-        return _generic(r)
-    octets = r.octets(16)
-    try:
-        return str(dnslib.LOC.parse(dnslib.DNSBuffer(octets), 16).toZone())
-    except (dnslib.DNSError, ValueError):
-        return _generic(Reader(octets, 0, 16))
+    """RFC 1876 2 and 3; size and precisions where they, or one that follows, differ from 3's."""
+    if r.u8():
+        raise Fault("loc version")
+    sizes = [r.u8() for _ in range(3)]
+    latitude, longitude, altitude = r.u32(), r.u32(), r.u32() - 10_000_000
+    out = f"{_degrees(latitude, 'NS')} {_degrees(longitude, 'EW')} {_metres(altitude)}"
+    while sizes and sizes[-1] == (0x12, 0x16, 0x13)[len(sizes) - 1]:
+        sizes.pop()
+    for size in sizes:
+        digit, power = size >> 4, size & 15
+        if digit > 9 or power > 9 or (power and not digit):
+            raise Fault("loc size")
+        out += f" {_metres(digit * 10**power)}"
+    return out
+
+
+def _metres(centimetres: int) -> str:
+    whole, rest = divmod(abs(centimetres), 100)
+    return f"{'-' if centimetres < 0 else ''}{whole}.{rest:02d}m"
+
+
+def _degrees(value: int, sides: str) -> str:
+    value -= 1 << 31
+    seconds, thousandths = divmod(abs(value), 1000)
+    return (f"{seconds // 3600} {seconds // 60 % 60} {seconds % 60}.{thousandths:03d} "
+            f"{sides[value < 0]}")
 
 
 _OTHERS: dict[int, Callable[[Reader], str]] = {
