@@ -12,10 +12,10 @@ import signal
 import time
 import traceback
 from contextlib import ExitStack
+from multiprocessing.reduction import DupFd
 
 import pytest
 
-from gazer.child import Inherited
 from gazer.ring import Ring, ring_bytes
 from gazer.segment import PREFIX, Segment
 from gazer.testing import (
@@ -36,6 +36,17 @@ FIXED = 32          # bytes of an entry of fixed size: divides the ring, so head
 DEADLINE = 60       # seconds; each test takes one or two
 
 SPAWN = multiprocessing.get_context("spawn")
+
+
+class Inherited(int):
+    """A descriptor that a spawned process gets, under a number of its own."""
+
+    def __reduce__(self):
+        return arrive, (DupFd(int(self)),)
+
+
+def arrive(dup):
+    return dup.detach()
 
 
 class Site:
