@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -318,6 +317,27 @@ def test_an_attached_process_does_not_keep_a_dead_owner_s_segment(name):
     process.communicate()
     assert name in sweep()
     attached.close()
+
+
+def test_a_forked_child_that_forgot_its_owner_s_segments_holds_none_of_them(name):
+    """It shares the owner's lock until it forgets; then the owner's life alone counts."""
+    process = python("""
+        import os, signal, sys
+        from gazer.segment import Segment
+        s = Segment.create(sys.argv[1], 100_000)
+        if os.fork() == 0:
+            s.forget()
+            print("forgot", flush=True)
+            os.read(0, 1)
+            os._exit(0)
+        signal.pause()
+    """, name)
+    assert process.stdout.readline() == "forgot\n"
+    assert exists(name) and name not in sweep()
+    process.kill()
+    process.wait()
+    assert name in sweep()                  # while the child still lives
+    process.communicate()                   # the end of its input ends it
 
 
 def test_no_resource_tracker_is_started(owner, name):
