@@ -49,3 +49,17 @@ def test_dnslib_is_imported_late():
             "probe.render_rdata(bytes(16), 0, 16, 29); print(a, 'dnslib' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "True"]
+
+
+def test_one_message_may_take_the_slow_road_so_often_and_no_more():
+    """The rest are shown in the form of RFC 3597; a bad record between does not start it anew."""
+    from gazer.workers.doors import Reader
+
+    loc = bytes([0, 0x12, 0x16, 0x13]) + bytes.fromhex("8b0d2d6670be15f000988d20")
+    one = b"\0" + (29).to_bytes(2) + b"\0\1\0\0\0\0\0\x10" + loc
+    bad = b"\0\0\x0f\0\1\0\0\0\0\0\1\0"      # MX with one octet of rdata
+    wire = b"\0\1\x80\0\0\0" + (80).to_bytes(2) + bytes(4) + (one + bad) * 40
+    records = Reader().read(wire)["records"]
+    texts = [record[5] for record in records if record[2] == 29]
+    assert len(texts) == 40
+    assert sum(not text.startswith("\\# 16 ") for text in texts) == 16

@@ -22,9 +22,11 @@ cdef struct Names:
     const uint8_t* wire
     uint32_t length
     uint32_t generation
+    uint32_t slow           # records of this message that were decoded by way of Python
     MemoSlot memo[MEMO]
 
 
 cdef void names_begin(Names* names, const uint8_t* wire, uint32_t length) noexcept nogil
+cdef void names_forget(Names* names) noexcept nogil
 cdef int name_render(Names* names, Cursor* c, Arena* arena, Text* out) noexcept nogil
 cdef int name_skip(const Names* names, Cursor* c) noexcept nogil

@@ -15,7 +15,7 @@ the message (RFC 1035, section 4.1.4).  Rules here:
 `Names.memo` remembers, for each label of a name rendered, where its text stands in the arena.
 Most replies name the same zone over and over by pointer; such a name is then one copy.  The text
 must stay where it is: whoever takes text back from the arena (a record that had no room, rdata
-that was bad) calls names_begin again, which forgets all names.
+that was bad) calls names_forget.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -55,8 +55,14 @@ cdef void names_begin(Names* names, const uint8_t* wire, uint32_t length) noexce
     """From here on names are read from this message.  `names` starts as zeroed memory."""
     names.wire = wire
     names.length = length
+    names.slow = 0
+    names_forget(names)
+
+
+cdef void names_forget(Names* names) noexcept nogil:
+    """Forget the text of names: what stands in the arena is going to be written over."""
     names.generation += 1
-    if names.generation == 0:       # after 2^32 messages: forget slots that would look new
+    if names.generation == 0:       # after 2^32 of these: drop slots that would look new
         memset(names.memo, 0, sizeof(names.memo))
         names.generation = 1
 

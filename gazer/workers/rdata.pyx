@@ -41,7 +41,7 @@ that is not there) is shown as it is: a sensor tells what was said.
 
 Text is written piece by piece at the arena's end, so it lies in one piece in the end.  Room is made
 sure of before each piece, by its longest form.  When text that held a name is taken back, so are
-the names remembered (names_begin): the memo points into it.  Rdata is taken to be at most 65535
+the names remembered (names_forget): the memo points into it.  Rdata is taken to be at most 65535
 octets, as rdlength has it.
 """
 
@@ -52,7 +52,7 @@ from gazer.text cimport (Arena, Text, arena_commit, arena_end, arena_room, put_b
 from gazer.workers.anomaly cimport BAD_RDATA, NO_ROOM, OK
 from gazer.workers.encodings cimport (put_base32hex, put_base64, put_generic, put_quoted,
                                       put_time)
-from gazer.workers.names cimport Names, name_render, names_begin
+from gazer.workers.names cimport Names, name_render, names_forget
 from gazer.workers.rdata_opt cimport options_render
 from gazer.workers.rdata_svcb cimport svcb_params
 from gazer.workers.rrtypes cimport (CLASS_ANY, CLASS_IN, CLASS_NONE, TYPE_A, TYPE_AAAA, TYPE_LOC,
@@ -124,6 +124,17 @@ cdef inline const char* form_of(uint16_t type) noexcept nogil:
     return NULL
 
 
+cdef enum:
+    # Of one message: a record on the slow road costs as much as a hundred others, and 64 KB hold
+    # two thousand.  The rest are shown in the form of RFC 3597, which is no less true.
+    SLOW_RECORDS = 16
+
+
+cdef inline bint like_in(uint16_t klass) noexcept nogil:
+    """Internet rdata; in dynamic updates the classes NONE and ANY stand for the zone's (RFC 2136)."""
+    return klass == CLASS_IN or klass == CLASS_NONE or klass == CLASS_ANY
+
+
 cdef int rdata_render(Names* names, Cursor* c, uint16_t type, uint16_t klass,
                       Arena* arena, Text* out) noexcept nogil:
     cdef uint32_t start = c.pos, used = arena.used, length = cursor_left(c), escapes = 0
@@ -131,7 +142,7 @@ cdef int rdata_render(Names* names, Cursor* c, uint16_t type, uint16_t klass,
     cdef int result
     cdef char* w
     if type == TYPE_A or type == TYPE_AAAA:
-        if length != <uint32_t>(4 if type == TYPE_A else 16) or klass != CLASS_IN:
+        if length != <uint32_t>(4 if type == TYPE_A else 16) or not like_in(klass):
             return generic_render(c, arena, out, type, klass)
         if not arena_room(arena, 45):
             c.pos = c.end
@@ -148,13 +159,16 @@ cdef int rdata_render(Names* names, Cursor* c, uint16_t type, uint16_t klass,
         if type == TYPE_OPT and length:
             return options_alone(c, arena, out)
         if type == TYPE_LOC:
+            if names.slow == SLOW_RECORDS:
+                return OK if generic_render(c, arena, out, type, klass) != NO_ROOM else NO_ROOM
+            names.slow += 1
             result = slow_render(type, c.base + start, length, arena, out)
             if result != BAD_RDATA:
                 c.pos = c.end
                 return result
         return generic_render(c, arena, out, type, klass)
     if form[0] == 33:
-        if klass != CLASS_IN:
+        if not like_in(klass):
             return generic_render(c, arena, out, type, klass)
         form += 1
     result = fields_render(form, names, c, arena, &escapes)
@@ -164,7 +178,7 @@ cdef int rdata_render(Names* names, Cursor* c, uint16_t type, uint16_t klass,
         arena_commit(arena, w, escapes, out)
         return OK
     arena.used = used
-    names_begin(names, names.wire, names.length)
+    names_forget(names)
     c.pos = c.end
     if result == NO_ROOM:
         return NO_ROOM
@@ -187,7 +201,7 @@ cdef int generic_render(Cursor* c, Arena* arena, Text* out, uint16_t type,
     if length == 0 and (klass == CLASS_ANY or klass == CLASS_NONE or type == TYPE_OPT):
         return OK
     if type == TYPE_A or type == TYPE_AAAA or (form != NULL and form[0] == 33):
-        return BAD_RDATA if klass == CLASS_IN else OK
+        return BAD_RDATA if like_in(klass) else OK
     return BAD_RDATA if form != NULL or type == TYPE_OPT or type == TYPE_LOC else OK
 
 
