@@ -290,6 +290,23 @@ def test_limits_are_kept_and_told(gazer, tmp_path):
     assert figure(done.stderr, r"(\d+) no_reply") == 500
 
 
+def test_every_limit_at_its_least(gazer):
+    """What the configuration allows, all parts can live with."""
+    config = {
+        "capture": {"snaplen": "100B"},      # of 64 no question would be left
+        "ring": {"size": "128KiB"},
+        "workers": 1,
+        "transactions": {"timeout": "1ms", "duplicate_window": "0s", "max_pending": 1,
+                         "max_pending_bytes": "64KiB"},
+        "events": {"max_size": "16KiB", "records": True},
+        "outputs": [{"type": "text", "path": "-"}],
+    }
+    done = gazer.configured(config, "-r", CAPTURES / "resolver.pcap")
+    assert done.code == 0, done.stderr
+    assert_accounted(done.stderr, frames_in("resolver.pcap"))
+    assert len(done.lines) > 100
+
+
 def test_an_event_has_its_limit(gazer, tmp_path):
     path = tmp_path / "large.pcap"
     query = build.query("many.example.", "TXT", id=3)

@@ -52,7 +52,13 @@ def half_fed_with(
 
 def gone(pids: list[int]) -> bool:
     """all processes have ended"""
-    return not any(psutil.pid_exists(pid) for pid in pids)
+    def alive(pid: int) -> bool:
+        try:    # whoever inherits an orphan may take its time to reap it
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return not any(map(alive, pids))
 
 
 # ---------------------------------------------------------------------------------------- deaths

@@ -173,7 +173,7 @@ class Events:
         "Whether each record of each message becomes an event too (dns-gazer.dns.record).",
     )  # fmt: skip
     max_size: int = key(
-        "max_size", 256 * KIB, Size(KIB, MIB),
+        "max_size", 256 * KIB, Size(16 * KIB, MIB),
         "The largest event, encoded; records beyond it are left out and counted. 64 KiB of DNS "
         "over TCP can name one long name thousands of times.",
     )  # fmt: skip
