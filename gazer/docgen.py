@@ -1,6 +1,7 @@
-"""Makes configs/sensor.yaml and docs/configuration.md from the keys in gazer.config.
+"""Makes configs/sensor.yaml and docs/configuration.md from the keys in gazer.config, and
+docs/events.md from the fields in gazer.event.
 
-python -m gazer.docgen            write both, from the top of a checkout
+python -m gazer.docgen            write all three, from the top of a checkout
 python -m gazer.docgen --check    write nothing; exit 1 if one is not current
 """
 
@@ -22,9 +23,20 @@ from gazer.config import (
     keys_of,
     sections,
 )
+from gazer.event import (
+    EDNS,
+    RECORD,
+    RECORD_OF_TX,
+    SCHEMA_VERSION,
+    TAG_RECORD,
+    TAG_TX,
+    TX,
+    Field,
+)
 
 YAML_FILE = Path("configs/sensor.yaml")
 PAGE_FILE = Path("docs/configuration.md")
+EVENTS_FILE = Path("docs/events.md")
 
 _WIDTH = 96
 _MADE = "python -m gazer.docgen"
@@ -40,8 +52,13 @@ def page() -> str:
     return "\n".join(_page_lines()) + "\n"
 
 
+def events_page() -> str:
+    """docs/events.md: every field of every event in a table."""
+    return "\n".join(_events_lines()) + "\n"
+
+
 def stale(root: Path) -> list[Path]:
-    """Those of the two files under `root` that are not what would be written."""
+    """Those of the files under `root` that are not what would be written."""
     return [path for path, text in _files().items() if _content(root / path) != text]
 
 
@@ -62,7 +79,7 @@ def main(argv: list[str]) -> int:
 
 
 def _files() -> dict[Path, str]:
-    return {YAML_FILE: sensor_yaml(), PAGE_FILE: page()}
+    return {YAML_FILE: sensor_yaml(), PAGE_FILE: page(), EVENTS_FILE: events_page()}
 
 
 def _content(path: Path) -> str | None:
@@ -223,6 +240,142 @@ def _table(rows: Iterable[tuple[str, Key, str]]) -> Iterator[str]:
     for name, key, default in rows:
         kind = key.kind
         yield f"| `{name}` | {kind.type} | {default} | {kind.bounds} | {key.why} |"
+
+
+# docs/events.md ----------------------------------------------------------------------------
+
+# What `gazer run` writes for the pair of packets in tests/captures/captured.pcap, with
+# `format: json`; tests/test_docs.py runs it.
+EVENTS_EXAMPLE = (
+    '{"tag": "dns-gazer.dns.tx", "time": "2015-10-11T02:40:12.643494Z", '
+    '"client_addr": "10.139.96.169", "client_port": 53684, "flags": "rd ra", '
+    '"latency": 0.015272000, "opcode": "QUERY", "proto": "udp", '
+    '"query": [{"class": "IN", "name": "bf-pro-front.cloudapp.net.", "section": "question", '
+    '"type": "A"}], "query_size": 43, "query_ts": 1444531212.628222, '
+    '"query_ts_ns": 1444531212628222000, "rcode": "NOERROR", '
+    '"reply": [{"class": "IN", "name": "bf-pro-front.cloudapp.net.", "section": "question", '
+    '"type": "A"}, {"class": "IN", "data": "23.100.102.231", '
+    '"name": "bf-pro-front.cloudapp.net.", "section": "answer", "ttl": 60, "type": "A"}], '
+    '"reply_size": 59, "reply_ts": 1444531212.643494, "reply_ts_ns": 1444531212643494000, '
+    '"retransmits": 0, "sensor": "sensor-1", "server_addr": "210.196.3.183", '
+    '"server_port": 53, "status": "success", "tx_id": 23904}'
+)
+
+_EVENTS_RULES = (
+    "Keys stand in the order of their bytes. A key without a value is absent, never null.",
+    "All text from packets is printable ASCII. What they hold beyond that is escaped as `\\DDD`, "
+    "three decimal digits for one octet; `.` and `\\` within a label have a backslash before them. "
+    "So every line is valid JSON, whatever a name holds (where an escape meets JSON, `\\` stands "
+    "twice).",
+    "Record data is in presentation format, as in a zone file: `10 mail.example.com.` for MX, "
+    '`"v=spf1 -all"` with its quotes for TXT. Types that gazer does not know, and data that does '
+    "not fit its type, are in the form of RFC 3597: `\\# 4 c0a80001`.",
+    "Times come from the capture. `query_ts` and `reply_ts` have six decimals, cut off, not "
+    "rounded (in msgpack a float64); `query_ts_ns` and `reply_ts_ns` are exact.",
+    "The time of an event is that of the reply; without a reply, that of the query; of a record "
+    "event, that of its message. Events stand in the order in which they became due: a "
+    "`no_reply` stands where its waiting ended, later than its time says.",
+    "An event has at most `events.max_size` bytes and is always whole. Records that do not fit "
+    "are left out from the end and counted in `omitted`.",
+)
+
+
+def _events_lines() -> Iterator[str]:
+    yield "# The events"
+    yield ""
+    yield f"<!-- Made by `{_MADE}` from gazer/event.py: change it there. -->"
+    yield ""
+    yield (
+        f"Schema version {SCHEMA_VERSION}. A field that is new does not change the version; a "
+        "field that goes, or comes to mean something else, does."
+    )
+    yield ""
+    yield "| tag | one event for | written |"
+    yield "|---|---|---|"
+    yield f"| `{TAG_TX}` | a transaction: a query with its reply, or with its absence | always |"
+    yield (
+        f"| `{TAG_RECORD}` | a record of a message (a question counts as one), flat: no lists and "
+        "no maps in it | with `events.records: true` or `dns-gazer -R` |"
+    )
+    yield ""
+    yield (
+        "With `detail: classic` (what `dns-gazer` does) an event has exactly the original's "
+        "fields. With `detail: full` (what `gazer run` does) it has all fields of the tables "
+        "below."
+    )
+    yield ""
+    yield "## Forms"
+    yield ""
+    yield "| output | what is written |"
+    yield "|---|---|"
+    yield (
+        "| `type: text` | `TIME<TAB>TAG<TAB>JSON`, one line for each event; TIME is UTC, whole "
+        "seconds: `2015-10-11T02:40:12+00:00` |"
+    )
+    yield (
+        "| `type: text`, `format: json` | one JSON object for each line: `tag`, `time` (UTC, "
+        "microseconds), then the event's fields |"
+    )
+    yield (
+        "| `type: msgpack` | a stream of `[tag, time, fields]`; time is an integer, seconds since "
+        "1970-01-01 UTC |"
+    )
+    yield (
+        "| `type: msgpack`, `time: event_time` | the same; time is Fluentd's EventTime (extension "
+        "type 0: seconds and nanoseconds, 32 bits each, big-endian) |"
+    )
+    yield ""
+    yield "An event in full detail, as `format: json` writes it, on one line:"
+    yield ""
+    yield f"    {EVENTS_EXAMPLE}"
+    yield ""
+    yield "## Rules"
+    yield ""
+    for rule in _EVENTS_RULES:
+        yield f"- {rule}"
+    yield ""
+    yield f"## {TAG_TX}"
+    yield ""
+    yield from _fields(TX)
+    yield ""
+    yield "### Each entry of `query` and `reply`"
+    yield ""
+    yield from _fields(RECORD_OF_TX)
+    yield ""
+    yield "### Each entry of `edns`"
+    yield ""
+    yield (
+        "Full detail only. Taken from the first OPT record among a message's additional records. "
+        "The OPT record also stands in `query` or `reply` like any other, with all its options as "
+        "text."
+    )
+    yield ""
+    yield from _fields(EDNS, levels=False)
+    yield ""
+    yield "### The values of `malformed`"
+    yield ""
+    from gazer.workers.anomaly import NAMES
+
+    # A message without a whole header makes no event.
+    values = ", ".join(f"`{name}`" for name in NAMES if name not in ("ok", "short_header"))
+    yield f"{values}. What each means stands in [operations.md](operations.md#messages)."
+    yield ""
+    yield f"## {TAG_RECORD}"
+    yield ""
+    yield from _fields(RECORD)
+
+
+def _fields(fields_: Iterable[Field], *, levels: bool = True) -> Iterator[str]:
+    """A table of fields; `levels`: with the level of detail that each begins at."""
+    level = " detail |" if levels else ""
+    yield f"| field | type |{level} present | meaning | example |"
+    yield "|---|---|" + ("---|" if levels else "") + "---|---|---|"
+    for field in fields_:
+        row = f"| `{field.name}` | {field.type} |"
+        if levels:
+            row += " classic, full |" if field.classic else " full |"
+        present = "where there is one" if field.optional else "always"
+        yield f"{row} {present} | {field.text} | `{field.example}` |"
 
 
 if __name__ == "__main__":
