@@ -36,7 +36,7 @@ cdef enum:      # CaptureCounter
     C_BYTES                     # of them, as captured
     C_DELIVERED                 # to a worker's ring
     C_RING_DROPPED              # live only: the worker's ring was full
-    C_CLOCK_JUMPS               # design: the sensor clock was re-based
+    C_CLOCK_JUMPS               # times the sensor clock was re-based
     C_BAD_TIME                  # timestamps whose fraction was a second or more
     C_SNAPPED                   # frames of which the capture holds only a part
     C_WAITS                     # times the capture waited for room in a ring

@@ -101,24 +101,25 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
     """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost."""
     c, w = account.capture, account.workers
     undecoded = account.undecoded()
-    line = f"{c['frames']} frames read: {c['delivered']} DNS, {account.not_dns()} not DNS"
+    line = f"{_count(c['frames'], 'frame')} read: {c['delivered']} DNS, {account.not_dns()} not DNS"
     line += f", {sum(undecoded.values())} not decoded{_reasons(undecoded)}"
     if c["ring_dropped"]:
         line += f", {c['ring_dropped']} dropped"
     yield line
     discarded, malformed = account.anomalies("discarded"), account.anomalies("malformed")
-    line = f"{w['frames']} messages: {w['queries']} queries ({w['repeated']} repeated)"
-    line += f", {w['replies']} replies ({w['duplicates']} duplicates)"
+    line = f"{_count(w['frames'], 'message')}: {_count(w['queries'], 'query', 'queries')}"
+    line += f" ({w['repeated']} repeated), {_count(w['replies'], 'reply', 'replies')}"
+    line += f" ({_count(w['duplicates'], 'duplicate')})"
     line += f", {sum(discarded.values())} unreadable{_reasons(discarded)}"
     if malformed:
-        line += f"; {sum(malformed.values())} of them malformed{_reasons(malformed)}"
+        line += f"; of the readable {sum(malformed.values())} malformed{_reasons(malformed)}"
     yield line
-    line = f"{w['transactions']} transactions: {w['success']} success"
+    line = f"{_count(w['transactions'], 'transaction')}: {w['success']} success"
     line += f", {w['no_reply'] + w['evicted']} no_reply, {w['no_query']} no_query"
-    yield line + (f"; {w['records']} records" if config.events.records else "")
+    yield line + (f"; {_count(w['records'], 'record')}" if config.events.records else "")
     for output, counts in zip(config.outputs, account.outputs, strict=True):
         name = "standard output" if output.path == "-" else output.path
-        line = f"{counts['events']} events written to {name}"
+        line = f"{_count(counts['events'], 'event')} written to {name}"
         yield line + (f", {counts['dropped']} NOT written" if counts["dropped"] else "")
     yield from _remarks(account)
     if broken:
@@ -131,6 +132,13 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
 def _remarks(account: Account) -> Iterator[str]:
     """What an operator should know about this run besides the figures."""
     c, w = account.capture, account.workers
+    unread = [
+        what
+        for what, fate in (("TCP", "tcp"), ("IP fragments", "fragment"))
+        if c[f"fate.{fate}"]
+    ]
+    if unread:
+        yield f"DNS in {' and in '.join(unread)} is not read yet: some no_reply may have had one there"
     if c["clock_jumps"]:
         yield f"the capture's time jumped {_times(c['clock_jumps'])}"
     if c["bad_time"]:
@@ -142,7 +150,7 @@ def _remarks(account: Account) -> Iterator[str]:
     if w["evicted"]:
         yield (
             f"limit reached: {w['evicted']} queries left early as no_reply"
-            " (transactions.max_pending, max_pending_bytes)"
+            " (transactions.max_pending, max_pending_bytes, or 64 under one key)"
         )
     if w["answered_forgotten"]:
         yield (
@@ -151,6 +159,10 @@ def _remarks(account: Account) -> Iterator[str]:
         )
     if w["omitted"]:
         yield f"limit reached: {w['omitted']} records left out of events (events.max_size)"
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def _times(n: int) -> str:

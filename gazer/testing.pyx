@@ -16,7 +16,7 @@ from gazer.capture.source cimport (
     SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
 from gazer.entry cimport FORMATS, EventHeader, FrameEntry
 from gazer.ring cimport (
-    ENTRY_DATA, ENTRY_HEADER, ENTRY_PADDING, RING_HEADER, Consumer, Producer, Ring, RingHeader,
+    ENTRY_DATA, ENTRY_PADDING, RING_HEADER, Consumer, Producer, Ring, RingHeader,
     bell_wait, ring_claim, ring_commit, ring_consumer_awake, ring_consumer_sleeps, ring_mark,
     ring_poll, ring_producer_awake, ring_producer_sleeps, ring_publish, ring_release,
     ring_wake_consumer)

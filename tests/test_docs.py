@@ -178,7 +178,7 @@ def test_every_line_of_the_summary_is_explained():
         ".*".join(map(re.escape, text.split("...")))
         for text in re.findall(r"^\| `([^`]+)`", table, re.M)
     ]
-    assert len(patterns) == 9
+    assert len(patterns) == 10
     used = set()
     for line in lines:
         if re.match(r"\d+ (frames read|messages|transactions|events)", line):

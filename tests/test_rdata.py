@@ -340,7 +340,7 @@ def test_noise(rrtype, data):
     assert json.loads(f'"{escaped}"') == text
     theirs = dnspython(LIKE.get(rrtype, rrtype), rdata) if rrtype not in {"OPT", "LOC"} else None
     if theirs is not None and anomaly == "ok" and not strange(rdata):
-        assert text == theirs
+        assert text == theirs.rstrip()      # a field without octets is none here
 
 
 def strange(rdata):

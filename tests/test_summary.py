@@ -101,6 +101,8 @@ def test_the_lines():
 @pytest.mark.parametrize("change, line", [
     ({"capture__clock_jumps": 1}, "time jumped once"),
     ({"capture__clock_jumps": 3}, "time jumped 3 times"),
+    ({"capture__fate.fragment": 1, "capture__frames": 121},
+     "DNS in TCP and in IP fragments is not read yet"),
     ({"capture__bad_time": 4}, "4 frames have an impossible timestamp"),
     ({"capture__snapped": 5}, "5 frames were cut"),
     ({"workers__negative_latency": 6}, "6 replies are older than their query"),

@@ -99,7 +99,7 @@ NAMES = {
 
 cdef inline void set_unit(Interface* f, uint8_t resolution) noexcept nogil:
     """if_tsresol: 10^-n, or with the top bit set 2^-n."""
-    cdef int n = resolution & 127, i, power
+    cdef int n = resolution & 127, power, _
     if resolution & 128:
         f.unit = UNIT_SHIFTED
         f.factor = n
@@ -107,7 +107,7 @@ cdef inline void set_unit(Interface* f, uint8_t resolution) noexcept nogil:
     f.unit = UNIT_TIMES if n <= 9 else UNIT_DIVIDED
     power = 9 - n if n <= 9 else n - 9
     f.factor = 1
-    for i in range(power if power <= 19 else 19):
+    for _ in range(power if power <= 19 else 19):
         f.factor *= 10
     if power > 19:
         f.factor = 0        # 2^64 units are less than a nanosecond

@@ -5,7 +5,7 @@ readable, and every event is written between two rows of canaries: a read beyond
 process, a write beyond the room that was planned is an AssertionError.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
@@ -20,7 +20,7 @@ from gazer.ring cimport (
 from gazer.text cimport Text
 from gazer.workers.encode cimport Encoder, Exchange
 from gazer.workers.message cimport (
-    QUESTION, RECORD_ROOM, Message, message_decode, message_free, message_opcode, message_rcode,
+    QUESTION, Message, message_decode, message_free, message_opcode, message_rcode,
     message_setup)
 from gazer.workers.question cimport question_equal, question_hash
 from gazer.workers.transaction cimport CELL, Key, Transactions

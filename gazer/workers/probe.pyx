@@ -196,13 +196,13 @@ def time_rdata(bytes wire, uint32_t pos, uint32_t end, uint16_t type, uint32_t t
     cdef Text text
     cdef Cursor c
     cdef timespec before, after
-    cdef uint32_t i
+    cdef uint32_t _
     cdef const uint8_t* base = guarded(wire)
     cdef uint32_t length = len(wire)
     memset(&names, 0, sizeof(names))
     with nogil:
         clock_gettime(CLOCK_MONOTONIC, &before)
-        for i in range(times):
+        for _ in range(times):
             pen.arena.used = 0
             names_begin(&names, base, length)
             c = cursor_over(base, pos, end)

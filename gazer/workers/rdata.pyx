@@ -131,7 +131,7 @@ cdef enum:
 
 
 cdef inline bint like_in(uint16_t klass) noexcept nogil:
-    """Internet rdata; in dynamic updates the classes NONE and ANY stand for the zone's (RFC 2136)."""
+    """Internet rdata; in dynamic updates NONE and ANY stand for the zone's class (RFC 2136)."""
     return klass == CLASS_IN or klass == CLASS_NONE or klass == CLASS_ANY
 
 
