@@ -138,7 +138,10 @@ def _remarks(account: Account) -> Iterator[str]:
         if c[f"fate.{fate}"]
     ]
     if unread:
-        yield f"DNS in {' and in '.join(unread)} is not read yet: some no_reply may have had one there"
+        yield (
+            f"DNS in {' and in '.join(unread)} is not read yet:"
+            " some no_reply may have had one there"
+        )
     if c["clock_jumps"]:
         yield f"the capture's time jumped {_times(c['clock_jumps'])}"
     if c["bad_time"]:

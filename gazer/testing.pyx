@@ -528,7 +528,6 @@ cdef class FakeSource(Source):
     cdef int result
 
     def __init__(self, frames, result="end"):
-        cdef const unsigned char[::1] view
         cdef size_t i = 0
         self.kept = [frame and bytes(frame[0]) for frame in frames]
         self.count = len(self.kept)
