@@ -19,7 +19,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from benchmarks import baseline, jobs, measure, report, stream, traffic
+from benchmarks import baseline, jobs, loops, measure, report, stream, traffic
 
 ROOT = Path(__file__).parent.parent
 SMALL = traffic.Parameters(pairs=2_500, names=5_000, clients=300)
@@ -420,3 +420,11 @@ def test_whole_benchmark_with_a_stand_in(
     assert figures["counts"]["pairs"] == 100
     assert figures["jobs"]["classic text, 2 workers"]["peak_pss_bytes"] > 1e6
     assert figures["beside"]["cpu_ratio"].keys() == {"1", "2"}
+
+
+def test_the_loops_alone_see_every_message(small: tuple[Path, traffic.Counts]) -> None:
+    path, counts = small
+    messages, seconds = loops.run(str(path))
+    assert messages == counts.messages
+    assert len(seconds) == 3
+    assert all(cpu >= 0 for cpu in seconds)
