@@ -62,7 +62,7 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
         capture_bell=bells[CAPTURE], sink_bell=bells[SINK], slot=Slot(ledger, WORKER_0),
         table=Transactions(max_pending=10**6, max_bytes=1 << 28, window=5 * SECOND, seed=1),
         encoder=Encoder(full=full, formats=[0], max_size=MAX_EVENT, sensor="sensor-1"),
-        records=False, timeout=60 * SECOND, max_size=MAX_EVENT,
+        records=False, timeout=60 * SECOND,
     )
     while engine.run() != "end":
         pass

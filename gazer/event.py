@@ -89,7 +89,8 @@ RECORD_OF_TX = (
           optional=True),
     Field("data", "string", "Record data in presentation format; not for questions.",
           "23.100.102.231", True, True),
-    Field("name", "string", "Owner name with its final dot; octets beyond printable ASCII as"
+    Field("name", "string", "Owner name with its final dot, in the case in which it was sent (which"
+          " resolvers mix: compare without case); octets beyond printable ASCII as"
           " \\DDD, `.` and `\\` within a label with a backslash (RFC 4343).", "example.com.", True),
     Field("section", "string", "`question`, `answer`, `authority` or `additional`.", "answer",
           True),

@@ -20,7 +20,7 @@ cdef enum:          # Fate
     IP_HEADER           # no valid IPv4 or IPv6 header
     IP_LENGTH           # the IP length goes beyond the frame, or is shorter than the header
     IP_EXTENSION        # a chain of IPv6 extension headers that breaks off or never ends
-    UDP_HEADER          # shorter than a UDP header
+    TRANSPORT_HEADER          # shorter than the ports, or than a UDP header
     UDP_LENGTH          # the UDP length goes beyond its datagram, or is shorter than the header
     FATES_COUNT
 

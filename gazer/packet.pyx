@@ -32,7 +32,7 @@ FATES = (
     "ip_header",
     "ip_length",
     "ip_extension",
-    "udp_header",
+    "transport_header",
     "udp_length",
 )
 
@@ -275,17 +275,17 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
         packet.destination_port = cursor_u16(&c)
         if is_ours(ports, packet.source_port) or is_ours(ports, packet.destination_port):
             return TCP
-        return OTHER_PORT
+        return TRANSPORT_HEADER if c.failed else OTHER_PORT
     packet.source_port = cursor_u16(&c)
     packet.destination_port = cursor_u16(&c)
     if c.failed:
-        return UDP_HEADER
+        return TRANSPORT_HEADER
     if not (is_ours(ports, packet.source_port) or is_ours(ports, packet.destination_port)):
         return OTHER_PORT
     size = cursor_u16(&c)
     cursor_skip(&c, 2)
     if c.failed:
-        return UDP_HEADER
+        return TRANSPORT_HEADER
     if size < 8:
         return UDP_LENGTH
     size -= 8

@@ -19,6 +19,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import stat
 import sys
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
@@ -26,6 +28,8 @@ from multiprocessing.shared_memory import SharedMemory
 from gazer.errors import SharedMemoryError
 
 PREFIX = "gazer-"
+# Exactly what a run calls its segments: /dev/shm is everyone's, and other files may begin the same.
+OURS = re.compile(PREFIX + r"[0-9a-f]{8}-(ledger|(frames|events)[0-9]{1,2})")
 FOLDER = "/dev/shm"     # where Linux keeps what shm_open makes
 
 
@@ -149,7 +153,7 @@ def sweep() -> list[str]:
     """Remove the segments whose owner is dead; return their names."""
     swept = []
     for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
-        if not name.startswith(PREFIX):
+        if not OURS.fullmatch(name):
             continue
         path = f"{FOLDER}/{name}"
         try:
@@ -158,8 +162,9 @@ def sweep() -> list[str]:
             continue    # gone already, or another user's
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = os.fstat(fd)
             # Another sweep may have been faster, and the name be a new file's by now.
-            if os.fstat(fd).st_nlink:
+            if there.st_nlink and stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
                 os.unlink(path)
                 swept.append(name)
         except OSError:

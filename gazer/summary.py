@@ -37,9 +37,14 @@ class Account:
             outputs=tuple(slots[SINK].read_output(i) for i in range(outputs)),
         )
 
+    def others(self) -> dict[str, int]:
+        """Frames that were understood and carry no DNS, by reason; the reasons that occurred."""
+        reasons = {name: self.capture[f"fate.{name}"] for name in NOT_DNS}
+        return {name: n for name, n in reasons.items() if n}
+
     def not_dns(self) -> int:
-        """Frames that were understood and carry no DNS."""
-        return sum(self.capture[f"fate.{name}"] for name in NOT_DNS)
+        """All of them."""
+        return sum(self.others().values())
 
     def undecoded(self) -> dict[str, int]:
         """Frames that could not be decoded, by reason; the reasons that occurred."""
@@ -101,7 +106,8 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
     """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost."""
     c, w = account.capture, account.workers
     undecoded = account.undecoded()
-    line = f"{_count(c['frames'], 'frame')} read: {c['delivered']} DNS, {account.not_dns()} not DNS"
+    line = f"{_count(c['frames'], 'frame')} read: {c['delivered']} DNS"
+    line += f", {account.not_dns()} not DNS{_reasons(account.others())}"
     line += f", {sum(undecoded.values())} not decoded{_reasons(undecoded)}"
     if c["ring_dropped"]:
         line += f", {c['ring_dropped']} dropped"
@@ -133,15 +139,12 @@ def _remarks(account: Account) -> Iterator[str]:
     """What an operator should know about this run besides the figures."""
     c, w = account.capture, account.workers
     unread = [
-        what
-        for what, fate in (("TCP", "tcp"), ("IP fragments", "fragment"))
+        _count(c[f"fate.{fate}"], what)
+        for what, fate in (("TCP segment", "tcp"), ("IP fragment", "fragment"))
         if c[f"fate.{fate}"]
     ]
     if unread:
-        yield (
-            f"DNS in {' and in '.join(unread)} is not read yet:"
-            " some no_reply may have had one there"
-        )
+        yield f"DNS in {' and '.join(unread)} was not read: what they carried is missing here"
     if c["clock_jumps"]:
         yield f"the capture's time jumped {_times(c['clock_jumps'])}"
     if c["bad_time"]:

@@ -144,8 +144,12 @@ class Supervisor:
         from gazer.summary import Account, summary
 
         account = Account.read(self._slots, self._topology, len(self._config.outputs))
+        if self._exit_code and not account.capture["frames"]:
+            return                  # nothing was read, and a line has said why
         for line in summary(account, self._config, broken=self._broken):
             say(line)
+        if not self._broken and any(account.imbalances()):
+            self._exit_code = 1     # something is lost, and only we can have lost it
 
     # --- setting up ----------------------------------------------------------------------------
 

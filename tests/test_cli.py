@@ -321,7 +321,7 @@ def test_check_follows_a_link_to_what_is_not_there_yet(tmp_path):
 
 
 def test_check_sees_too_little_shared_memory(monkeypatch):
-    config = from_mapping({"workers": 4})
+    config = from_mapping({"workers": 4, "ring": {"size": "4MiB"}})
     monkeypatch.setattr(check, "_free_shared_memory", lambda: 32 << 20)
     assert list(check.obstacles(config)) == []
     monkeypatch.setattr(check, "_free_shared_memory", lambda: (32 << 20) - 1)

@@ -214,8 +214,9 @@ def test_the_sizes_in_operations():
     one = config.Config(workers=1)
     assert f"{check.ring_bytes(one) >> 20} MiB for each worker" in OPERATIONS
     assert f"{one.least_ring() >> 20} MiB with the default" in OPERATIONS
-    seven, eight = (config.Config(workers=n) for n in (7, 8))
-    assert check.ring_bytes(seven) < 64 << 20 <= check.ring_bytes(eight)
+    three, four = (config.Config(workers=n) for n in (3, 4))
+    assert check.ring_bytes(three) < 64 << 20 <= check.ring_bytes(four)
+    assert "up to 3 workers with the defaults" in OPERATIONS
     limits = config.Transactions()
     assert f"up to {limits.max_pending:,} queries may wait" in OPERATIONS
     assert f"at most {limits.max_pending_bytes >> 20} MiB" in OPERATIONS

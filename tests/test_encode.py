@@ -369,3 +369,32 @@ def test_every_documented_field_occurs():
     assert second["edns"]["query"].keys() == EDNS.keys()
     events, _ = writer.events(reply=reply, **ENDS, vlan=[7], records=True)
     assert {k for one in events for k in check(one, True, True)} == FLAT.keys()
+
+
+def test_event_time_stands_still_behind_its_end():
+    """Fluentd's EventTime has 32 bits of seconds; in 2106 it must not begin again at 1970."""
+    for second, nanosecond, shown in (
+        ((1 << 32) - 1, 5, (0xFFFFFFFF, 5)),
+        (1 << 32, 5, (0xFFFFFFFF, 999_999_999)),
+        ((1 << 32) + 1000, 0, (0xFFFFFFFF, 999_999_999)),
+    ):
+        (out,), _ = doors.Writer(full=True, formats=range(4)).events(
+            query=QUERY, status="no_reply", query_time=second * NS + nanosecond, **ENDS)
+        extension = unpack(out[PACK_TIME])[1]
+        assert tuple(int.from_bytes(extension.data[i : i + 4]) for i in (0, 4)) == shown
+        assert unpack(out[PACK_TIME])[2]["query_ts_ns"] == second * NS + nanosecond
+        assert unpack(out[PACK])[1] == second
+
+
+def test_a_record_event_keeps_to_the_limit():
+    """One record that fills all the room there is: shown whole, or left out."""
+    for octets in range(3500, 4200, 7):
+        text = b"\xff" * octets
+        rdata = b"".join(bytes([len(part)]) + part
+                         for part in (text[i : i + 255] for i in range(0, octets, 255)))
+        wire = (b"\0\1\x80\0\0\0\0\1\0\0\0\0" + b"\0\0\x10\0\1\0\0\0\0"
+                + len(rdata).to_bytes(2) + rdata)
+        for full in (False, True):
+            writer = doors.Writer(full=full, formats=range(4), max_size=16384, sensor="s" * 255)
+            events, _ = writer.events(reply=wire, records=True, reply_time=NS, **ENDS)
+            assert all(len(form) <= 16384 for out in events for form in out.values())

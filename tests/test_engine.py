@@ -48,7 +48,7 @@ class Run:
                 window=round(rules.duplicate_window * NS), seed=0x5EED),
             encoder=Encoder(full=rules.detail == "full", formats=[0], max_size=262144,
                             sensor=rules.sensor),
-            records=rules.records, timeout=round(rules.timeout * NS), max_size=262144)
+            records=rules.records, timeout=round(rules.timeout * NS))
         for frame in frames:
             self.put(*frame)
         if end:
@@ -347,7 +347,7 @@ def test_a_query_larger_than_the_table():
         frame_ring=done.rings[0], event_ring=done.rings[1], bell=-1, capture_bell=-1, sink_bell=-1,
         slot=done.slot, table=Transactions(max_pending=10, max_bytes=0, window=NS, seed=1),
         encoder=Encoder(full=False, formats=[0], max_size=262144, sensor="s"), records=False,
-        timeout=60 * NS, max_size=262144)
+        timeout=60 * NS)
     done.engine = small
     done.finish()
     assert done.statuses == ["no_reply", "no_reply", "success", "no_reply"]
@@ -434,7 +434,7 @@ def test_a_damaged_ring_is_said_to_be():
         frame_ring=ring, event_ring=done.rings[1], bell=-1, capture_bell=-1, sink_bell=-1,
         slot=done.slot, table=Transactions(max_pending=10, max_bytes=0, window=NS, seed=1),
         encoder=Encoder(full=False, formats=[0], max_size=262144, sensor="s"), records=False,
-        timeout=60 * NS, max_size=262144)
+        timeout=60 * NS)
     assert engine.run() == "corrupt"
 
 

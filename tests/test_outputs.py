@@ -291,3 +291,47 @@ def test_a_fifo_as_output(gazer, fifo):
     assert live.wait(20.0).code == 0
     os.close(fd)
     assert compare.diff(expected(), whole_lines(data)) == ""
+
+
+def test_a_fifo_that_nobody_reads_is_waited_for_until_interrupted(gazer, tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    live = gazer.start("-r", RESOLVER, "-t", path)
+    live.says(f"waiting for someone to read {path}")
+    live.signal(signal.SIGTERM)
+    done = live.wait(10.0)
+    assert done.code == 1
+    assert any(line.endswith(f"can't open {path}: nobody reads it") for line in done.said)
+
+
+@pytest.mark.parametrize("stdout_last", [True, False])
+def test_a_failure_beside_a_reader_that_left_is_told(gazer, stdout_last):
+    """Both in the same flush: the one that is no error must not hide the one that is."""
+    broken = "/proc/self/oom_score_adj"         # can be opened, takes no such thing
+    outputs = [("-o", broken), ("-t", "-")]
+    reader, stdout = os.pipe()
+    os.close(reader)
+    try:
+        done = gazer("-r", CAPTURES / "captured.pcap", *outputs[0 if stdout_last else 1],
+                     *outputs[1 if stdout_last else 0], stdout=stdout)
+    finally:
+        os.close(stdout)
+    assert done.code == 1
+    assert any(f"can't write to {broken}" in line for line in done.said)
+
+
+def test_what_others_wrote_behind_ours_stays(tmp_path):
+    """A write that fails takes back its own bytes, and only if they are the last ones."""
+    from gazer.sinks.files import FileOutput
+
+    path = tmp_path / "out"
+    path.write_bytes(b"first\n")
+    output = FileOutput(str(path), lines=True, notice=lambda _: None, giving_up=lambda: True,
+                        waits=lambda _: None)
+    with path.open("ab") as other:
+        other.write(b"ours, theirs\n")
+    output._take_back(6, 5)
+    assert path.read_bytes() == b"first\nours, theirs\n"
+    output._take_back(6, 13)
+    assert path.read_bytes() == b"first\n"
+    output.close()

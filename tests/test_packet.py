@@ -21,16 +21,16 @@ P4, P6 = build.udp(*V4, QUERY), build.udp(*V6, QUERY)
 # The oracle's reasons, and the fate that each must be.  A frame can be wrong in several ways, of
 # which the two may meet another one first: only where nothing else is possible is there one.
 FATES = {
-    "too short: udp": {"udp_header", "other_port"},
-    "too short": {"link_header", "ip_header", "ip_length", "ip_extension", "udp_header"},
+    "too short: udp": {"transport_header", "other_port"},
+    "too short": {"link_header", "ip_header", "ip_length", "ip_extension", "transport_header"},
     "not ip: ppp protocol 0x00ff": {"other_protocol", "link_header"},   # half of ff 03
     "not ip": {"other_protocol"},
     "bad ip header": {"ip_header"},
-    "bad length": {"ip_length", "ip_extension", "udp_header", "udp_length", "ip_header",
+    "bad length": {"ip_length", "ip_extension", "transport_header", "udp_length", "ip_header",
                    "other_port"},
     "fragment": {"fragment", "ip_header"},
     "not udp": {"other_transport"},
-    "tcp": {"tcp", "other_port"},
+    "tcp": {"tcp", "other_port", "transport_header"},
     "other ports": {"other_port"},
     "link type": {"link_type"},
     "too many vlan tags": {"too_many_tags"},
@@ -166,7 +166,7 @@ def test_ipv4_options_and_padding():
 
 @pytest.mark.parametrize("at, value, fate", [
     (0, 0x55, "ip_header"), (0, 0x44, "ip_header"), (0, 0x4F, "ip_header"),
-    (3, 19, "ip_length"), (3, 20, "udp_header"), (3, 27, "udp_header"),
+    (3, 19, "ip_length"), (3, 20, "transport_header"), (3, 27, "transport_header"),
     (3, 28, "udp_length"), (2, 0xFF, "ip_length"),
     (6, 0x20, "fragment"), (7, 1, "fragment"), (6, 0x80, "dns"), (6, 0x40, "dns"),
     (24, 0xFF, "udp_length"), (25, 7, "udp_length"), (25, 0, "udp_length"),
@@ -235,7 +235,8 @@ def test_ipv6_chains(count, fate):
 
 def test_ipv6_headers_that_lie():
     assert agree(build.frame(build.ipv6("::1", "::2", 17, b"", length=8))) == "ip_length"
-    assert agree(build.frame(build.ipv6("::1", "::2", 17, bytes(8), length=0))) == "udp_header"
+    none = build.ipv6("::1", "::2", 17, bytes(8), length=0)
+    assert agree(build.frame(none)) == "transport_header"
     long = build.ipv6("::1", "::2", 60, b"\x11\xff" + bytes(6))     # 2048 octets that are not there
     assert agree(build.frame(long)) == "ip_extension"
     assert agree(build.frame(long), length=4000) == "ip_extension"

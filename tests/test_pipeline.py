@@ -57,7 +57,8 @@ def figure(stderr: str, pattern: str) -> int:
 
 def assert_accounted(stderr: str, frames: int) -> None:
     """The frames read are all there are, and the sum of where they went."""
-    counts = re.search(r"(\d+) frames read: (\d+) DNS, (\d+) not DNS, (\d+) not decoded", stderr)
+    counts = re.search(r"(\d+) frames? read: (\d+) DNS, (\d+) not DNS(?: \([^)]*\))?"
+                       r", (\d+) not decoded", stderr)
     assert counts, stderr
     total, *parts = map(int, counts.groups())
     assert total == sum(parts) == frames

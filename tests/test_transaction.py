@@ -252,3 +252,26 @@ def test_many_answers_under_one_key_are_no_long_walk():
 
     many = [("10.0.0.1", port, "10.0.0.2", 53, port, ()) for port in range(5000)]
     assert cost(KEYS[:1]) < 5 * cost(many) + 0.5
+
+
+def test_a_question_answered_again_takes_no_second_place():
+    """Else the table grows, and forgets, for nothing."""
+    table = doors.Table(max_pending=16, max_bytes=0, window=1000)
+    table.remember(KEYS[0], 7, 0)
+    for clock in range(100):
+        table.remember(KEYS[0], 8, clock)
+    assert table.figures["forgotten"] == 0
+    assert table.remembered(KEYS[0], 7, 100)
+
+
+def test_after_a_burst_the_answered_table_is_small_again():
+    """A large table is cleared at a cost that few answers would have to pay over and over."""
+    table = doors.Table(max_pending=1 << 20, max_bytes=0, window=10)
+    for number in range(50_000):
+        table.remember(KEYS[0], number, 0)
+    large = table.figures["answered_bytes"]
+    for clock in range(20, 120, 20):
+        table.remember(KEYS[0], 1, clock)
+        assert table.remembered(KEYS[0], 1, clock)
+    assert table.figures["answered_bytes"] == 2 * 4096 * 16 < large
+

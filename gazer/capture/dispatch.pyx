@@ -128,10 +128,13 @@ cdef class Dispatcher:
                 self.counters[C_BYTES] += frame.caplen
                 if frame.caplen < frame.length:
                     self.counters[C_SNAPPED] += 1
-                if frame.flags & FRAME_BAD_TIME:
-                    self.counters[C_BAD_TIME] += 1
                 if clock_advance(&self.clock, frame.time):
                     self.counters[C_CLOCK_JUMPS] += 1
+                if frame.time < 0:      # before 1970; pcapng can say so, events can't
+                    frame.time = 0
+                    frame.flags |= FRAME_BAD_TIME
+                if frame.flags & FRAME_BAD_TIME:
+                    self.counters[C_BAD_TIME] += 1
                 fate = packet_decode(frame.data, frame.caplen, frame.length, frame.linktype,
                                      self.ports.bits, &packet)
                 if fate != DNS:

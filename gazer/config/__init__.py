@@ -133,9 +133,10 @@ class Capture:
 @dataclass(frozen=True, slots=True)
 class Ring:
     size: int = key(
-        "size", 4 * MIB, Size(64 * KIB, GIB, power=True),
+        "size", 8 * MIB, Size(64 * KIB, GIB, power=True),
         "Shared memory of each ring; every worker has two, one for frames and one for events. "
-        "A quarter of a ring must hold the largest frame and the largest event.",
+        "A quarter of a ring must hold the largest frame, and the largest event once in each form "
+        "in use (text, JSON, msgpack, msgpack with event_time); the default does for all four.",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ incomplete, they begin on a line of their own.  What can go wrong, and what happ
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -62,9 +63,7 @@ class FileOutput:
         self._full = False          # the operator has been told that there is no room
         self._told = -REMIND        # when
         try:
-            self._fd = os.dup(1) if path == "-" else os.open(
-                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640
-            )
+            self._fd = os.dup(1) if path == "-" else self._open(path)
             self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
             flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
             self._appends = bool(flags & os.O_APPEND)
@@ -73,6 +72,28 @@ class FileOutput:
         except (OSError, ValueError) as error:
             raise self._failed("open", error) from None
         self._torn = lines and self._regular and self._appends and self._ends_in_a_line()
+
+    def _open(self, path: str) -> int:
+        """Open it; a FIFO waits for its reader, as long as we are not told to give up.
+
+        Its descriptor stays non-blocking, so that a reader that stands still can't hold us either.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        told = False
+        while True:
+            try:
+                return os.open(path, flags, 0o640)
+            except OSError as error:
+                if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+                    raise
+            if not told:
+                told = True
+                self._notice(f"waiting for someone to read {path}")
+            if self._giving_up():
+                raise OSError(errno.ENXIO, "nobody reads it")
+            self._waits(True)
+            self._waiting = True
+            time.sleep(RETRY)
 
     def _ends_in_a_line(self) -> bool:
         """The file ends within a line (we were killed, or another program was)."""
@@ -97,6 +118,7 @@ class FileOutput:
         if self._torn:
             self._write_all(memoryview(b"\n"), start)
             self._torn = False
+            start += 1
         self._write_all(block, start)
         if self._waiting:
             self._waiting = False
@@ -115,16 +137,16 @@ class FileOutput:
                     raise ClosedError from None
                 raise self._failed("write to", error) from None
             except BlockingIOError:     # standard output may be someone's non-blocking pipe
-                self._check(start)
+                self._check(start, done)
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll(RETRY * 1000)
             except OSError as error:
                 if error.errno not in FULL:
-                    self._take_back(start)
+                    self._take_back(start, done)
                     raise self._failed("write to", error) from None
                 self._tell_full(error)
-                self._check(start)
+                self._check(start, done)
                 time.sleep(RETRY)
 
     def _tell_full(self, error: OSError) -> None:
@@ -137,12 +159,12 @@ class FileOutput:
             self._full = True
             self._notice(f"{still}waiting for room to write to {self.name}: {why}")
 
-    def _check(self, start: int) -> None:
+    def _check(self, start: int = 0, done: int = 0) -> None:
         """Ahead of each wait: go on waiting?"""
         self._waits(True)
         self._waiting = True
         if self._giving_up():
-            self._take_back(start)
+            self._take_back(start, done)
             raise GaveUpError
 
     def _end(self) -> int:
@@ -151,12 +173,15 @@ class FileOutput:
             return 0
         return os.fstat(self._fd).st_size if self._appends else os.lseek(self._fd, 0, os.SEEK_CUR)
 
-    def _take_back(self, start: int) -> None:
-        """Take back what was written since `start`."""
-        if self._regular:
-            os.ftruncate(self._fd, start)
-            if not self._appends:
-                os.lseek(self._fd, start, os.SEEK_SET)
+    def _take_back(self, start: int, done: int) -> None:
+        """Take back the `done` bytes written since `start`, unless others write to the file too:
+        what stands behind ours, or a file that was cut meanwhile, is not ours to change."""
+        if self._regular and done:
+            with contextlib.suppress(OSError):
+                if os.fstat(self._fd).st_size == start + done:
+                    os.ftruncate(self._fd, start)
+                    if not self._appends:
+                        os.lseek(self._fd, start, os.SEEK_SET)
 
     def _failed(self, verb: str, error: Exception) -> OutputError:
         why = getattr(error, "strerror", None) or str(error)

@@ -47,6 +47,7 @@ class Outputs:
             for output in config.outputs
         ]
         self._ended = [False] * len(self.files)
+        self._closed = False        # a reader of standard output has gone
 
     def empty(self) -> bool:
         return not any(block.used for block in self.blocks)
@@ -76,15 +77,17 @@ class Outputs:
             block.clear()
         if failure is not None:
             raise failure
+        if self._closed and all(self._ended):
+            raise ClosedError
 
     def _tell(self, name: str, why: Exception) -> None:
         if isinstance(why, GaveUpError):
             self._child.report(FAULT, f"interrupted while {name} had no room: the rest is not "
                                       "written to it")
-        elif all(self._ended):
-            raise ClosedError
         else:
-            self._child.report(NOTICE, f"nobody reads {name} any more; the other outputs go on")
+            self._closed = True
+            if not all(self._ended):
+                self._child.report(NOTICE, f"nobody reads {name} any more; the other outputs go on")
 
     def close(self) -> None:
         for file in self.files:

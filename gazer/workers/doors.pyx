@@ -306,8 +306,8 @@ cdef class Writer:
 
     def __init__(self, *, full, formats, uint32_t max_size=262144, sensor="sensor-1"):
         self.encoder = Encoder(full=full, formats=formats, max_size=max_size, sensor=sensor)
-        self.query = Reader(max_size, full)
-        self.reply = Reader(max_size, full)
+        self.query = Reader(self.encoder.budget, full)
+        self.reply = Reader(self.encoder.budget, full)
         self.formats = sorted(formats)
         self.max_size = max_size
 

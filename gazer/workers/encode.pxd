@@ -34,6 +34,7 @@ cdef class Encoder:
     cdef bint use[FORMATS]
     cdef readonly uint32_t formats      # how many are in use
     cdef uint32_t max_size
+    cdef readonly uint32_t budget       # room for records, whatever else an event holds
     cdef bytes sensor_kept
     cdef char* sensor                   # sensor id as a JSON string without quotes
     cdef uint32_t sensor_length

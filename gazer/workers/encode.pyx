@@ -416,6 +416,7 @@ cdef class Encoder:
         self.sensor_raw_kept = sensor.encode()
         self.sensor_raw = self.sensor_raw_kept
         self.sensor_raw_length = len(self.sensor_raw_kept)
+        self.budget = self.max_size - FIXED_ROOM - self.sensor_length
         self.second = -1
 
     cdef void set_date(self, int64_t second) noexcept nogil:
@@ -501,7 +502,12 @@ cdef class Encoder:
         w = put_bytes(pack_length(w + 1, n), TAGS[kind], n)
         if format == FORMAT_MSGPACK:
             return pack_uint(w, <uint64_t>second)
-        w[0] = <char>0xD7       # Fluentd's EventTime: extension type 0, seconds and nanoseconds
+        # Fluentd's EventTime: extension type 0, seconds and nanoseconds in 32 bits each.  It ends
+        # in 2106 and stands still from there on; query_ts and reply_ts go on.
+        if second > 0xFFFFFFFFLL:
+            second = 0xFFFFFFFFLL
+            time = second * SECOND + SECOND - 1
+        w[0] = <char>0xD7
         w[1] = 0
         n = as_big32(<uint32_t>second)
         memcpy(w + 2, &n, 4)

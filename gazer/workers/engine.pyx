@@ -16,7 +16,7 @@ from gazer.counters cimport (
     W_QUERIES, W_RECORDS, W_REPEATED, W_REPLIES, W_SUCCESS, W_TRANSACTIONS, W_WAITS, Slot)
 from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u16
 from gazer.entry cimport FrameEntry
-from gazer.packet cimport Packet
+from gazer.packet cimport MAX_TAGS, Packet
 from gazer.ring cimport (
     MARK_END, Consumer, Ring, bell_wait, ring_claim, ring_commit, ring_consumer_awake,
     ring_consumer_sleeps, ring_mark, ring_poll, ring_producer_awake, ring_producer_sleeps,
@@ -42,7 +42,7 @@ cdef class Engine:
 
     def __init__(self, *, Ring frame_ring, Ring event_ring, int bell, int capture_bell,
                  int sink_bell, Slot slot, Transactions table, Encoder encoder, bint records,
-                 uint64_t timeout, uint32_t max_size):
+                 uint64_t timeout):
         self.frame_ring = frame_ring
         self.event_ring = event_ring
         self.frames = frame_ring.consumer(capture_bell)
@@ -54,8 +54,8 @@ cdef class Engine:
         self.encoder = encoder
         self.records = records
         self.timeout = timeout
-        message_setup(&self.query, max_size, encoder.full)
-        message_setup(&self.reply, max_size, encoder.full)
+        message_setup(&self.query, encoder.budget, encoder.full)
+        message_setup(&self.reply, encoder.budget, encoder.full)
 
     def __dealloc__(self):
         message_free(&self.query)
@@ -96,7 +96,8 @@ cdef class Engine:
                     if entry == NULL:
                         break
                     f = <FrameEntry*>entry
-                    if n < sizeof(FrameEntry) or n - sizeof(FrameEntry) < f.caplen:
+                    if (n < sizeof(FrameEntry) or n - sizeof(FrameEntry) < f.caplen
+                            or f.packet.tags > MAX_TAGS):
                         return ENGINE_CORRUPT
                     self.handle(f, entry + sizeof(FrameEntry))
                     if c.head == upto:

@@ -43,7 +43,6 @@ def work(child: Child) -> None:
         ),
         records=config.events.records,
         timeout=limits.timeout_ns,
-        max_size=config.events.max_size,
     )
     while (state := engine.run()) != "end":
         if state == "corrupt":

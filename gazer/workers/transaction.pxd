@@ -119,7 +119,7 @@ cdef class Transactions:
     cdef void grow(self) noexcept nogil
     cdef uint64_t answered_print(self, const Key* key, uint64_t question) noexcept nogil
     cdef void answered_turn(self, uint64_t clock) noexcept nogil
-    cdef void answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
+    cdef bint answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
                            uint64_t clock) noexcept nogil
     cdef bint answered_grow(self) noexcept nogil
     cdef void prefetch_key(self, const Key* key, bint reply) noexcept nogil

@@ -291,10 +291,22 @@ cdef class Transactions:
         return h | (h == 0)
 
     cdef void answered_turn(self, uint64_t clock) noexcept nogil:
-        """Begin a new generation; the one before the last is forgotten."""
+        """Begin a new generation; the one before the last is forgotten.
+
+        Its table is cleared and used again, if it was used well.  One that a burst has left large
+        is exchanged for a small one: clearing costs time in proportion to what was put in.
+        """
         cdef Answered* table = self.answered[1]
         cdef uint32_t mask = self.answered_mask[1]
-        memset(table, 0, (<size_t>mask + 1) * sizeof(Answered))
+        cdef Answered* small = NULL
+        if mask >= FEWEST_BUCKETS and self.answered_count[1] < mask // 16:
+            small = <Answered*>calloc(FEWEST_BUCKETS, sizeof(Answered))
+        if small != NULL:
+            free(table)
+            table = small
+            mask = FEWEST_BUCKETS - 1
+        elif self.answered_count[1]:
+            memset(table, 0, (<size_t>mask + 1) * sizeof(Answered))
         self.answered[1] = self.answered[0]
         self.answered_mask[1] = self.answered_mask[0]
         self.answered_count[1] = self.answered_count[0]
@@ -303,11 +315,14 @@ cdef class Transactions:
         self.answered_count[0] = 0
         self.answered_since = clock
 
-    cdef void answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
+    cdef bint answered_put(self, Answered* table, uint32_t mask, uint64_t print_,
                            uint64_t clock) noexcept nogil:
+        """True if that took a free place."""
         cdef uint32_t i = answered_slot(table, mask, print_)
+        cdef bint free_place = table[i].print == 0
         table[i].print = print_
         table[i].clock = clock
+        return free_place
 
     cdef bint answered_grow(self) noexcept nogil:
         cdef uint32_t mask = self.answered_mask[0] * 2 + 1, i
@@ -334,9 +349,8 @@ cdef class Transactions:
         if self.answered_count[0] * 2 > self.answered_mask[0] and not self.answered_grow():
             self.forgotten += self.answered_count[1]
             self.answered_turn(clock)
-        self.answered_put(self.answered[0], self.answered_mask[0],
-                          self.answered_print(key, question), clock)
-        self.answered_count[0] += 1
+        self.answered_count[0] += self.answered_put(
+            self.answered[0], self.answered_mask[0], self.answered_print(key, question), clock)
 
     cdef bint remembered(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil:
         """True if the transaction was answered less than `window` ago."""
