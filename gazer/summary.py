@@ -148,27 +148,38 @@ def _remarks(account: Account) -> Iterator[str]:
     if c["clock_jumps"]:
         yield f"the capture's time jumped {_times(c['clock_jumps'])}"
     if c["bad_time"]:
-        yield f"{c['bad_time']} frames have an impossible timestamp"
+        have = "has" if c["bad_time"] == 1 else "have"
+        yield f"{_count(c['bad_time'], 'frame')} {have} an impossible timestamp"
     if c["snapped"]:
-        yield f"{c['snapped']} frames were cut by the capture's snaplen"
+        n = c["snapped"]
+        yield f"{_count(n, 'frame')} {_were(n)} cut by the capture's snaplen"
     if w["negative_latency"]:
-        yield f"{w['negative_latency']} replies are older than their query: no latency for them"
+        are = "is" if w["negative_latency"] == 1 else "are"
+        yield (
+            f"{_count(w['negative_latency'], 'reply', 'replies')} {are} older than their query:"
+            " no latency there"
+        )
     if w["evicted"]:
         yield (
-            f"limit reached: {w['evicted']} queries left early as no_reply"
+            f"limit reached: {_count(w['evicted'], 'query', 'queries')} left early as no_reply"
             " (transactions.max_pending, max_pending_bytes, or 64 under one key)"
         )
     if w["answered_forgotten"]:
         yield (
-            f"limit reached: {w['answered_forgotten']} answered transactions were forgotten early"
+            f"limit reached: {_count(w['answered_forgotten'], 'answered transaction')}"
+            f" {_were(w['answered_forgotten'])} forgotten early"
             " (transactions.max_pending); their duplicates count as no_query"
         )
     if w["omitted"]:
-        yield f"limit reached: {w['omitted']} records left out of events (events.max_size)"
+        yield f"limit reached: {_count(w['omitted'], 'record')} left out of events (events.max_size)"
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:
     return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def _were(n: int) -> str:
+    return "was" if n == 1 else "were"
 
 
 def _times(n: int) -> str:
