@@ -322,7 +322,7 @@ def _events_lines() -> Iterator[str]:
     )
     yield (
         "| `type: msgpack`, `time: event_time` | the same; time is Fluentd's EventTime (extension "
-        "type 0: seconds and nanoseconds, 32 bits each, big-endian) |"
+        "type 0: seconds and nanoseconds, 32 bits each, big-endian; it ends in 2106) |"
     )
     yield ""
     yield "An event in full detail, as `format: json` writes it, on one line:"

@@ -171,7 +171,8 @@ def _remarks(account: Account) -> Iterator[str]:
             " (transactions.max_pending); their duplicates count as no_query"
         )
     if w["omitted"]:
-        yield f"limit reached: {_count(w['omitted'], 'record')} left out of events (events.max_size)"
+        left = _count(w["omitted"], "record")
+        yield f"limit reached: {left} left out of events (events.max_size)"
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:
