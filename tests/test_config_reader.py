@@ -75,7 +75,7 @@ WHERE = [
     ),
     (
         "ring: {size: 5MiB}",
-        "c.yaml:1: ring.size: expected a power of two from 64KiB to 1GiB, such as 1GiB, "
+        "c.yaml:1: ring.size: expected a power of two from 64KiB to 1GiB, such as 8MiB, "
         'got "5MiB"',
     ),
     (

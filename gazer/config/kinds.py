@@ -274,7 +274,9 @@ class Size(Kind):
     def __init__(self, low: int, high: int, power: bool = False) -> None:
         bounds = f"{show_size(low)} to {show_size(high)}"
         what = "a power of two" if power else "a size"
-        super().__init__("size", bounds, f"{what} from {bounds}, such as {show_size(high)}")
+        # Who follows the example for a ring should not reserve all the memory there is.
+        example = 1 << ((low.bit_length() + high.bit_length()) // 2 - 1) if power else high
+        super().__init__("size", bounds, f"{what} from {bounds}, such as {show_size(example)}")
         if power:
             self.bounds += ", a power of two"
         self.low = low
