@@ -151,7 +151,7 @@ def test_a_number_of_workers_that_can_t_be_is_refused(count):
 
 
 class Clock:
-    """Design decision 7, once more, in unbounded integers."""
+    """The rules of the sensor clock (ARCHITECTURE.md), once more, in unbounded integers."""
 
     def __init__(self):
         self.now = self.shift = None
