@@ -33,7 +33,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ClosedError(Exception):
-    """Nobody reads this output any more."""
+    """Nobody reads this output any more.  `taken`: bytes of the block that went out before."""
+
+    def __init__(self, taken: int = 0) -> None:
+        super().__init__(taken)
+        self.taken = taken
 
 
 class GaveUpError(Exception):
@@ -134,7 +138,7 @@ class FileOutput:
                 done += os.write(self._fd, block[done:])
             except BrokenPipeError as error:
                 if self._standard:
-                    raise ClosedError from None
+                    raise ClosedError(done) from None
                 raise self._failed("write to", error) from None
             except BlockingIOError:     # standard output may be someone's non-blocking pipe
                 self._check(start, done)

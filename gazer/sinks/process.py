@@ -32,15 +32,16 @@ class Outputs:
         self._child = child
         config = child.boot.config
         slot = child.slot
+        self._lines = [o.kind in (OutputKind.TEXT, OutputKind.JSON) for o in config.outputs]
         self.files = [
             FileOutput(
                 output.path,
-                lines=output.kind in (OutputKind.TEXT, OutputKind.JSON),
+                lines=lines,
                 notice=lambda text: child.report(NOTICE, text),
                 giving_up=lambda: slot.draining,
                 waits=slot.waits,
             )
-            for output in config.outputs
+            for output, lines in zip(config.outputs, self._lines, strict=True)
         ]
         self.blocks = [
             Block(format=int(output.kind), capacity=max(BLOCK, config.events.max_size + 1024))
@@ -59,35 +60,32 @@ class Outputs:
         for number, block in enumerate(self.blocks):
             if not block.used:
                 continue
-            written = False
+            events = taken = 0
             if not self._ended[number]:
                 try:
                     self.files[number].write(block.data())
-                    written = True
-                except (ClosedError, GaveUpError) as why:
+                    events, taken = block.events, block.used
+                except ClosedError as why:
+                    self._ended[number] = self._closed = True
+                    taken = why.taken
+                    if self._lines[number]:     # an event is a line
+                        events = bytes(block.data()[:taken]).count(b"\n")
+                    if not all(self._ended):
+                        self._child.report(NOTICE, f"nobody reads {self.files[number].name} any "
+                                                   "more; the other outputs go on")
+                except GaveUpError:
                     self._ended[number] = True
-                    self._tell(self.files[number].name, why)
+                    self._child.report(FAULT, f"interrupted while {self.files[number].name} had no "
+                                              "room: the rest is not written to it")
                 except OutputError as error:
                     self._ended[number] = True
                     failure = failure or error
-            if written:
-                self._child.slot.add_output(number, block.events, block.used, 0)
-            else:
-                self._child.slot.add_output(number, 0, 0, block.events)
+            self._child.slot.add_output(number, events, taken, block.events - events)
             block.clear()
         if failure is not None:
             raise failure
         if self._closed and all(self._ended):
             raise ClosedError
-
-    def _tell(self, name: str, why: Exception) -> None:
-        if isinstance(why, GaveUpError):
-            self._child.report(FAULT, f"interrupted while {name} had no room: the rest is not "
-                                      "written to it")
-        else:
-            self._closed = True
-            if not all(self._ended):
-                self._child.report(NOTICE, f"nobody reads {name} any more; the other outputs go on")
 
     def close(self) -> None:
         for file in self.files:
