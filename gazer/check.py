@@ -19,7 +19,7 @@ SHARED_MEMORY = "/dev/shm"
 def outline(config: Config) -> Iterator[str]:
     """What would run, line by line."""
     workers = config.worker_count()
-    how = "" if config.workers else ", workers: auto"
+    how = "" if config.workers else " (auto)"
     limits = config.transactions
     events = config.events
     ports = ", ".join(map(str, config.capture.ports))

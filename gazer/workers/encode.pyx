@@ -122,16 +122,16 @@ cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint fu
     if not question:
         put_key(o, b"data")
         put_text(o, arena, &r.data)
-        next_key(o, b", \"name\": ", b"name")
+        next_key(o, b", \"name\": ")
     else:
         put_key(o, b"name")
     put_text(o, arena, &r.name)
-    next_key(o, b", \"section\": ", b"section")
+    next_key(o, b", \"section\": ")
     put_section(o, r.section)
     if full and not opt and not question:
-        next_key(o, b", \"ttl\": ", b"ttl")
+        next_key(o, b", \"ttl\": ")
         put_uint(o, r.ttl)
-    next_key(o, b", \"type\": ", b"type")
+    next_key(o, b", \"type\": ")
     put_type_name(o, r.type)
     map_end(o)
 
@@ -222,11 +222,11 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     map_begin(o, n)
     put_key(o, b"client_addr")
     put_address(o, x.addresses, x.family)
-    next_key(o, b", \"client_port\": ", b"client_port")
+    next_key(o, b", \"client_port\": ")
     put_port(o, x.client_port)
     if full:
         if q_edns or r_edns:
-            next_key(o, b", \"edns\": ", b"edns")
+            next_key(o, b", \"edns\": ")
             map_begin(o, q_edns + r_edns)
             if q_edns:
                 put_key(o, b"query")
@@ -235,13 +235,13 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
                 put_key(o, b"reply")
                 put_edns(o, r)
             map_end(o)
-        next_key(o, b", \"flags\": ", b"flags")
+        next_key(o, b", \"flags\": ")
         put_flags(o, one.flags)
         if latency:
-            next_key(o, b", \"latency\": ", b"latency")
+            next_key(o, b", \"latency\": ")
             put_duration(o, x.reply_time - x.query_time)
         if q_bad or r_bad:
-            next_key(o, b", \"malformed\": ", b"malformed")
+            next_key(o, b", \"malformed\": ")
             map_begin(o, q_bad + r_bad)
             if q_bad:
                 put_key(o, b"query")
@@ -251,61 +251,61 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
                 put_literal(o, anomaly_name(r.anomaly))
             map_end(o)
         if e.omitted:
-            next_key(o, b", \"omitted\": ", b"omitted")
+            next_key(o, b", \"omitted\": ")
             put_uint(o, e.omitted)
-        next_key(o, b", \"opcode\": ", b"opcode")
+        next_key(o, b", \"opcode\": ")
         put_opcode_name(o, one)
-        next_key(o, b", \"proto\": ", b"proto")
+        next_key(o, b", \"proto\": ")
         put_literal(o, b"udp")
     if q != NULL:
-        next_key(o, b", \"query\": ", b"query")
+        next_key(o, b", \"query\": ")
         put_records(o, q, e.shown_query, full)
         if full:
-            next_key(o, b", \"query_size\": ", b"query_size")
+            next_key(o, b", \"query_size\": ")
             put_uint(o, x.query_size)
-        next_key(o, b", \"query_ts\": ", b"query_ts")
+        next_key(o, b", \"query_ts\": ")
         put_time(o, x.query_time)
         if full:
-            next_key(o, b", \"query_ts_ns\": ", b"query_ts_ns")
+            next_key(o, b", \"query_ts_ns\": ")
             put_uint(o, <uint64_t>x.query_time)
     if r != NULL:
         if full:
-            next_key(o, b", \"rcode\": ", b"rcode")
+            next_key(o, b", \"rcode\": ")
             put_rcode_name(o, r)
-        next_key(o, b", \"reply\": ", b"reply")
+        next_key(o, b", \"reply\": ")
         put_records(o, r, e.shown_reply, full)
         if full:
-            next_key(o, b", \"reply_size\": ", b"reply_size")
+            next_key(o, b", \"reply_size\": ")
             put_uint(o, x.reply_size)
-        next_key(o, b", \"reply_ts\": ", b"reply_ts")
+        next_key(o, b", \"reply_ts\": ")
         put_time(o, x.reply_time)
         if full:
-            next_key(o, b", \"reply_ts_ns\": ", b"reply_ts_ns")
+            next_key(o, b", \"reply_ts_ns\": ")
             put_uint(o, <uint64_t>x.reply_time)
     if full:
         if q != NULL:
-            next_key(o, b", \"retransmits\": ", b"retransmits")
+            next_key(o, b", \"retransmits\": ")
             put_uint(o, x.repeats)
-        next_key(o, b", \"sensor\": ", b"sensor")
+        next_key(o, b", \"sensor\": ")
         if Out is Json:
             put_string(o, e.sensor, e.sensor_length)
         else:
             put_string(o, e.sensor_raw, e.sensor_raw_length)
-    next_key(o, b", \"server_addr\": ", b"server_addr")
+    next_key(o, b", \"server_addr\": ")
     put_address(o, x.addresses + (4 if x.family == 4 else 16), x.family)
-    next_key(o, b", \"server_port\": ", b"server_port")
+    next_key(o, b", \"server_port\": ")
     put_port(o, x.server_port)
-    next_key(o, b", \"status\": ", b"status")
+    next_key(o, b", \"status\": ")
     if x.status == SUCCESS:
         put_literal(o, b"success")
     elif x.status == NO_REPLY:
         put_literal(o, b"no_reply")
     else:
         put_literal(o, b"no_query")
-    next_key(o, b", \"tx_id\": ", b"tx_id")
+    next_key(o, b", \"tx_id\": ")
     put_port(o, x.id)
     if full and x.tag_count:
-        next_key(o, b", \"vlan\": ", b"vlan")
+        next_key(o, b", \"vlan\": ")
         list_begin(o, x.tag_count)
         for i in range(x.tag_count):
             list_item(o, i)
@@ -331,55 +331,55 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
         put_class_name(o, r.klass)
     put_key(o, b"client_addr")
     put_address(o, x.addresses, x.family)
-    next_key(o, b", \"client_port\": ", b"client_port")
+    next_key(o, b", \"client_port\": ")
     put_port(o, x.client_port)
     if not question:
-        next_key(o, b", \"data\": ", b"data")
+        next_key(o, b", \"data\": ")
         put_text(o, &m.arena, &r.data)
     if full:
-        next_key(o, b", \"flags\": ", b"flags")
+        next_key(o, b", \"flags\": ")
         put_flags(o, m.flags)
-    next_key(o, b", \"msg_type\": ", b"msg_type")
+    next_key(o, b", \"msg_type\": ")
     if reply:
         put_literal(o, b"reply")
     else:
         put_literal(o, b"query")
-    next_key(o, b", \"name\": ", b"name")
+    next_key(o, b", \"name\": ")
     put_text(o, &m.arena, &r.name)
     if full:
-        next_key(o, b", \"opcode\": ", b"opcode")
+        next_key(o, b", \"opcode\": ")
         put_opcode_name(o, m)
-        next_key(o, b", \"proto\": ", b"proto")
+        next_key(o, b", \"proto\": ")
         put_literal(o, b"udp")
         if reply:
-            next_key(o, b", \"rcode\": ", b"rcode")
+            next_key(o, b", \"rcode\": ")
             put_rcode_name(o, m)
-    next_key(o, b", \"section\": ", b"section")
+    next_key(o, b", \"section\": ")
     put_section(o, r.section)
     if full:
-        next_key(o, b", \"sensor\": ", b"sensor")
+        next_key(o, b", \"sensor\": ")
         if Out is Json:
             put_string(o, e.sensor, e.sensor_length)
         else:
             put_string(o, e.sensor_raw, e.sensor_raw_length)
-    next_key(o, b", \"server_addr\": ", b"server_addr")
+    next_key(o, b", \"server_addr\": ")
     put_address(o, x.addresses + (4 if x.family == 4 else 16), x.family)
-    next_key(o, b", \"server_port\": ", b"server_port")
+    next_key(o, b", \"server_port\": ")
     put_port(o, x.server_port)
     if full:
-        next_key(o, b", \"ts\": ", b"ts")
+        next_key(o, b", \"ts\": ")
         put_time(o, time)
-        next_key(o, b", \"ts_ns\": ", b"ts_ns")
+        next_key(o, b", \"ts_ns\": ")
         put_uint(o, <uint64_t>time)
         if not opt and not question:
-            next_key(o, b", \"ttl\": ", b"ttl")
+            next_key(o, b", \"ttl\": ")
             put_uint(o, r.ttl)
-    next_key(o, b", \"tx_id\": ", b"tx_id")
+    next_key(o, b", \"tx_id\": ")
     put_port(o, x.id)
-    next_key(o, b", \"type\": ", b"type")
+    next_key(o, b", \"type\": ")
     put_type_name(o, r.type)
     if full and x.tag_count:
-        next_key(o, b", \"vlan_path\": ", b"vlan_path")
+        next_key(o, b", \"vlan_path\": ")
         w = path
         for i in range(x.tag_count):
             if i:

@@ -36,7 +36,7 @@ cdef enum:
 cdef class Engine:
     """One worker's rings, tables and counters.
 
-    `frame_ring`, `event_ring`: Ring; `frame_bell`, `event_bell`: eventfds to wake capture and sink;
+    `frame_ring`, `event_ring`: Ring; `capture_bell`, `sink_bell`: eventfds to wake those two;
     `bell`: our own; `slot`: our part of the ledger; `timeout` in ns.
     """
 

@@ -240,16 +240,16 @@ cdef inline void put_key(Out* o, const char* name) noexcept nogil:
         o.p += 1 + n
 
 
-cdef inline void next_key(Out* o, const char* json_key, const char* name) noexcept nogil:
-    """A key that is not a map's first; `json_key` is the name as it stands in JSON, comma, quotes
-    and colon included, so that it is one copy of constant length."""
+cdef inline void next_key(Out* o, const char* key) noexcept nogil:
+    """A key that is not a map's first, written as it stands in JSON: `, "name": `.  So it is one
+    copy of constant length there; msgpack takes the name out of it."""
     cdef size_t n
     if Out is Json:
-        o.p = put(o.p, json_key)
+        o.p = put(o.p, key)
     else:
-        n = strlen(name)
+        n = strlen(key) - 6
         o.p[0] = <char>(0xA0 | n)
-        memcpy(o.p + 1, name, n)
+        memcpy(o.p + 1, key + 3, n)
         o.p += 1 + n
 
 
