@@ -21,7 +21,7 @@ from gazer.ring cimport (
     MARK_END, Consumer, Ring, bell_wait, ring_claim, ring_commit, ring_consumer_awake,
     ring_consumer_sleeps, ring_mark, ring_poll, ring_producer_awake, ring_producer_sleeps,
     ring_publish, ring_release, ring_wake_consumer)
-from gazer.workers.anomaly cimport OK, SHORT_HEADER
+from gazer.workers.anomaly cimport OK, SHORT_HEADER, SNAPPED
 from gazer.workers.encode cimport NO_QUERY, NO_REPLY, SUCCESS, Encoder, Exchange
 from gazer.workers.message cimport (
     Message, message_decode, message_free, message_setup)
@@ -180,7 +180,7 @@ cdef class Engine:
         c = cursor_over(frame, p.addresses_offset, f.caplen)
         addresses = cursor_take(&c, 2 * half)
         if wire == NULL or addresses == NULL or p.payload_length < 12:
-            self.counters[W_DISCARDED + SHORT_HEADER] += 1
+            self.counters[W_DISCARDED + (SNAPPED if p.cut else SHORT_HEADER)] += 1
             return
         # The QR bit alone says who is the client: ports do not, where both are 53.
         reply = (wire[2] & 0x80) != 0
