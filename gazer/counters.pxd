@@ -40,11 +40,43 @@ cdef enum:      # CaptureCounter
     C_BAD_TIME                  # timestamps whose fraction was a second or more
     C_SNAPPED                   # frames of which the capture holds only a part
     C_WAITS                     # times the capture waited for room in a ring
+    C_DATAGRAMS                 # IP datagrams put together from their pieces
+    C_JOINED                    # pieces of them, but for the one that made it whole (frames)
+    C_FOREIGN                   # pieces of datagrams that are not ours
+    C_DUPLICATE_PIECES          # pieces that were held already
+    C_OVERLAPPING               # pieces of datagrams whose pieces contradict one another
+    C_BAD_PIECES                # pieces whose place or length can't be, or that snaplen cut
+    C_EXPIRED_PIECES            # pieces of datagrams that were not whole in time
+    C_EVICTED_PIECES            # ... that left because a limit was reached
+    C_WAITING_PIECES            # now waiting
+    C_TUNNELLED                 # frames delivered whose packet came in a tunnel
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
 
 cdef enum:      # WorkerCounter
     W_FRAMES = 0
+    W_DATAGRAMS                 # frames with a message in UDP
+    W_SEGMENTS                  # frames with a TCP segment
+    W_STREAM_MESSAGES           # messages put together from segments
+    W_STREAMS                   # TCP connections now known
+    W_STREAMS_OPENED
+    W_STREAMS_EVICTED           # left because a limit was reached
+    W_STREAMS_TIMED_OUT         # without a segment for streams.timeout
+    W_GAPS                      # holes in a stream that were given up
+    W_BROKEN_MESSAGES           # messages in streams of which a part never came
+    W_RESYNCS                   # times a message's beginning had to be searched and was found
+    W_OCTETS                    # captured payload of segments; these make it up:
+    W_OCTETS_FRAMED             # ... of messages put together, with their lengths
+    W_OCTETS_OLD                # ... sent again
+    W_OCTETS_SKIPPED            # ... of no message that became whole
+    W_OCTETS_BUFFERED           # ... now waiting for what comes before them
+    W_ONE_WAY_QUERIES           # messages that no reply belongs to
+    W_ONE_WAY_REPLIES
+    W_FURTHER                   # replies of further hosts to a multicast query
+    W_CONTINUATIONS             # replies that continue a zone transfer
+    W_TRANSFERS                 # zone transfers begun
+    W_TRANSFERRING              # ... and not ended yet
+    W_INCOMPLETE                # ... ended without their closing record
     W_QUERIES
     W_REPLIES
     W_OPENED                    # transactions that began with a query

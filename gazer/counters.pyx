@@ -31,11 +31,25 @@ cdef uint64_t MAGIC = 0x52454744454C5A47      # "GZLEDGER", as bytes in memory
 CAPTURE = {
     "frames": C_FRAMES, "bytes": C_BYTES, "delivered": C_DELIVERED,
     "ring_dropped": C_RING_DROPPED, "clock_jumps": C_CLOCK_JUMPS, "bad_time": C_BAD_TIME,
-    "snapped": C_SNAPPED, "waits": C_WAITS,
+    "snapped": C_SNAPPED, "waits": C_WAITS, "tunnelled": C_TUNNELLED,
+    "datagrams": C_DATAGRAMS, "joined": C_JOINED, "foreign": C_FOREIGN,
+    "duplicate_pieces": C_DUPLICATE_PIECES, "overlapping": C_OVERLAPPING,
+    "bad_pieces": C_BAD_PIECES, "expired_pieces": C_EXPIRED_PIECES,
+    "evicted_pieces": C_EVICTED_PIECES, "waiting_pieces": C_WAITING_PIECES,
 } | {f"fate.{name}": C_FATE + i for i, name in enumerate(FATES) if i}
 
 WORKER = {
-    "frames": W_FRAMES, "queries": W_QUERIES, "replies": W_REPLIES, "opened": W_OPENED,
+    "frames": W_FRAMES, "datagrams": W_DATAGRAMS, "segments": W_SEGMENTS,
+    "stream_messages": W_STREAM_MESSAGES, "streams": W_STREAMS,
+    "streams_opened": W_STREAMS_OPENED, "streams_evicted": W_STREAMS_EVICTED,
+    "streams_timed_out": W_STREAMS_TIMED_OUT, "gaps": W_GAPS,
+    "broken_messages": W_BROKEN_MESSAGES, "resyncs": W_RESYNCS, "octets": W_OCTETS,
+    "octets_framed": W_OCTETS_FRAMED, "octets_old": W_OCTETS_OLD,
+    "octets_skipped": W_OCTETS_SKIPPED, "octets_buffered": W_OCTETS_BUFFERED,
+    "one_way_queries": W_ONE_WAY_QUERIES, "one_way_replies": W_ONE_WAY_REPLIES,
+    "further": W_FURTHER, "continuations": W_CONTINUATIONS, "transfers": W_TRANSFERS,
+    "transferring": W_TRANSFERRING, "incomplete": W_INCOMPLETE,
+    "queries": W_QUERIES, "replies": W_REPLIES, "opened": W_OPENED,
     "repeated": W_REPEATED, "success": W_SUCCESS, "no_reply": W_NO_REPLY, "evicted": W_EVICTED,
     "pending": W_PENDING, "no_query": W_NO_QUERY, "duplicates": W_DUPLICATES,
     "answered_forgotten": W_ANSWERED_FORGOTTEN, "negative_latency": W_NEGATIVE_LATENCY,

@@ -2,16 +2,22 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from gazer.packet cimport Packet
+from gazer.packet cimport Layer, Packet
 
 cdef struct FrameEntry:
-    # The frame's bytes follow: `caplen` of them.
+    # packet.layers times a Layer follow, then the frame's bytes: `caplen` of them.
     uint64_t sequence       # number of the frame in this run, from 1
     uint64_t clock          # sensor clock, ns
     int64_t time            # the frame's own time, ns since 1970
     uint32_t caplen
     uint32_t linktype
     Packet packet           # what capture found in it
+
+
+cdef inline uint32_t frame_offset(const FrameEntry* f) noexcept nogil:
+    """Where in the entry the frame's bytes begin."""
+    return <uint32_t>(sizeof(FrameEntry) + f.packet.layers * sizeof(Layer))
+
 
 cdef enum:      # Format
     FORMAT_TEXT = 0         # time, tag and JSON with tabs between, one line

@@ -1,40 +1,91 @@
-"""From frame to packet: link layer, IP, UDP; and the hash of the flow.  Pure, no I/O.
+"""From frame to packet: link layer, tunnels, IP, UDP and TCP; and the hash of the flow.  No I/O.
 
 A `Packet` says where things stand in its frame; it copies nothing.  What can't be decoded is not
 guessed at: `packet_decode` returns why, one of `Fate`, and capture counts it under that.
+
+A frame may hold packets within packets.  Each level of encapsulation is a `Layer`, the outermost
+first; Packet tells of the innermost packet:
+
+    Ethernet | VLAN 100 | IPv4 | UDP 4789 | VXLAN 42 | Ethernet | VLAN 7 | IPv4 | UDP 53 | DNS
+               `------ layers[0]: vxlan, id 42, ------'            `tags'  `--- Packet ---'
+                       tags 1 (VLAN 100), IPv4 addresses
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:          # Fate
     # What becomes of a frame at capture; the names, in this order, are gazer.packet.FATES.
-    DNS = 0             # a DNS message in UDP: delivered to a worker
+    DNS = 0             # of one of our ports: delivered to a worker
     OTHER_PORT          # UDP or TCP between ports that are not ours: not DNS
     OTHER_TRANSPORT     # IP that carries neither UDP nor TCP: not DNS
     OTHER_PROTOCOL      # not IP at all (ARP, LLDP, ...): not DNS
-    TCP                 # a TCP segment of one of our ports: not reassembled yet
-    FRAGMENT            # a part of an IP datagram: not reassembled yet
+    ICMP_ERROR          # an ICMP error that quotes a packet of one of our ports: not DNS
+    FILTERED            # capture.filter leaves it out: not looked at
+    FRAGMENT            # a piece of an IP datagram: held, or given up (see capture/fragments)
     LINK_TYPE           # a link type we do not know
     LINK_HEADER         # the frame is shorter than its link header
     TAGS                # more VLAN tags than MAX_TAGS
+    TUNNEL_HEADER       # a tunnel's header that breaks off or can't be right
+    TUNNEL_DEPTH        # more levels of encapsulation than tunnels.max_depth
     IP_HEADER           # no valid IPv4 or IPv6 header
     IP_LENGTH           # the IP length goes beyond the frame, or is shorter than the header
     IP_EXTENSION        # a chain of IPv6 extension headers that breaks off or never ends
-    TRANSPORT_HEADER          # shorter than the ports, or than a UDP header
+    TRANSPORT_HEADER    # shorter than the ports, or than a UDP header
     UDP_LENGTH          # the UDP length goes beyond its datagram, or is shorter than the header
+    TCP_HEADER          # a TCP header that breaks off or can't be right
     FATES_COUNT
 
+cdef enum:          # Protocol: which of the DNS protocols a port belongs to
+    PROTOCOL_DNS = 0
+    PROTOCOL_MDNS       # RFC 6762
+    PROTOCOL_LLMNR      # RFC 4795
+    PROTOCOLS
+
+cdef enum:          # Encapsulation; the names, in this order, are gazer.packet.ENCAPSULATIONS
+    MPLS = 0            # RFC 3032
+    PPPOE               # RFC 2516
+    GRE                 # RFC 2784, 2890, 2637
+    ERSPAN              # draft-foschiano-erspan: types I, II, III
+    VXLAN               # RFC 7348
+    GENEVE              # RFC 8926
+    IP_IN_IP            # RFC 2003, 4213, 2473
+    ENCAPSULATIONS_COUNT
+
 cdef enum:
-    MAX_TAGS = 16       # of 802.1Q/802.1ad; real networks stack two or three
+    MAX_TAGS = 16       # of 802.1Q/802.1ad, all levels together; real networks stack two or three
+    MAX_TUNNELS = 8     # levels, at most; tunnels.max_depth may be less
     MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
+    TCP = 6
     UDP = 17
+    MDNS_PORT = 5353
+    LLMNR_PORT = 5355
+
+cdef enum:          # TcpFlag
+    TCP_FIN = 1
+    TCP_SYN = 2
+    TCP_RST = 4
+    TCP_ACK = 16
+
+
+cdef struct Layer:
+    # One level of encapsulation.
+    uint8_t kind                # Encapsulation
+    uint8_t family              # of the IP that carries it: 4 or 6; 0: none does (MPLS, PPPoE)
+    uint8_t tags                # VLAN tags read since the level before
+    uint8_t has_id
+    uint32_t id                 # VNI, GRE key, session id, or bottom label
+    uint16_t tags_offset        # in the frame: the first tag's TCI; the next one is 4 bytes on
+    uint16_t addresses_offset   # in the frame: source, then destination
 
 
 cdef struct Packet:
     uint8_t family              # 4 or 6
-    uint8_t transport           # IP protocol number: UDP
-    uint8_t tags                # how many VLAN tags
+    uint8_t transport           # IP protocol number: UDP or TCP
+    uint8_t protocol            # Protocol
+    uint8_t tags                # VLAN tags of the innermost link layer
+    uint8_t layers              # levels of encapsulation around it
     uint8_t cut                 # the payload is shorter than on the wire (snaplen)
+    uint8_t tcp_flags
     uint16_t source_port
     uint16_t destination_port
     uint16_t tags_offset        # in the frame: the first tag's TCI; the next one is 4 bytes on
@@ -42,6 +93,23 @@ cdef struct Packet:
     uint16_t payload_offset     # in the frame
     uint16_t wire_payload       # bytes of payload on the wire
     uint32_t payload_length     # bytes of payload in the frame
+    uint32_t tcp_sequence
+    uint32_t tcp_acknowledgement
+
+
+cdef struct Fragment:
+    # What packet_decode knows of a piece of an IP datagram (fate FRAGMENT).
+    uint8_t family
+    uint8_t protocol            # of what was cut up: IPv4's, or the fragment header's next header
+    bint more                   # it is not the last piece
+    bint cut                    # the capture lacks a part of it
+    uint32_t id
+    uint32_t offset             # of this piece in the payload, octets
+    uint16_t addresses_offset   # in the frame: source, then destination
+    uint16_t head_length        # of the frame: up to the end of the IPv4 header, or up to where
+                                # the IPv6 fragment header begins
+    uint32_t payload_offset     # in the frame
+    uint32_t payload_length     # octets of it in the frame
 
 
 cdef class Ports:

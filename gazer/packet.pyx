@@ -24,19 +24,27 @@ FATES = (
     "other_port",
     "other_transport",
     "other_protocol",
-    "tcp",
+    "icmp_error",
+    "filtered",
     "fragment",
     "link_type",
     "link_header",
     "too_many_tags",
+    "tunnel_header",
+    "tunnel_depth",
     "ip_header",
     "ip_length",
     "ip_extension",
     "transport_header",
     "udp_length",
+    "tcp_header",
 )
 
-assert len(FATES) == FATES_COUNT
+ENCAPSULATIONS = ("mpls", "pppoe", "gre", "erspan", "vxlan", "geneve", "ip")
+PROTOCOLS_OF_DNS = ("dns", "mdns", "llmnr")
+
+assert len(FATES) == FATES_COUNT and len(ENCAPSULATIONS) == ENCAPSULATIONS_COUNT
+assert len(PROTOCOLS_OF_DNS) == PROTOCOLS
 
 cdef enum:
     ETHERTYPE_IPV4 = 0x0800
@@ -274,7 +282,7 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
         packet.source_port = cursor_u16(&c)
         packet.destination_port = cursor_u16(&c)
         if is_ours(ports, packet.source_port) or is_ours(ports, packet.destination_port):
-            return TCP
+            return TCP_HEADER
         return TRANSPORT_HEADER if c.failed else OTHER_PORT
     packet.source_port = cursor_u16(&c)
     packet.destination_port = cursor_u16(&c)

@@ -12,7 +12,7 @@ from gazer.packet import FATES
 from gazer.topology import CAPTURE, FIRST_WORKER, SINK, Topology
 
 # Fates of frames that were understood and are no DNS; all others but `dns` are not decoded.
-NOT_DNS = ("other_port", "other_transport", "other_protocol")
+NOT_DNS = ("other_port", "other_transport", "other_protocol", "icmp_error", "filtered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _remarks(account: Account) -> Iterator[str]:
     c, w = account.capture, account.workers
     unread = [
         _count(c[f"fate.{fate}"], what)
-        for what, fate in (("TCP segment", "tcp"), ("IP fragment", "fragment"))
+        for what, fate in (("IP fragment", "fragment"),)
         if c[f"fate.{fate}"]
     ]
     if unread:

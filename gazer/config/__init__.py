@@ -29,6 +29,7 @@ from gazer.config.kinds import (
     KIB,
     MAX_PATH,
     MIB,
+    MINUTE,
     MS,
     SECOND,
     TIB,
@@ -43,6 +44,7 @@ from gazer.config.kinds import (
     Text,
     Whole,
     WholeOrAuto,
+    show_duration,
     show_size,
     shown,
 )
@@ -54,6 +56,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_WORKERS = 64
+
+# The same names in the same order as gazer.packet's; written out, since a child that knows the
+# configuration need not know packets.
+ENCAPSULATIONS = ("mpls", "pppoe", "gre", "erspan", "vxlan", "geneve", "ip")
+MDNS_PORT = 5353
+LLMNR_PORT = 5355
 
 # What a ring needs beside the payload of its largest entry: room for the entry's header and its
 # alignment. The ring's own code accounts for each byte; these are the round figures above it.
@@ -123,10 +131,91 @@ class Capture:
         "ports", (53,), Listing(Whole(1, 65535), 1, 64, "port numbers"),
         "A frame is taken for DNS when one of its ports is one of these.",
     )  # fmt: skip
+    filter: str = key(
+        "filter", "", Text(4096, empty=True),
+        "A filter expression of libpcap (pcap-filter(7)) that a frame must pass to be looked at; "
+        "empty: all pass. It sees a frame as it is on the wire, so it tells of the outermost "
+        "addresses and ports.",
+    )  # fmt: skip
+    mdns: bool = key(
+        "mdns", False, Flag(),
+        "Whether multicast DNS (RFC 6762, port 5353) is read too; its events have the tags "
+        "dns-gazer.mdns.tx and dns-gazer.mdns.record.",
+    )  # fmt: skip
+    llmnr: bool = key(
+        "llmnr", False, Flag(),
+        "Whether LLMNR (RFC 4795, port 5355) is read too; its events have the tags "
+        "dns-gazer.llmnr.tx and dns-gazer.llmnr.record.",
+    )  # fmt: skip
     snaplen: int = key(
         "snaplen", 256 * KIB, Size(64, 256 * KIB),
         "The longest frame that is kept whole; a longer one is cut to this length and counted. "
         "The upper bound is libpcap's own.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnels:
+    decode: tuple[str, ...] = key(
+        "decode", ENCAPSULATIONS, Listing(Choice(*ENCAPSULATIONS), 0, 7, "encapsulations"),
+        "Which encapsulations are opened. What stands inside is read as if it had been on the "
+        "wire: its addresses are the transaction's. VLAN tags are always read.",
+    )  # fmt: skip
+    max_depth: int = key(
+        "max_depth", 4, Whole(1, 8),
+        "How many levels of encapsulation are opened, one in the other; a frame with more is "
+        "counted and not read. Real networks have one or two.",
+    )  # fmt: skip
+    vxlan_ports: tuple[int, ...] = key(
+        "vxlan_ports", (4789,), Listing(Whole(1, 65535), 0, 16, "port numbers"),
+        "UDP ports to which VXLAN is sent; older Linux hosts use 8472.",
+    )  # fmt: skip
+    geneve_ports: tuple[int, ...] = key(
+        "geneve_ports", (6081,), Listing(Whole(1, 65535), 0, 16, "port numbers"),
+        "UDP ports to which Geneve is sent.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    max_datagrams: int = key(
+        "max_datagrams", 4096, Whole(1, 1_000_000),
+        "How many IP datagrams may wait for the rest of their pieces; at the limit the one longest "
+        "without a new piece leaves and is counted.",
+    )  # fmt: skip
+    max_bytes: int = key(
+        "max_bytes", 16 * MIB, Size(256 * KIB, GIB),
+        "How much memory they may take; the same happens at this limit.",
+    )  # fmt: skip
+    timeout_ns: int = key(
+        "timeout", 30 * SECOND, Duration(MS, HOUR),
+        "How long a datagram waits for the rest of its pieces, on the sensor clock. Hosts wait 30 "
+        "to 60 s.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    max_streams: int = key(
+        "max_streams", 65536, Whole(64, 10_000_000),
+        "How many TCP connections are followed at once, all workers together; at the limit the one "
+        "longest without a segment leaves and is counted.",
+    )  # fmt: skip
+    max_bytes_each: int = key(
+        "max_bytes_each", 256 * KIB, Size(128 * KIB, 16 * MIB),
+        "How much may be kept of one connection: an unfinished message takes up to 64 KiB, the "
+        "rest is for segments that came before one that is missing. At the limit the missing one "
+        "is given up.",
+    )  # fmt: skip
+    max_bytes: int = key(
+        "max_bytes", 128 * MIB, Size(MIB, TIB),
+        "How much may be kept of all connections, zone transfers included, all workers together; "
+        "at the limit the connection longest without a segment leaves.",
+    )  # fmt: skip
+    timeout_ns: int = key(
+        "timeout", 5 * MINUTE, Duration(MS, 24 * HOUR),
+        "How long a connection without a segment is remembered, on the sensor clock; not below "
+        "transactions.timeout.",
     )  # fmt: skip
 
 
@@ -218,6 +307,9 @@ class Config:
 
     sensor: Sensor = section(Sensor, "Who is watching.")
     capture: Capture = section(Capture, "Where frames come from and which of them are DNS.")
+    tunnels: Tunnels = section(Tunnels, "What is opened to find DNS inside.")
+    fragments: Fragments = section(Fragments, "How IP datagrams are put together.")
+    streams: Streams = section(Streams, "How TCP connections are followed.")
     ring: Ring = section(Ring, "The shared memory between capture, workers and sink.")
     workers: int = key(
         "workers", 0, WholeOrAuto(1, MAX_WORKERS),
@@ -307,6 +399,15 @@ def _capture_problems(config: Config) -> list[tuple[str, str]]:
         if port in seen:
             found.append((f"capture.ports[{index}]", f"{port} is given twice"))
         seen.add(port)
+    for name, on, port in (("mdns", capture.mdns, MDNS_PORT), ("llmnr", capture.llmnr, LLMNR_PORT)):
+        if on and port in seen:
+            found.append((
+                "capture.ports",
+                f"{port} is in the list and capture.{name} is on: which of the two is it to be?",
+            ))  # fmt: skip
+    for index, name in enumerate(config.tunnels.decode):
+        if name in config.tunnels.decode[:index]:
+            found.append((f"tunnels.decode[{index}]", f"{name} is given twice"))
     return found
 
 
@@ -334,6 +435,26 @@ def _limit_problems(config: Config) -> list[tuple[str, str]]:
             "transactions.max_pending_bytes",
             f"{show_size(limits.max_pending_bytes)} is too small: each of {workers} workers "
             f"needs room for the largest message, so at least {show_size(workers * MAX_MESSAGE)}",
+        ))  # fmt: skip
+    streams = config.streams
+    if streams.max_streams < workers:
+        found.append((
+            "streams.max_streams",
+            f"{streams.max_streams} is less than one for each of {workers} workers",
+        ))  # fmt: skip
+    if streams.max_bytes < workers * streams.max_bytes_each:
+        found.append((
+            "streams.max_bytes",
+            f"{show_size(streams.max_bytes)} is too small: each of {workers} workers needs room "
+            f"for one connection (streams.max_bytes_each is {show_size(streams.max_bytes_each)}), "
+            f"so at least {show_size(workers * streams.max_bytes_each)}",
+        ))  # fmt: skip
+    if streams.timeout_ns < limits.timeout_ns:
+        found.append((
+            "streams.timeout",
+            f"{show_duration(streams.timeout_ns)} is less than transactions.timeout "
+            f"({show_duration(limits.timeout_ns)}): a zone transfer that pauses would be forgotten "
+            "while it is still waited for",
         ))  # fmt: skip
     return found
 

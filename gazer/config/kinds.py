@@ -135,18 +135,21 @@ class Kind:
 
 
 class Text(Kind):
-    """Printable text, `limit` octets of UTF-8 at most."""
+    """Printable text, `limit` octets of UTF-8 at most; `empty` if it may be none at all."""
 
-    __slots__ = ("limit",)
+    __slots__ = ("empty", "limit")
 
-    def __init__(self, limit: int, type_: str = "text", bounds: str = "") -> None:
-        bounds = bounds or f"1 to {limit} octets, printable"
+    def __init__(
+        self, limit: int, type_: str = "text", bounds: str = "", *, empty: bool = False
+    ) -> None:
+        bounds = bounds or f"{0 if empty else 1} to {limit} octets, printable"
         super().__init__(type_, bounds, f"{type_} of {bounds}")
         self.limit = limit
+        self.empty = empty
 
     def parse(self, text: str) -> str:
         # isprintable() is also false for lone surrogates, so encode() cannot fail.
-        if not text or not text.isprintable() or len(text.encode()) > self.limit:
+        if not (text or self.empty) or not text.isprintable() or len(text.encode()) > self.limit:
             raise ValueError(text)
         return text
 
