@@ -7,7 +7,7 @@ from gazer.text cimport Arena, Text
 
 cdef enum:
     DSO_TEXT = 4096         # octets of text for whole TLVs; `, ...` may follow
-    DSO_ROOM = DSO_TEXT + 5
+    DSO_ROOM = DSO_TEXT + 32    # what it may write to meanwhile
 
 
 # Reads all that is left of the cursor; returns OK or TRUNCATED.  Where `show` is set, `out` is what

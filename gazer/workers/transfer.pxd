@@ -41,7 +41,7 @@ cdef enum:
     TRANSFER_OUTER = 512    # octets of the engine's that a transfer carries along
     TRANSFER_UNDER_ID = 4   # open under one id of one direction; told apart by their questions
     TRANSFER_CELL = 1024
-    TRANSFER_FEWEST = 256   # cells: the largest query and the largest message fit, twice over
+    TRANSFER_FEWEST = 130   # cells: the largest query and the largest first message fit
 
 
 cdef struct TransferState:
@@ -153,6 +153,8 @@ cdef class Transfers:
     cdef uint32_t cells_for(self, uint32_t used, uint32_t more) noexcept nogil
     cdef uint32_t take_cell(self) noexcept nogil
     cdef uint8_t* cell(self, uint32_t index) noexcept nogil
+    cdef void take(self, uint32_t* cell, uint32_t* at, uint8_t* to, uint32_t length) noexcept nogil
+    cdef bint may_keep(self, const Transfer* t, uint32_t length) noexcept nogil
     cdef void keep(self, Transfer* t, const uint8_t* bytes_, uint32_t length) noexcept nogil
     cdef void link_newest(self, uint32_t index) noexcept nogil
     cdef void unlink_age(self, uint32_t index) noexcept nogil
