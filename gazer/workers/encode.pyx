@@ -247,8 +247,13 @@ cdef uint32_t side_room(const Message* m) noexcept nogil:
 
 
 cdef inline uint32_t tag_count(const Exchange* x) noexcept nogil:
-    """How many VLAN ids there are, those of all levels."""
-    return x.scope_length // 2 if x.outer == NULL else outer_tags(x.outer)
+    """How many VLAN ids there are, those of all levels if the outer identity is known."""
+    cdef uint32_t n = 0
+    if x.outer != NULL:
+        return outer_tags(x.outer)
+    while 2 * n < x.scope_length and x.scope[2 * n] < 0x80:     # VNIs stand behind them
+        n += 1
+    return n
 
 
 cdef inline uint16_t tag_id(const Exchange* x, uint32_t i) noexcept nogil:

@@ -299,9 +299,9 @@ cdef class Matcher:
         cdef uint32_t index, out, query_length = 0
         cdef Transfer* t
         if (o.transport != TCP or o.protocol != PROTOCOL_DNS or m.flags & 0x780F
-                or m.counts[ANSWER] == 0):
+                or m.counts[<int>ANSWER] == 0):
             return False
-        if qtype != TYPE_AXFR and qtype != TYPE_IXFR and (matched or m.counts[QUESTION]):
+        if qtype != TYPE_AXFR and qtype != TYPE_IXFR and (matched or m.counts[<int>QUESTION]):
             return False
         if matched:
             query = self.query.wire
@@ -312,7 +312,7 @@ cdef class Matcher:
                 break
             self.end_transfer(out, o.clock, o.sequence)
         index = self.transfers.begin(
-            o.stream, o.direction, key, question, m.counts[QUESTION] != 0, qtype, query,
+            o.stream, o.direction, key, question, m.counts[<int>QUESTION] != 0, qtype, query,
             query_length, m.wire, m.length, o.clock, o.sequence, o.time)
         self.counters[W_TRANSFERS] += 1
         t = self.transfers.at(index)

@@ -13,12 +13,12 @@ the tunnels' endpoints may differ between a query and its reply.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from gazer.packet cimport MAX_TAGS, MAX_TUNNELS, Layer, Packet
+from gazer.packet cimport Layer, Packet
 
 cdef enum:
     MAX_SCOPE = 32          # octets; packet_decode refuses what would need more
     LEVEL = 7               # octets of a level, before its addresses
-    MAX_OUTER = 2 + 2 * MAX_TAGS + MAX_TUNNELS * (LEVEL + 32)
+    MAX_OUTER = 346         # 2 + 2 * MAX_TAGS + MAX_TUNNELS * (LEVEL + 32)
 
 
 cdef struct Outer:

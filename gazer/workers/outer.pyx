@@ -6,6 +6,8 @@ from libc.string cimport memcpy
 from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u16
 from gazer.packet cimport GENEVE, MAX_TAGS, MAX_TUNNELS, VXLAN, Layer, Packet
 
+assert MAX_OUTER == 2 + 2 * MAX_TAGS + MAX_TUNNELS * (LEVEL + 32)
+
 
 cdef uint32_t put_tags(const uint8_t* frame, uint32_t caplen, uint32_t offset, uint32_t n,
                        uint8_t* to) noexcept nogil:

@@ -26,15 +26,15 @@ at most MAX_UNDER_KEY wait under it; then the oldest of these leaves.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gazer.workers.message cimport Message
-from gazer.workers.outer cimport MAX_OUTER, MAX_SCOPE, Outer
+from gazer.workers.outer cimport MAX_SCOPE, Outer
 
 cdef enum:
     CELL = 128
     FIRST_BYTES = 64        # of a first cell, behind Pending
     MORE_BYTES = 124        # of a further cell
     MAX_QUERY = 65535
-    MOST_BYTES = 32 + MAX_SCOPE + MAX_OUTER + MAX_QUERY     # of one transaction, behind Pending
-    FEWEST_CELLS = 1 + (MOST_BYTES + MORE_BYTES - 1) // MORE_BYTES
+    MOST_BYTES = 65945      # of one transaction: 32 + MAX_SCOPE + MAX_OUTER + MAX_QUERY
+    FEWEST_CELLS = 533      # ... and the cells for it: 1 + ceil(MOST_BYTES / MORE_BYTES)
     MAX_UNDER_KEY = 64      # clients ask one to three questions under a key
 
 

@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from gazer.atomics cimport prefetch
 from gazer.workers.message cimport FLAG_QR, Message
-from gazer.workers.outer cimport MAX_SCOPE, Outer, outer_length
+from gazer.workers.outer cimport MAX_OUTER, MAX_SCOPE, Outer, outer_length
 from gazer.workers.question cimport hash_bytes, question_equal
 
 cdef extern from "sys/mman.h" nogil:
@@ -28,6 +28,9 @@ cdef enum:
     NO_QUESTION = 0x51      # what a reply without question is remembered under
 
 assert sizeof(Pending) + FIRST_BYTES == CELL
+assert MOST_BYTES == 32 + MAX_SCOPE + MAX_OUTER + MAX_QUERY
+assert FEWEST_CELLS == 1 + (MOST_BYTES + MORE_BYTES - 1) // MORE_BYTES
+assert 32 + MAX_SCOPE <= FIRST_BYTES
 
 
 cdef inline uint32_t answered_slot(const Answered* table, uint32_t mask,
