@@ -57,6 +57,7 @@ cdef enum:
     MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
     TCP = 6
     UDP = 17
+    MAX_SCOPE = 2 * MAX_TAGS + 4 * MAX_TUNNELS      # octets
     MDNS_PORT = 5353
     LLMNR_PORT = 5355
 
@@ -98,9 +99,11 @@ cdef struct Packet:
 
 
 cdef struct Fragment:
-    # What packet_decode knows of a piece of an IP datagram (fate FRAGMENT).
+    # What packet_decode knows of a piece of an IP datagram (fate FRAGMENT), beside its Packet,
+    # which has the family, the addresses, the tags and the levels.
     uint8_t family
     uint8_t protocol            # of what was cut up: IPv4's, or the fragment header's next header
+    uint8_t extensions          # IPv6 extension headers read so far, fragment headers included
     bint more                   # it is not the last piece
     bint cut                    # the capture lacks a part of it
     uint32_t id
@@ -112,15 +115,46 @@ cdef struct Fragment:
     uint32_t payload_length     # octets of it in the frame
 
 
-cdef class Ports:
-    # Which UDP and TCP ports carry DNS: one bit each.
-    cdef uint64_t bits[1024]
+cdef struct Rules:
+    # What is ours, and what is opened to find it.  One bit for each port, one for each kind.
+    uint64_t ports[1024]        # UDP and TCP ports that carry DNS
+    uint64_t vxlan_ports[1024]  # UDP ports to which VXLAN, and Geneve, is sent
+    uint64_t geneve_ports[1024]
+    uint32_t decode             # 1 << Encapsulation
+    uint8_t max_depth           # levels; at most MAX_TUNNELS
+    bint mdns
+    bint llmnr
 
 
-cdef inline bint is_ours(const uint64_t* ports, uint16_t port) noexcept nogil:
+cdef class Decoding:
+    # The Rules, from Python.
+    cdef Rules rules
+
+
+cdef inline bint has_port(const uint64_t* ports, uint16_t port) noexcept nogil:
     return (ports[port >> 6] >> (port & 63)) & 1
 
 
+cdef inline int protocol_of(const Rules* rules, uint16_t a, uint16_t b) noexcept nogil:
+    """The Protocol that these two ports belong to; -1 if they are not ours."""
+    if has_port(rules.ports, a) or has_port(rules.ports, b):
+        return PROTOCOL_DNS
+    if rules.mdns and (a == MDNS_PORT or b == MDNS_PORT):
+        return PROTOCOL_MDNS
+    if rules.llmnr and (a == LLMNR_PORT or b == LLMNR_PORT):
+        return PROTOCOL_LLMNR
+    return -1
+
+
+# `layers` has room for MAX_TUNNELS.
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
-                       const uint64_t* ports, Packet* packet) noexcept nogil
+                       const Rules* rules, Packet* packet, Layer* layers,
+                       Fragment* piece) noexcept nogil
+cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
+                       const Rules* rules, Packet* packet, Layer* layers,
+                       Fragment* piece) noexcept nogil
+cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
+                         const Layer* layers, const Fragment* piece) noexcept nogil
+cdef uint32_t packet_scope(const uint8_t* frame, const Packet* packet, const Layer* layers,
+                           uint8_t* scope) noexcept nogil
 cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t seed) noexcept nogil
