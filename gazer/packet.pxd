@@ -1,4 +1,4 @@
-"""From frame to packet: link layer, tunnels, IP, UDP and TCP; and the hash of the flow.  No I/O.
+"""From frame to packet: link layer, tunnels, IP, UDP and TCP.  No I/O.
 
 A `Packet` says where things stand in its frame; it copies nothing.  What can't be decoded is not
 guessed at: `packet_decode` returns why, one of `Fate`, and capture counts it under that.
@@ -9,6 +9,28 @@ first; Packet tells of the innermost packet:
     Ethernet | VLAN 100 | IPv4 | UDP 4789 | VXLAN 42 | Ethernet | VLAN 7 | IPv4 | UDP 53 | DNS
                `------ layers[0]: vxlan, id 42, ------'            `tags'  `--- Packet ---'
                        tags 1 (VLAN 100), IPv4 addresses
+
+Encapsulation.  A frame is walked from the outside to the inside: a link layer, IP, a transport;
+where that is a tunnel that `Rules` opens, its level is noted and the walk begins anew behind its
+header (tunnel.pyx).  It ends, since each level takes octets, their number is limited, and tags and
+extension headers are.
+
+    link layer ──▶ IP ──▶ UDP or TCP of our ports: the packet
+    ▲  │   ▲               │
+    │  └───┘ MPLS, PPPoE   └─▶ GRE, ERSPAN, VXLAN, Geneve, IP in IP ──┐
+    └─────────────────────────────────────────────────────────────────┘
+
+Lengths.  Each header that has one bounds what is inside; a length beyond what is around it is
+wrong, but for a frame that the capture cut (snaplen): `beyond` is how many octets may be missing at
+the end of what is being read, and it shrinks on the way in as headers say more exactly how much.
+
+Fragments.  A piece of a datagram is no packet yet: packet_decode fills a `Fragment` and leaves in
+Packet and layers what is known up to there; when the datagram is whole, packet_resume goes on.
+Only pieces that may become ours are told of as such: UDP, TCP, what carries a tunnel that is
+opened, and IPv6 extension headers, behind which all of them may stand.
+
+ICMP errors quote the packet that they are about; those that quote one of our ports have a fate of
+their own, so that nobody takes them for queries nor misses them in the count.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -57,7 +79,6 @@ cdef enum:
     MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
     TCP = 6
     UDP = 17
-    MAX_SCOPE = 2 * MAX_TAGS + 4 * MAX_TUNNELS      # octets
     MDNS_PORT = 5353
     LLMNR_PORT = 5355
 
@@ -87,6 +108,7 @@ cdef struct Packet:
     uint8_t layers              # levels of encapsulation around it
     uint8_t cut                 # the payload is shorter than on the wire (snaplen)
     uint8_t tcp_flags
+    uint8_t extensions          # of IPv6, fragment headers included
     uint16_t source_port
     uint16_t destination_port
     uint16_t tags_offset        # in the frame: the first tag's TCI; the next one is 4 bytes on
@@ -103,7 +125,6 @@ cdef struct Fragment:
     # which has the family, the addresses, the tags and the levels.
     uint8_t family
     uint8_t protocol            # of what was cut up: IPv4's, or the fragment header's next header
-    uint8_t extensions          # IPv6 extension headers read so far, fragment headers included
     bint more                   # it is not the last piece
     bint cut                    # the capture lacks a part of it
     uint32_t id
@@ -151,10 +172,7 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
                        const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil
 cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
-                       const Rules* rules, Packet* packet, Layer* layers,
+                       uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil
 cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
                          const Layer* layers, const Fragment* piece) noexcept nogil
-cdef uint32_t packet_scope(const uint8_t* frame, const Packet* packet, const Layer* layers,
-                           uint8_t* scope) noexcept nogil
-cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t seed) noexcept nogil
