@@ -20,7 +20,7 @@ from gazer.ring cimport (
 from gazer.text cimport Text
 from gazer.workers.encode cimport Encoder, Exchange
 from gazer.workers.message cimport (
-    QUESTION, Message, message_decode, message_free, message_opcode, message_rcode,
+    QUESTION, Message, message_append, message_decode, message_free, message_opcode, message_rcode,
     message_setup)
 from gazer.workers.question cimport question_equal, question_hash
 from gazer.workers.outer cimport Outer, outer_length
@@ -135,11 +135,16 @@ cdef class Reader:
         assert t.escapes == text.count(b'"') + text.count(b"\\"), (text, t.escapes)
         return text.decode("ascii")
 
-    def read(self, bytes wire, bint cut=False):
-        """The message as a dict."""
+    def read(self, bytes wire, bint cut=False, *, uint8_t protocol=0, further=()):
+        """The message as a dict; `further` are messages whose answers are appended to it."""
         cdef uint32_t i
+        self.m.protocol = protocol
         self.decode(wire, cut)
         m = &self.m
+        for other in further:
+            message_append(m, self.place.put(other), len(other))
+            assert m.arena.used <= m.arena.capacity and m.room <= m.budget
+            assert m.records_read <= m.capacity
         records = []
         for i in range(m.records_read):
             r = &m.records[i]
@@ -161,6 +166,7 @@ cdef class Reader:
             "id": m.id, "flags": m.flags, "counts": tuple(m.counts[i] for i in range(SECTIONS)),
             "anomaly": NAMES[m.anomaly], "readable": bool(m.readable), "plain": bool(m.plain),
             "question_end": m.question_end, "records": records, "omitted": m.omitted,
+            "tops": [m.records[i].top for i in range(m.records_read)], "dso": self.text(&m.dso),
             "room": m.room, "edns": edns, "rcode": message_rcode(m), "opcode": message_opcode(m),
         }
 
