@@ -53,6 +53,11 @@ cdef enum:
     MORE_HEAD = CELL - 8    # octets of head in a further cell
     MAX_HEAD = 65535
 
+cdef enum:          # Held: how much of a range is there
+    NOTHING = 0
+    A_PART
+    ALL
+
 cdef enum:          # State of a datagram
     ASSEMBLING = 0
     FOREIGN                 # not ours, by its ports
@@ -70,6 +75,17 @@ cdef struct Joined:
     Layer[MAX_TUNNELS] layers
 
 
+cdef struct FragmentKey:
+    # Which datagram a piece belongs to.  Without padding, and zero behind what is used: compared
+    # and hashed as octets.
+    uint32_t id
+    uint8_t family
+    uint8_t protocol        # IPv4 only
+    uint8_t levels          # of encapsulation around it
+    uint8_t length          # octets used of `octets`
+    uint8_t[32 + MAX_SCOPE] octets      # source, destination, scope
+
+
 cdef struct Datagram:
     uint64_t since          # sensor clock at its first piece
     uint32_t next           # in the bucket
@@ -78,7 +94,6 @@ cdef struct Datagram:
     uint32_t later
     uint32_t colder         # in the order of last use
     uint32_t warmer
-    uint32_t id
     uint32_t pieces         # kept
     uint32_t received       # octets
     uint32_t highest        # end of the farthest piece
@@ -86,11 +101,8 @@ cdef struct Datagram:
     uint32_t more_head      # next cell; 0: none
     uint16_t head_length
     uint8_t state
-    uint8_t family
-    uint8_t protocol
-    uint8_t levels
-    uint8_t key_length
-    uint8_t[32 + MAX_SCOPE] key         # addresses, scope
+    uint8_t protocol        # of the piece with offset 0
+    FragmentKey key
     Packet packet
     Layer[MAX_TUNNELS] layers
     uint32_t[PAGES] pages   # 0: nothing of it is there
@@ -138,13 +150,21 @@ cdef class Fragments:
     cdef Page* page(self, uint32_t index) noexcept nogil
     cdef uint32_t take_cell(self) noexcept nogil
     cdef void give_cell(self, uint32_t index) noexcept nogil
-    cdef uint32_t find(self, const Datagram* like) noexcept nogil
-    cdef uint32_t open(self, const Datagram* like, uint64_t clock) noexcept nogil
+    cdef uint32_t hash(self, const FragmentKey* key) noexcept nogil
+    cdef uint32_t find(self, const FragmentKey* key, uint32_t hash) noexcept nogil
+    cdef uint32_t open(self, const FragmentKey* key, uint32_t hash, uint64_t clock) noexcept nogil
     cdef void use(self, uint32_t index) noexcept nogil
+    cdef void link(self, uint32_t index) noexcept nogil
+    cdef void unlink(self, uint32_t index) noexcept nogil
     cdef void empty(self, Datagram* d) noexcept nogil
     cdef void remove(self, uint32_t index) noexcept nogil
-    cdef void make_room(self, uint32_t cells) noexcept nogil
-    cdef void give_up(self, uint32_t index, int state, int count) noexcept nogil
+    cdef void make_room(self, uint32_t cells, uint32_t spare) noexcept nogil
+    cdef uint32_t cells_for(self, const Datagram* d, uint32_t start, uint32_t end,
+                            uint32_t head) noexcept nogil
+    cdef int held(self, const Datagram* d, uint32_t start, uint32_t end) noexcept nogil
+    cdef bint same(self, const Datagram* d, uint32_t start, const uint8_t* octets,
+                   uint32_t length) noexcept nogil
+    cdef void give_up(self, Datagram* d, int state, int count) noexcept nogil
     cdef void keep_head(self, Datagram* d, const uint8_t* head, uint32_t length) noexcept nogil
     cdef void keep(self, Datagram* d, uint32_t start, const uint8_t* octets,
                    uint32_t length) noexcept nogil
