@@ -50,6 +50,7 @@ cdef enum:
     PAGE = 1024             # octets of payload
     PAGES = 64              # 65,535 octets
     CELL = PAGE + 16
+    FIRST_HEAD = 384        # octets of head in a datagram's own cell, behind Datagram
     MORE_HEAD = CELL - 8    # octets of head in a further cell
     MAX_HEAD = 65535
 

@@ -47,13 +47,13 @@ cdef extern from "mix.h" nogil:
 
 cdef enum:
     LARGEST = 65535                             # an IP datagram (RFC 791, section 3.1)
-    FIRST_HEAD = CELL - sizeof(Datagram)        # octets of head in a datagram's own cell
     KEY_WORDS = (8 + 32 + MAX_SCOPE) // 8
     # What one datagram of the largest size takes, with a head that one cell would hold.
     MOST_CELLS = 1 + PAGES + (MAX_HEAD + MORE_HEAD - 1) // MORE_HEAD
     FEWEST_BUCKETS = 64
 
-assert sizeof(Page) == CELL and sizeof(FragmentKey) == 8 * KEY_WORDS and FIRST_HEAD >= 128
+assert sizeof(Page) == CELL and sizeof(Datagram) + FIRST_HEAD <= CELL
+assert sizeof(FragmentKey) == 8 * KEY_WORDS
 
 # The smallest max_bytes with which a datagram of any size has room.
 LEAST_BYTES = 2 * LARGEST + 4 * FEWEST_BUCKETS + (MOST_CELLS + 1) * CELL
