@@ -10,15 +10,15 @@ replies to them when both are handed on at once.
         v                       v
     idle connections leave, then those that must make room      items of other connections
     SYN: the old connection, or direction, ends                 what was kept, GAP, END
-    payload, in its direction                                   messages, GAP where room ends
-    ACK: holes of the other direction are given up              GAP, messages
-    FIN, RST                                                    messages, END
+    payload, then FIN, in its direction                         messages, GAP where room ends, END
+    ACK: holes of the other direction are given up              GAP, messages, END
+    (RST instead of all these: both directions end              what was kept, GAP, END)
 
 All work is done within `next`, one item after the other, so a segment that holds thousands of
 messages needs no queue.  A message that lies whole in a segment in order is handed on in place; one
 in several parts is put together in a scratch place; nothing is allocated for either.
 
-Rules that SPEC-like texts leave open, and how they are settled here:
+What the RFCs leave open to who only listens, and how it is settled here:
 
 - A sequence number is ahead of another, or the same, if their difference modulo 2**32 is below
   2**31.  There is no window: what a host would accept is not known here.
@@ -32,7 +32,7 @@ Rules that SPEC-like texts leave open, and how they are settled here:
 - FIN and RST of an unknown connection make it known (as ended), so that what comes late is old.
 - A direction ends with END only if it had begun.
 
-Limits: a connection costs CONNECTION octets, `max_streams` of them at most.  Kept octets stand in
+Limits: a connection costs 224 octets, and there are `max_streams` at most.  Kept octets stand in
 chunks of CHUNK octets, CHUNK_OCTETS of them payload (pieces.pxd).  A connection may hold so many
 chunks as `max_bytes_each` has room for, all together (with what was charged) `max_bytes`; and a
 direction MAX_RUNS separate runs of octets: one octet at every other number would else take a chunk
@@ -44,6 +44,7 @@ there is none, the message under way is broken off: what is left of it will be s
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from gazer.workers.framing cimport LOOK_AHEAD
 from gazer.workers.pieces cimport Pieces
 
 cdef enum:
@@ -144,7 +145,7 @@ cdef struct Connection:
 
 
 cdef class Streams:
-    # --- for the engine
+    # For the engine.
     cdef StreamCounts counts
     cdef void feed(self, const Segment* s, uint64_t clock) noexcept nogil
     cdef int next(self, StreamItem* item) noexcept nogil
@@ -153,3 +154,74 @@ cdef class Streams:
     cdef uint64_t due(self) noexcept nogil
     cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
     cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
+
+    # The table.
+    cdef Pieces pieces
+    cdef uint8_t* cells
+    cdef size_t reserved            # bytes of address space
+    cdef uint32_t* buckets
+    cdef uint32_t bucket_mask
+    cdef uint32_t touched           # cells ever used
+    cdef uint32_t free_cells        # head of the list
+    cdef readonly uint32_t max_streams
+    cdef uint32_t oldest
+    cdef uint32_t newest
+    cdef uint32_t held_oldest
+    cdef uint32_t held_newest
+    cdef uint64_t timeout
+    cdef uint64_t seed
+    cdef uint64_t serial            # the last one given
+
+    # What `next` is at.
+    cdef const Segment* segment
+    cdef uint64_t clock
+    cdef int stage
+    cdef uint32_t current           # the segment's connection
+    cdef int side                   # ... and direction
+    cdef const uint8_t* rest        # of its payload, not looked at yet
+    cdef uint32_t rest_length
+    cdef uint32_t rest_sequence
+    cdef uint32_t ending            # the connection that is ending; 0: none
+    cdef int ending_side            # ... the direction
+    cdef int ending_last            # ... the last direction that ends
+    cdef bint ending_stays          # ... stays in the table
+    # Octets in order that are being read: of the segment, or of a run that is in order now.
+    cdef const uint8_t* live
+    cdef uint32_t live_length
+    cdef uint32_t live_chunk        # where they stand; 0: in the segment
+    cdef uint32_t live_left         # of the run, behind this chunk
+    cdef uint32_t hash              # of the segment's connection
+    cdef uint8_t[MAX_ENDS] ends     # ... as in Connection
+    cdef uint8_t[MAX_ENDS] turned   # for the item
+    cdef uint8_t[LOOK_AHEAD * 2] window
+    cdef uint8_t* scratch
+
+    cdef Connection* at(self, uint32_t index) noexcept nogil
+    cdef void grow(self) noexcept nogil
+    cdef uint32_t find(self, const Segment* s) noexcept nogil
+    cdef uint32_t create(self, const Segment* s) noexcept nogil
+    cdef void restart(self, Connection* c) noexcept nogil
+    cdef void remove(self, uint32_t index) noexcept nogil
+    cdef void link_newest(self, uint32_t index) noexcept nogil
+    cdef void unlink(self, uint32_t index) noexcept nogil
+    cdef void hold_newest(self, uint32_t index) noexcept nogil
+    cdef void unhold(self, uint32_t index) noexcept nogil
+    cdef void settle(self, uint32_t index) noexcept nogil
+    cdef int hand_on(self, StreamItem* item, const Connection* c, int d, int what) noexcept nogil
+    cdef bint resync(self, Connection* c, Direction* r) noexcept nogil
+    cdef uint32_t unread(self, const Direction* r) noexcept nogil
+    cdef uint32_t framed_length(self, const Direction* r) noexcept nogil
+    cdef bint pull(self, StreamItem* item, Connection* c, Direction* r) noexcept nogil
+    cdef bint store(self, Connection* c, Direction* r) noexcept nogil
+    cdef void load_chunk(self, Connection* c, uint32_t index) noexcept nogil
+    cdef void lose_unread(self, Connection* c, Direction* r, uint32_t* left) noexcept nogil
+    cdef void gap(self, Connection* c, Direction* r, uint32_t to) noexcept nogil
+    cdef void break_off(self, Connection* c, Direction* r) noexcept nogil
+    cdef void end_direction(self, Connection* c, Direction* r) noexcept nogil
+    cdef int advance(self, StreamItem* item, Connection* c, int d) noexcept nogil
+    cdef int drain(self, StreamItem* item) noexcept nogil
+    cdef void begin_end(self, uint32_t index, int first, int last, bint stays) noexcept nogil
+    cdef bint make_room(self) noexcept nogil
+    cdef int take_syn(self) noexcept nogil
+    cdef void rest_step(self, uint32_t n) noexcept nogil
+    cdef int take_payload(self, StreamItem* item, Connection* c) noexcept nogil
