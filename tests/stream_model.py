@@ -71,8 +71,7 @@ def judge(octets: bytes) -> None:
     require(questions <= 1)
     if questions == 0:
         require(flags & 0x8000 != 0 and opcode == 0)
-    answers, _, _ = (int.from_bytes(part, "big") for part in (
-        (six := read(6))[:2], six[2:4], six[4:]))
+    answers = int.from_bytes(read(6)[:2], "big")
     require(questions == 1 or answers >= 1)
     name = 0
     while True:
