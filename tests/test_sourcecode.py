@@ -257,6 +257,7 @@ DECODERS = [ROOT / name for name in (
     "gazer/flow.pyx",
     "gazer/packet.pyx",
     "gazer/tunnel.pyx",
+    "gazer/capture/fragments.pyx",
     "gazer/workers/edns.pyx",
     "gazer/workers/engine.pyx",
     "gazer/workers/message.pyx",
