@@ -76,11 +76,11 @@ cdef inline int record_decode(Message* m, Cursor* c, Record* record, uint8_t sec
     if m.protocol == PROTOCOL_MDNS and (section == QUESTION or record.type != TYPE_OPT):
         record.top = <uint8_t>(record.klass >> 15)
         record.klass &= 0x7fff
+    record.data.length = record.data.escapes = 0
     if section == QUESTION:
         if c.failed:
             return TRUNCATED
         record.ttl = 0
-        record.data.length = record.data.escapes = 0
     else:
         record.ttl = cursor_u32(c)
         length = cursor_u16(c)
