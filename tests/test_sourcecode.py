@@ -26,9 +26,9 @@ ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics cursor errors event",
+    0: "gazer atomics cursor errors event tunnel",
     1: "config packet ring segment system text",
-    2: "counters entry pidfile",
+    2: "counters entry flow pidfile",
     3: "capture workers sinks topology",
     4: "child check docgen summary",
     5: "capture.process workers.process sinks.process",
@@ -41,6 +41,8 @@ RANKS = {
 EXCEPTIONS = {
     # The ledger has a counter for each anomaly, whose closed list stands in the workers' room.
     ("gazer.counters", "gazer.workers.anomaly"),
+    # Kinds and limits, which are constants of the packet's own structures.
+    ("gazer.tunnel", "gazer.packet"),
 }
 
 MAX_LINES = 600
@@ -250,16 +252,18 @@ def test_what_runs_without_the_gil_raises_nothing(path):
 
 # --- bytes that strangers sent -------------------------------------------------------------------
 
-DECODERS = [GAZER / "packet.pyx", *(GAZER / "workers" / f"{n}.pyx" for n in (
-    "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
-    "transaction"))]
+DECODERS = [
+    *(GAZER / f"{n}.pyx" for n in ("flow", "packet", "tunnel")),
+    *(GAZER / "workers" / f"{n}.pyx" for n in (
+        "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
+        "transaction"))]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.
 RAW = re.compile(r"\b(?:wire|frame|message|base)\s*(?:\[|\+(?!=))")
 
 # Where one of them is used all the same, and why that is sound.
 SOUND = {
-    "packet.pyx": {
+    "flow.pyx": {
         "cdef const uint8_t* addresses = frame + packet.addresses_offset":
             "flow_hash is for packets that packet_decode found whole: it stepped over both",
     },
