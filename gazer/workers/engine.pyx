@@ -278,11 +278,12 @@ cdef class Engine:
         cdef bint waits
         while True:
             waits = self.matcher.due(&due)
-            if self.streams.due(&idle, &number) and idle <= clock and (
+            idle = self.streams.due(&number)
+            if number and idle <= clock and (
                     not waits or idle < due.clock
                     or (idle == due.clock and number < due.sequence)):
                 o.outer = NULL
-                self.streams.expire()
+                self.streams.expire(idle, clock == MARK_END)
                 self.hand_on(&o)
                 continue
             if not waits or due.clock > clock:
