@@ -45,10 +45,10 @@ there is none, the message under way is broken off: what is left of it will be s
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gazer.workers.framing cimport LOOK_AHEAD
+from gazer.workers.outer cimport MAX_SCOPE
 from gazer.workers.pieces cimport Pieces
 
 cdef enum:
-    MAX_SCOPE = 64          # octets: 16 VLAN ids of two, 8 VNIs of four
     MAX_ENDS = 32 + MAX_SCOPE
     MAX_STREAM_MESSAGE = 65535
 
@@ -63,6 +63,7 @@ cdef struct Segment:
     const uint8_t* ends         # source address, destination address, scope
     uint8_t family              # 4 or 6
     uint8_t scope_length        # octets, at most MAX_SCOPE
+    uint8_t protocol            # Protocol
     uint8_t flags               # TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK; others don't matter
     uint16_t source_port
     uint16_t destination_port
@@ -84,6 +85,8 @@ cdef struct StreamItem:
     uint8_t direction           # 0 or 1
     uint8_t family
     uint8_t scope_length
+    uint8_t protocol            # as its segments have it
+    uint8_t own                 # of the connection of the segment that was fed
     uint8_t idle                # it comes of idle timeout or end of input, not of the segment
     uint16_t source_port        # of this direction
     uint16_t destination_port
@@ -139,6 +142,7 @@ cdef struct Connection:
     uint16_t port[2]            # the sender's of direction 0, and of direction 1
     uint8_t family
     uint8_t scope_length
+    uint8_t protocol
     uint8_t holding             # is in the second list
     Direction direction[2]
     uint8_t[MAX_ENDS] ends      # address of direction 0's sender, of 1's, scope
@@ -149,9 +153,9 @@ cdef class Streams:
     cdef StreamCounts counts
     cdef void feed(self, const Segment* s, uint64_t clock) noexcept nogil
     cdef int next(self, StreamItem* item) noexcept nogil
-    cdef void expire(self, uint64_t clock) noexcept nogil
+    cdef void expire(self, uint64_t clock, bint ending) noexcept nogil
     cdef void finish(self) noexcept nogil
-    cdef uint64_t due(self) noexcept nogil
+    cdef uint64_t due(self, uint64_t* number) noexcept nogil
     cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
     cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
 
@@ -184,6 +188,7 @@ cdef class Streams:
     cdef uint32_t ending            # the connection that is ending; 0: none
     cdef int ending_side            # ... the direction
     cdef int ending_last            # ... the last direction that ends
+    cdef bint ending_all         # the input is over
     cdef bint ending_stays          # ... stays in the table
     # Octets in order that are being read: of the segment, or of a run that is in order now.
     cdef const uint8_t* live

@@ -154,6 +154,7 @@ cdef class Streams:
         memset(c, 0, sizeof(Connection) - MAX_ENDS)
         c.hash = self.hash
         c.family = s.family
+        c.protocol = s.protocol
         c.scope_length = s.scope_length
         c.port[self.side] = s.source_port
         c.port[1 - self.side] = s.destination_port
@@ -271,6 +272,7 @@ cdef class Streams:
         item.serial = c.serial
         item.direction = d
         item.family = c.family
+        item.protocol = c.protocol
         item.scope_length = c.scope_length
         item.source_port = c.port[d]
         item.destination_port = c.port[1 - d]
@@ -281,6 +283,7 @@ cdef class Streams:
             memcpy(self.turned + 2 * half, c.ends + 2 * half, c.scope_length)
             item.ends = self.turned
         item.idle = self.segment == NULL or self.stage == EXPIRING
+        item.own = not item.idle and item.connection == self.current
         if item.idle:
             item.clock = c.clock + self.timeout if c.clock < NEVER - self.timeout else NEVER
             item.number = c.number
@@ -556,11 +559,16 @@ cdef class Streams:
         """Take a segment.  `next` must be called until it says STREAM_NOTHING, then `s` may go."""
         self.segment = s
         self.clock = clock
+        self.ending_all = False
         self.stage = EXPIRING
 
-    cdef void expire(self, uint64_t clock) noexcept nogil:
-        """Connections idle at this clock leave; call `next` as after `feed`, which does it too."""
+    cdef void expire(self, uint64_t clock, bint ending) noexcept nogil:
+        """Connections idle at this clock leave; call `next` as after `feed`, which does it too.
+
+        `ending`: the input is over, so they are not counted as timed out.
+        """
         self.segment = NULL
+        self.ending_all = ending
         self.clock = clock
         self.stage = EXPIRING
 
@@ -569,12 +577,15 @@ cdef class Streams:
         self.segment = NULL
         self.stage = FINISHING
 
-    cdef uint64_t due(self) noexcept nogil:
-        """The clock at which the next connection will be idle; the largest number if none."""
+    cdef uint64_t due(self, uint64_t* number) noexcept nogil:
+        """The clock at which the next connection will be idle, and the number of the frame with its
+        last segment; the largest number if there is none."""
         cdef uint64_t clock
+        number[0] = 0
         if self.oldest == 0:
             return NEVER
         clock = self.at(self.oldest).clock
+        number[0] = self.at(self.oldest).number
         return clock + self.timeout if clock < NEVER - self.timeout else NEVER
 
     cdef int take_syn(self) noexcept nogil:
@@ -674,6 +685,7 @@ cdef class Streams:
         cdef Direction* r
         cdef const Segment* s = self.segment
         cdef uint32_t fin
+        cdef uint64_t number
         cdef int what
         while True:
             if self.ending:
@@ -681,8 +693,9 @@ cdef class Streams:
                 if what:
                     return what
             if self.stage == EXPIRING:
-                if self.oldest and self.clock >= self.due():
-                    self.counts.timed_out += is_open(self.at(self.oldest))
+                if self.oldest and self.clock >= self.due(&number):
+                    if not self.ending_all:
+                        self.counts.timed_out += is_open(self.at(self.oldest))
                     self.begin_end(self.oldest, 0, 1, False)
                     continue
                 self.current = 0

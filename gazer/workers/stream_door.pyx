@@ -147,7 +147,7 @@ cdef class Connections:
                 self.streams.charge(item.connection, item.serial, octets)
 
     def expire(self, clock):
-        self.streams.expire(clock)
+        self.streams.expire(clock, False)
         return self.items()
 
     def finish(self):
@@ -162,7 +162,8 @@ cdef class Connections:
 
     @property
     def due(self):
-        return self.streams.due()
+        cdef uint64_t number
+        return self.streams.due(&number)
 
     @property
     def counts(self):
