@@ -20,7 +20,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Doors: compiled modules for tests and benchmarks, which see a part from Python.
 DOORS = {
-    "gazer.testing", "gazer.capture.testing", "gazer.workers.doors", "gazer.workers.probe"}
+    "gazer.testing", "gazer.capture.doors", "gazer.capture.testing", "gazer.workers.doors",
+    "gazer.workers.probe"}
 
 ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
@@ -254,6 +255,7 @@ def test_what_runs_without_the_gil_raises_nothing(path):
 
 DECODERS = [
     *(GAZER / f"{n}.pyx" for n in ("flow", "packet", "tunnel")),
+    GAZER / "capture" / "fragments.pyx",
     *(GAZER / "workers" / f"{n}.pyx" for n in (
         "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
         "transaction"))]
