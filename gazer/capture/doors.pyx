@@ -10,8 +10,10 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT
                          mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
+from gazer.capture.filter cimport Filter
 from gazer.capture.fragments cimport (
     CELL, FIRST_HEAD, FRAGMENT_COUNTS, FRAGMENT_WHOLE, MORE_HEAD, PAGE, Fragments)
+from gazer.capture.source cimport Frame
 from gazer.packet cimport MAX_TUNNELS, Fragment, Layer, Packet
 
 from gazer.capture.fragments import LEAST_BYTES
@@ -168,3 +170,27 @@ cdef class Table:
                 index = self.table.at(index).next
             most = max(most, n)
         return most
+
+
+# --- filters -------------------------------------------------------------------------------------
+
+def passes(Filter filter not None, bytes frame, int linktype=1, length=None):
+    """Whether the filter lets the frame pass; `length` is the frame's on the wire."""
+    cdef Frame f
+    memset(&f, 0, sizeof(f))
+    f.data = PLACE.put(frame)
+    f.caplen = len(frame)
+    f.length = len(frame) if length is None else length
+    f.linktype = linktype
+    cdef bint yes
+    with nogil:
+        yes = filter.passes(&f)
+    return yes
+
+
+def program_length(Filter filter not None, int linktype=1):
+    """How many instructions the filter has for a link type it has met; 0: it does not fit."""
+    for i in range(filter.count):
+        if filter.known[i].linktype == linktype and filter.known[i].works:
+            return filter.known[i].program.bf_len
+    return 0
