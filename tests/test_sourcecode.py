@@ -27,16 +27,17 @@ ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics cursor errors event tunnel",
-    1: "config packet ring segment system text",
-    2: "counters entry flow pidfile",
-    3: "capture workers sinks topology",
-    4: "child check docgen summary",
-    5: "capture.process workers.process sinks.process",
-    6: "supervisor",
-    7: "cli",
-    8: "compat",
-    9: "__main__",
+    0: "gazer atomics cursor errors event",
+    1: "config ring segment system text tunnel",
+    2: "packet",
+    3: "counters entry flow pidfile",
+    4: "capture workers sinks topology",
+    5: "child check docgen summary",
+    6: "capture.process workers.process sinks.process",
+    7: "supervisor",
+    8: "cli",
+    9: "compat",
+    10: "__main__",
 }
 
 EXCEPTIONS = {
@@ -253,12 +254,21 @@ def test_what_runs_without_the_gil_raises_nothing(path):
 
 # --- bytes that strangers sent -------------------------------------------------------------------
 
-DECODERS = [
-    *(GAZER / f"{n}.pyx" for n in ("flow", "packet", "tunnel")),
-    GAZER / "capture" / "fragments.pyx",
-    *(GAZER / "workers" / f"{n}.pyx" for n in (
-        "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
-        "transaction"))]
+DECODERS = [ROOT / name for name in (
+    "gazer/flow.pyx",
+    "gazer/packet.pyx",
+    "gazer/tunnel.pyx",
+    "gazer/capture/fragments.pyx",
+    "gazer/workers/edns.pyx",
+    "gazer/workers/engine.pyx",
+    "gazer/workers/message.pyx",
+    "gazer/workers/names.pyx",
+    "gazer/workers/question.pyx",
+    "gazer/workers/rdata.pyx",
+    "gazer/workers/rdata_opt.pyx",
+    "gazer/workers/rdata_svcb.pyx",
+    "gazer/workers/transaction.pyx",
+)]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.
 RAW = re.compile(r"\b(?:wire|frame|message|base)\s*(?:\[|\+(?!=))")

@@ -22,13 +22,16 @@ from gazer.ring cimport (
 from gazer.text cimport Text
 from gazer.workers.encode cimport Encoder, Exchange
 from gazer.workers.message cimport (
-    QUESTION, Message, message_decode, message_free, message_opcode, message_rcode,
+    QUESTION, Message, message_append, message_decode, message_free, message_opcode, message_rcode,
     message_setup)
 from gazer.workers.question cimport question_equal, question_hash
-from gazer.workers.transaction cimport CELL, Key, Transactions
+from gazer.workers.outer cimport Outer, outer_length
+from gazer.workers.transaction cimport CELL, Key, Pending, Transactions
 
 import ipaddress
+import sys
 
+from gazer.event import STATUSES
 from gazer.packet import ENCAPSULATIONS, FATES, PROTOCOLS_OF_DNS
 from gazer.workers.anomaly import NAMES
 from gazer.workers.encode import entry_room
@@ -39,7 +42,6 @@ cdef enum:
     ROOM = 1 << 18              # of a guarded place: more than any frame
 
 SECTION_NAMES = ("question", "answer", "authority", "additional")
-STATUSES = ("success", "no_reply", "no_query")
 
 
 cdef class Guarded:
@@ -176,11 +178,16 @@ cdef class Reader:
         assert t.escapes == text.count(b'"') + text.count(b"\\"), (text, t.escapes)
         return text.decode("ascii")
 
-    def read(self, bytes wire, bint cut=False):
-        """The message as a dict."""
+    def read(self, bytes wire, bint cut=False, *, uint8_t protocol=0, further=()):
+        """The message as a dict; `further` are messages whose answers are appended to it."""
         cdef uint32_t i
+        self.m.protocol = protocol
         self.decode(wire, cut)
         m = &self.m
+        for other in further:
+            message_append(m, self.place.put(other), len(other))
+            assert m.arena.used <= m.arena.capacity and m.room <= m.budget
+            assert m.records_read <= m.capacity
         records = []
         for i in range(m.records_read):
             r = &m.records[i]
@@ -202,6 +209,7 @@ cdef class Reader:
             "id": m.id, "flags": m.flags, "counts": tuple(m.counts[i] for i in range(SECTIONS)),
             "anomaly": NAMES[m.anomaly], "readable": bool(m.readable), "plain": bool(m.plain),
             "question_end": m.question_end, "records": records, "omitted": m.omitted,
+            "tops": [m.records[i].top for i in range(m.records_read)], "dso": self.text(&m.dso),
             "room": m.room, "edns": edns, "rcode": message_rcode(m), "opcode": message_opcode(m),
         }
 
@@ -240,15 +248,34 @@ cdef class Reader:
 
 # --- the table -----------------------------------------------------------------------------------
 
+cdef bytes scope_bytes(vlan, vnis=()):
+    """VLAN ids and VNIs as outer.pxd describes a scope."""
+    return (b"".join(int(tag).to_bytes(2, "big") for tag in vlan)
+            + b"".join((0x80000000 | vni).to_bytes(4, "big") for vni in vnis))
+
+
+cdef bytes outer_bytes(vlan, tunnels):
+    """An Outer of VLAN ids and levels: maps of type, id, source, destination."""
+    levels = []
+    for level in tunnels:
+        ends = [ipaddress.ip_address(level[end]) for end in ("source", "destination")
+                if end in level]
+        levels.append(bytes([ENCAPSULATIONS.index(level["type"]), ends[0].version if ends else 0,
+                             "id" in level])
+                      + int(level.get("id", 0)).to_bytes(4, sys.byteorder)
+                      + b"".join(end.packed for end in ends))
+    return bytes([len(vlan)]) + scope_bytes(vlan) + bytes([len(levels)]) + b"".join(levels)
+
+
 cdef Key make_key(Transactions table, parts):
     cdef Key key
     client, client_port, server, server_port, ident, vlan = parts
     a, b = ipaddress.ip_address(client), ipaddress.ip_address(server)
-    tags = b"".join(int(tag).to_bytes(2, "big") for tag in vlan)
+    tags = scope_bytes(vlan)
     packed = a.packed + b.packed + tags
     key.family = a.version
     key.transport = 17
-    key.tags = len(vlan)
+    key.scope = len(tags)
     key.client_port = client_port
     key.server_port = server_port
     key.id = ident
@@ -277,12 +304,21 @@ cdef class Table:
     def has_room(self, length):
         return bool(self.table.has_room(length))
 
-    def add(self, key, bytes wire, sequence, clock=0, time=0, size=None):
+    def add(self, key, bytes wire, sequence, clock=0, time=0, size=None, tunnels=()):
         cdef Key k = make_key(self.table, key)
+        cdef Outer outer
+        cdef Pending* p
+        outer.length = 0
+        if tunnels:
+            packed = outer_bytes(key[5], tunnels)
+            outer.length = len(packed)
+            memcpy(outer.bytes, <const char*>packed, len(packed))
         self.reader.decode(wire, False)
-        assert self.table.has_room(len(wire))
-        self.table.add(&k, <uint32_t>self.hash(), self.reader.m.wire, len(wire),
-                       len(wire) if size is None else size, 0, clock, sequence, time)
+        assert self.table.has_room(len(wire) + outer.length)
+        p = self.table.add(&k, <uint32_t>self.hash(), &outer if tunnels else NULL,
+                           self.reader.m.wire, len(wire), clock, sequence, time)
+        if size is not None:
+            p.size = size
 
     def find(self, key, bytes wire):
         """The number (a place, not a sequence) of what waits for this message; 0: none."""
@@ -298,6 +334,11 @@ cdef class Table:
 
     def query(self, index):
         return self.table.query(index)[:self.table.at(index).wire_length]
+
+    def outer(self, index):
+        """The outer identity that it came with, as bytes; None: no tunnel."""
+        cdef const uint8_t* bytes_ = self.table.outer(index)
+        return None if bytes_ == NULL else bytes_[:outer_length(bytes_)]
 
     def order(self):
         """The sequences that wait, from the oldest on; the chain is followed both ways."""
@@ -356,20 +397,30 @@ cdef class Writer:
 
     def events(self, *, query=None, reply=None, client, client_port, server, server_port, ident,
                vlan=(), status="success", query_time=0, reply_time=0, repeats=0, records=False,
-               clock=0, sequence=0, query_size=None, reply_size=None):
+               clock=0, sequence=0, query_size=None, reply_size=None, transport=17,
+               protocol="dns", vnis=(), tunnels=(), transfer=None):
         """The tx event, or with `records` those of the one message: for each event a dict of
-        format number -> bytes.  Also returns what the encoder says was omitted."""
+        format number -> bytes.  Also returns what the encoder says was omitted.
+
+        `tunnels`: levels as maps, and then `vlan` tells of all levels; `transfer`: (complete,
+        messages, records, bytes)."""
         cdef Exchange x
         cdef uint32_t i, planned
         memset(&x, 0, sizeof(x))
         a, b = ipaddress.ip_address(client), ipaddress.ip_address(server)
         ends = a.packed + b.packed
-        tags = b"".join(int(tag).to_bytes(2, "big") for tag in vlan)
+        scope = scope_bytes(vlan, vnis)
+        outer = outer_bytes(vlan, tunnels)
         x.addresses = <const uint8_t*><const char*>ends
-        x.tags = <const uint8_t*><const char*>tags
+        x.scope = <const uint8_t*><const char*>scope
+        x.scope_length = len(scope)
+        x.outer = <const uint8_t*><const char*>outer if tunnels else NULL
         x.family = a.version
-        x.transport = 17
-        x.tag_count = len(vlan)
+        x.transport = transport
+        x.protocol = PROTOCOLS_OF_DNS.index(protocol)
+        if transfer is not None:
+            x.transfer = True
+            x.complete, x.messages, x.records, x.bytes = transfer
         x.client_port = client_port
         x.server_port = server_port
         x.id = ident
@@ -377,6 +428,7 @@ cdef class Writer:
         x.query_time = query_time
         x.reply_time = reply_time
         x.repeats = repeats
+        self.query.m.protocol = self.reply.m.protocol = x.protocol
         if query is not None:
             self.query.decode(query, False)
             x.query = &self.query.m
