@@ -335,11 +335,13 @@ cdef inline int ipv4_decode(Walk* w) noexcept nogil:
     if p == NULL or p[0] >> 4 != 4:
         return IP_HEADER
     header = (p[0] & 15) * 4
-    if header < 20 or not cursor_skip(&w.c, header - 20):
+    if header < 20:
         return IP_HEADER
     total = (p[2] << 8) | p[3]
-    if total < header or not ip_bound(w, total - header):
+    if total < header or not ip_bound(w, total - 20):
         return IP_LENGTH
+    if not cursor_skip(&w.c, header - 20):
+        return IP_HEADER
     packet.family = 4
     packet.transport = p[9]
     packet.addresses_offset = <uint16_t>(start + 12)
