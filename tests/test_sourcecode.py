@@ -251,7 +251,8 @@ def test_what_runs_without_the_gil_raises_nothing(path):
 
 # --- bytes that strangers sent -------------------------------------------------------------------
 
-DECODERS = [GAZER / "packet.pyx", GAZER / "capture" / "fragments.pyx", *(GAZER / "workers" / f"{n}.pyx" for n in (
+DECODERS = [GAZER / "packet.pyx", GAZER / "capture" / "fragments.pyx", *(
+    GAZER / "workers" / f"{n}.pyx" for n in (
     "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
     "transaction"))]
 
