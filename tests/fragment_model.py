@@ -154,12 +154,19 @@ class Model:
             if known.state != "waiting":
                 self.counts[known.state] += 1
                 return None
+            last = not piece["more"]
+            if ((known.total is not None and (end > known.total or (last and end != known.total)))
+                    or (last and end <= max(known.octets))):
+                self.give_up(known, "overlapping")
+                return None
             if new.items() <= known.octets.items():
+                if last:
+                    known.total = end
+                if len(known.octets) == known.total:
+                    return self.whole(key, 0)
                 self.counts["duplicate"] += 1
                 return None
-            if (new.keys() & known.octets.keys()
-                    or (known.total is not None and (end > known.total or not piece["more"]))
-                    or (not piece["more"] and end <= max(known.octets))):
+            if new.keys() & known.octets.keys():
                 self.give_up(known, "overlapping")
                 return None
         else:
@@ -181,9 +188,13 @@ class Model:
             known.total = end
         if len(known.octets) != known.total:
             return None
+        return self.whole(key, 1)
+
+    def whole(self, key, kept):
+        """`kept`: the piece that made it whole is among those it keeps."""
+        known = self.table.pop(key)
         self.counts["datagrams"] += 1
-        self.counts["joined"] += known.frames - 1
-        del self.table[key]
+        self.counts["joined"] += known.frames - kept
         return known.head + bytes(known.octets[i] for i in range(known.total)), known.protocol
 
     def give_up(self, known, state):

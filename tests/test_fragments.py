@@ -229,6 +229,8 @@ OVERLAPS = {
     "octets beyond the end": (LAST, v4(b"x" * 8, 88)),
     "octets across the end": (LAST, v4(b"C" * 5 + bytes(3), 80)),
     "the last block, longer": (LAST, v4(b"C" * 6, 80, False)),
+    "the last block, shorter": (LAST, v4(b"C" * 3, 80, False)),
+    "the same octets, said to be the last ones": (LAST, v4(b"B" * 16, 48, False)),
 }
 
 
@@ -254,8 +256,6 @@ DUPLICATES = {
     "a whole piece": v4(b"A" * 16, 16),
     "a part of one": v4(b"A" * 8, 24),
     "the last one": v4(b"C" * 5, 80, False),
-    "a part of the last one": v4(b"C" * 3, 80, False),
-    "a part that says it is the last one": v4(b"A" * 3, 16, False),
     "by another way, with other options": v4(b"B" * 16, 48, options=b"\1" * 4),
 }
 
@@ -271,6 +271,21 @@ def test_duplicates(name):
     assert payload(both.give(v4(b"2" * 16, 64))) == (
         b"0" * 16 + b"A" * 16 + b"1" * 16 + b"B" * 16 + b"2" * 16 + b"C" * 5)
     assert told(both.table) == {"datagrams": 1, "joined": 5, "duplicate": 2}
+
+
+def test_a_duplicate_that_says_where_the_end_is():
+    both = Both()
+    for frame in (v4(b"a" * 8, 8), v4(b"b" * 16, 16)):
+        both.give(frame)
+    both.give(v4(b"b" * 8, 24, False))          # to 32, as far as what is there
+    assert told(both.table) == {"duplicate": 1, "waiting": 2}
+    both.give(v4(b"b" * 8, 24))
+    assert payload(both.give(v4(b"0" * 8))) == b"0" * 8 + b"a" * 8 + b"b" * 16
+    assert told(both.table) == {"datagrams": 1, "joined": 2, "duplicate": 2}
+    for frame in (v4(b"a" * 8), v4(b"b" * 16, 8)):
+        assert both.give(frame) is None
+    assert payload(both.give(v4(b"b" * 8, 16, False))) == b"a" * 8 + b"b" * 16
+    assert told(both.table) == {"datagrams": 2, "joined": 4, "duplicate": 2}
 
 
 def test_a_duplicate_over_two_pieces():
