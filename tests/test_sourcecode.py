@@ -27,16 +27,17 @@ ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics cursor errors event tunnel",
-    1: "config packet ring segment system text",
-    2: "counters entry flow pidfile",
-    3: "capture workers sinks topology",
-    4: "child check docgen summary",
-    5: "capture.process workers.process sinks.process",
-    6: "supervisor",
-    7: "cli",
-    8: "compat",
-    9: "__main__",
+    0: "gazer atomics cursor errors event",
+    1: "config ring segment system text tunnel",
+    2: "packet",
+    3: "counters entry flow pidfile",
+    4: "capture workers sinks topology",
+    5: "child check docgen summary",
+    6: "capture.process workers.process sinks.process",
+    7: "supervisor",
+    8: "cli",
+    9: "compat",
+    10: "__main__",
 }
 
 EXCEPTIONS = {
