@@ -27,7 +27,12 @@ piece fills a hole, lies where others are, or does both; at the same cost in any
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+<<<<<<< HEAD
 from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, Fragment, Layer, Packet
+=======
+from gazer.flow cimport MAX_SCOPE
+from gazer.packet cimport MAX_TUNNELS, Fragment, Layer, Packet
+>>>>>>> 449192142b2c8ba1989f8ad8b1876818bbc55acb
 
 cdef enum:
     FRAGMENT_HELD = 0       # kept, or discarded: nothing to do now
@@ -168,4 +173,5 @@ cdef class Fragments:
     cdef void keep_head(self, Datagram* d, const uint8_t* head, uint32_t length) noexcept nogil
     cdef void keep(self, Datagram* d, uint32_t start, const uint8_t* octets,
                    uint32_t length) noexcept nogil
+    cdef int hand_on(self, uint32_t index) noexcept nogil
     cdef void join(self, Datagram* d) noexcept nogil
