@@ -31,8 +31,8 @@ END_A, END_B, END_C = len(framed(A)), len(AB), len(ABC)
 
 
 class Talk:
-    """One connection; what its segments come to, as "c" or "s" (who sent it) and a message, "gap" or
-    "end"."""
+    """One connection; what its segments come to: pairs of "c" or "s" (who sent it) and a message,
+    "gap" or "end"."""
 
     def __init__(self, *, shake: bool = True, first: dict[str, int] | None = None, **limits: int):
         self.door = stream_door.Connections(**limits)
@@ -458,7 +458,7 @@ def test_scope_and_family_tell_connections_apart():
 
 
 def test_both_ends_the_same():
-    """A host that talks to itself from port 53 to port 53: one direction is all that can be told."""
+    """From port 53 to port 53 of the same host: one direction is all that can be told."""
     door = stream_door.Connections()
     assert [i["wire"] for i in door.feed(Segment(SERVER, SERVER, 0, framed(A)), 0)] == [A]
 

@@ -1,5 +1,5 @@
-"""TCP streams against the model in plain Python: after each segment the same items, the same counts,
-and every link and sum of the tables in order."""
+"""TCP streams against the model in plain Python: after each segment the same items and counts, and
+every link and sum of the tables in order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A door for tests and benchmarks: TCP streams, called from Python on segments made by hand.
 
-Nothing in gazer imports this.  Every payload and every address stands right before a page that can't
-be read, and what `next` hands on is copied at once.
+Nothing in gazer imports this.  Every payload and every address stands right before a page that
+can't be read, and what `next` hands on is copied at once.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -265,7 +265,7 @@ cdef class Connections:
         return octets, chunks
 
     def time(self, segments, clock=0, step=0, uint32_t batch=100):
-        """(CPU nanoseconds for all of them, items handed on, the most that `batch` of them took)."""
+        """CPU nanoseconds for all of them, items handed on, the most that `batch` of them took."""
         cdef uint32_t n = len(segments), i
         cdef size_t total = 0
         cdef Segment* all_ = <Segment*>calloc(n, sizeof(Segment))
