@@ -90,7 +90,7 @@ changes = st.lists(st.tuples(st.integers(0, 60), st.sampled_from([0, 1, 2, 12, 6
                    max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from([wire(), wire(name=b"\1a" * 20 + b"\0"),
                         wire(flags=0x8400, counts=(0, 1, 0, 0), rest=RECORD)]),
        changes, st.integers(0, 70), st.binary(max_size=4))

@@ -466,12 +466,12 @@ def test_both_ends_the_same():
 # --- nothing false comes out ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_of_a_torn_stream_only_true_messages_come(seed):
     dice = random.Random(seed)
     # Ids and padding that make no flags of a header.
     true = [query(f"host-{i}", 0x7878 + i // 8 * 256 + i % 8)
-            + b"\xff" * dice.choice([0, 3, 200, 2000]) for i in range(40)]
+            + b"\xff" * dice.choice([0, 3, 200, 2000]) for i in range(25)]
     octets = framed(*true)
     begins = {sum(len(m) + 2 for m in true[:i]) for i in range(len(true))}
     assert {i for i in range(len(octets))

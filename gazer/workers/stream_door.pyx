@@ -51,16 +51,18 @@ cdef class Guarded:
         return self.base + ROOM - len(data)
 
 
+cdef Guarded PLACE = Guarded()
+
+
 def judge(bytes octets):
     """What framing_judge says of octets at which a message may begin."""
-    return VERDICTS[framing_judge(Guarded().put(octets), len(octets))]
+    return VERDICTS[framing_judge(PLACE.put(octets), len(octets))]
 
 
 def search(bytes octets, limit=None):
     """(offset, verdict) of the first offset that is not refused."""
     cdef Verdict verdict = REFUSED
-    cdef Guarded place = Guarded()
-    offset = framing_search(place.put(octets), len(octets),
+    offset = framing_search(PLACE.put(octets), len(octets),
                             len(octets) if limit is None else limit, &verdict)
     return offset, VERDICTS[verdict]
 
