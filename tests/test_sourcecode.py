@@ -20,7 +20,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Doors: compiled modules for tests and benchmarks, which see a part from Python.
 DOORS = {
-    "gazer.testing", "gazer.capture.testing", "gazer.workers.doors", "gazer.workers.probe"}
+    "gazer.testing", "gazer.capture.testing", "gazer.workers.doors", "gazer.workers.probe",
+    "gazer.workers.transfer_door"}
 
 ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
@@ -251,8 +252,8 @@ def test_what_runs_without_the_gil_raises_nothing(path):
 # --- bytes that strangers sent -------------------------------------------------------------------
 
 DECODERS = [GAZER / "packet.pyx", *(GAZER / "workers" / f"{n}.pyx" for n in (
-    "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
-    "transaction"))]
+    "dso", "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
+    "transaction", "transfer"))]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.
 RAW = re.compile(r"\b(?:wire|frame|message|base)\s*(?:\[|\+(?!=))")
