@@ -313,7 +313,8 @@ def test_an_update_with_all_its_sections():
     assert found["opcode"] == 5 and [r[0] for r in found["records"]] == [
         "question", "answer", "answer", "authority", "authority", "authority", "additional"]
     assert [(r[2], r[3], r[5]) for r in found["records"][1:6]] == [
-        (255, 255, "\\# 0"), (1, 254, "\\# 0"), (1, 255, "\\# 0"), (1, 254, "192.0.2.9"), (1, 1, "192.0.2.1")]
+        (255, 255, "\\# 0"), (1, 254, "\\# 0"), (1, 255, "\\# 0"), (1, 254, "192.0.2.9"),
+        (1, 1, "192.0.2.1")]
 
 
 def test_a_notify_with_the_new_soa():
