@@ -26,6 +26,7 @@ DOORS = {
     "gazer.workers.doors",
     "gazer.workers.probe",
     "gazer.workers.stream_door",
+    "gazer.workers.transfer_door",
 }
 
 ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
@@ -265,6 +266,7 @@ DECODERS = [ROOT / name for name in (
     "gazer/tunnel.pyx",
     "gazer/capture/fragments.pyx",
     "gazer/workers/connections.pyx",
+    "gazer/workers/dso.pyx",
     "gazer/workers/edns.pyx",
     "gazer/workers/engine.pyx",
     "gazer/workers/framing.pyx",
@@ -277,6 +279,7 @@ DECODERS = [ROOT / name for name in (
     "gazer/workers/rdata_svcb.pyx",
     "gazer/workers/stream.pyx",
     "gazer/workers/transaction.pyx",
+    "gazer/workers/transfer.pyx",
 )]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.
