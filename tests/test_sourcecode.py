@@ -20,7 +20,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Doors: compiled modules for tests and benchmarks, which see a part from Python.
 DOORS = {
-    "gazer.testing", "gazer.capture.testing", "gazer.workers.doors", "gazer.workers.probe"}
+    "gazer.testing", "gazer.capture.doors", "gazer.capture.testing", "gazer.workers.doors",
+    "gazer.workers.probe"}
 
 ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
@@ -252,11 +253,21 @@ def test_what_runs_without_the_gil_raises_nothing(path):
 
 # --- bytes that strangers sent -------------------------------------------------------------------
 
-DECODERS = [
-    *(GAZER / f"{n}.pyx" for n in ("flow", "packet", "tunnel")),
-    *(GAZER / "workers" / f"{n}.pyx" for n in (
-        "edns", "message", "names", "question", "rdata", "rdata_opt", "rdata_svcb", "engine",
-        "transaction"))]
+DECODERS = [ROOT / name for name in (
+    "gazer/flow.pyx",
+    "gazer/packet.pyx",
+    "gazer/tunnel.pyx",
+    "gazer/capture/fragments.pyx",
+    "gazer/workers/edns.pyx",
+    "gazer/workers/engine.pyx",
+    "gazer/workers/message.pyx",
+    "gazer/workers/names.pyx",
+    "gazer/workers/question.pyx",
+    "gazer/workers/rdata.pyx",
+    "gazer/workers/rdata_opt.pyx",
+    "gazer/workers/rdata_svcb.pyx",
+    "gazer/workers/transaction.pyx",
+)]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.
 RAW = re.compile(r"\b(?:wire|frame|message|base)\s*(?:\[|\+(?!=))")

@@ -184,8 +184,9 @@ class Fragments:
         "without a new piece leaves and is counted.",
     )  # fmt: skip
     max_bytes: int = key(
-        "max_bytes", 16 * MIB, Size(256 * KIB, GIB),
-        "How much memory they may take; the same happens at this limit.",
+        "max_bytes", 16 * MIB, Size(512 * KIB, GIB),
+        "How much memory they may take, one that is put together included; the same happens at "
+        "this limit. The least holds one datagram of any size.",
     )  # fmt: skip
     timeout_ns: int = key(
         "timeout", 30 * SECOND, Duration(MS, HOUR),

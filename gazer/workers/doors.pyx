@@ -12,8 +12,10 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT
                          mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
-from gazer.entry cimport FORMATS, EventHeader, FrameEntry
-from gazer.packet cimport DNS, Packet, Ports, flow_hash, packet_decode
+from gazer.entry cimport FORMATS, EventHeader, FrameEntry, frame_offset
+from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.packet cimport (
+    DNS, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, packet_decode)
 from gazer.ring cimport (
     MARK_END, Consumer, Producer, Ring, ring_claim, ring_commit, ring_mark, ring_poll, ring_publish,
     ring_release)
@@ -70,38 +72,79 @@ cdef Guarded PLACE = Guarded()
 
 # --- packets -------------------------------------------------------------------------------------
 
-def packet(bytes frame, int linktype=1, length=None, ports=(53,)):
-    """What packet_decode finds, as a dict; `length` is the frame's on the wire."""
+cdef tuple vids(bytes frame, uint32_t offset, int count):
+    return tuple((frame[offset + 4 * i] << 8 | frame[offset + 4 * i + 1]) & 0xFFF
+                 for i in range(count))
+
+
+cdef tuple ends(bytes frame, uint32_t offset, int family):
+    """(source, destination)"""
+    size = 4 if family == 4 else 16
+    return tuple(str(ipaddress.ip_address(frame[at:at + size])) for at in (offset, offset + size))
+
+
+def packet(bytes frame, int linktype=1, length=None, ports=(53,), **rules):
+    """What packet_decode finds, as a dict; `length` is the frame's on the wire, `rules` are those
+    of Decoding.  Only a packet has more than its fate, and a piece has `piece`."""
     cdef Packet p
-    cdef Ports set_ = Ports(ports)
+    cdef Layer[MAX_TUNNELS] around
+    cdef Fragment piece
+    cdef uint8_t[MAX_SCOPE] scope
+    cdef Decoding decoding = Decoding(ports, **rules)
     cdef const uint8_t* data = PLACE.put(frame)
     cdef uint32_t wire = len(frame) if length is None else length
-    fate = FATES[packet_decode(data, len(frame), wire, linktype, set_.bits, &p)]
+    cdef int i
+    fate = FATES[packet_decode(data, len(frame), wire, linktype, &decoding.rules, &p, around,
+                               &piece)]
+    if fate == "fragment":
+        source, destination = ends(frame, piece.addresses_offset, piece.family)
+        return {"fate": fate, "piece": {
+            "src": source, "dst": destination, "protocol": piece.protocol, "id": piece.id,
+            "offset": piece.offset, "more": bool(piece.more), "cut": bool(piece.cut),
+            "head": piece.head_length,
+            "payload": frame[piece.payload_offset:piece.payload_offset + piece.payload_length]}}
     if fate != "dns":
         return {"fate": fate}
-    size = 4 if p.family == 4 else 16
-    ends = frame[p.addresses_offset:p.addresses_offset + 2 * size]
-    tags = frame[p.tags_offset:]
-    return {
+    layers = []
+    for i in range(p.layers):
+        layer = {"type": ENCAPSULATIONS[around[i].kind],
+                 "vlan": vids(frame, around[i].tags_offset, around[i].tags)}
+        if around[i].has_id:
+            layer["id"] = around[i].id
+        if around[i].family:
+            layer["src"], layer["dst"] = ends(frame, around[i].addresses_offset, around[i].family)
+        layers.append(layer)
+    source, destination = ends(frame, p.addresses_offset, p.family)
+    n = packet_scope(data, len(frame), &p, around, scope)
+    found = {
         "fate": fate,
+        "protocol": PROTOCOLS_OF_DNS[p.protocol],
         "transport": p.transport,
-        "vlan": tuple(int.from_bytes(tags[4 * i:4 * i + 2], "big") & 0xFFF for i in range(p.tags)),
+        "vlan": vids(frame, p.tags_offset, p.tags),
+        "layers": layers,
+        "scope": (<const uint8_t*>scope)[:n],
         "cut": bool(p.cut),
-        "src": str(ipaddress.ip_address(ends[:size])),
+        "src": source,
         "sport": p.source_port,
-        "dst": str(ipaddress.ip_address(ends[size:])),
+        "dst": destination,
         "dport": p.destination_port,
         "payload": frame[p.payload_offset:p.payload_offset + p.payload_length],
         "length": p.wire_payload,
     }
+    if p.transport == 6:
+        found["tcp"] = {"seq": p.tcp_sequence, "ack": p.tcp_acknowledgement, "flags": p.tcp_flags}
+    return found
 
 
-def flow(bytes frame, uint64_t seed=0, int linktype=1, ports=(53,)):
+def flow(bytes frame, uint64_t seed=0, int linktype=1, ports=(53,), **rules):
     """The hash of the frame's flow; ValueError if it is no DNS packet."""
     cdef Packet p
-    cdef Ports set_ = Ports(ports)
+    cdef Layer[MAX_TUNNELS] around
+    cdef Fragment piece
+    cdef Decoding decoding = Decoding(ports, **rules)
     cdef const uint8_t* data = PLACE.put(frame)
-    if packet_decode(data, len(frame), len(frame), linktype, set_.bits, &p) != DNS:
+    if packet_decode(data, len(frame), len(frame), linktype, &decoding.rules, &p, around,
+                     &piece) != DNS:
         raise ValueError("no DNS packet")
     return flow_hash(data, &p, seed)
 
@@ -445,23 +488,27 @@ cdef class FrameRing:
 
     cdef Ring ring
     cdef Producer producer
-    cdef Ports ports
+    cdef Decoding decoding
 
-    def __init__(self, Ring ring, ports=(53,)):
+    def __init__(self, Ring ring, ports=(53,), **rules):
         self.ring = ring
         self.producer = ring.producer(-1)
-        self.ports = Ports(ports)
+        self.decoding = Decoding(ports, **rules)
 
     def put(self, bytes frame, uint64_t sequence, uint64_t clock, int64_t time, length=None,
             int linktype=1):
         """Decode the frame and put it into the ring; its fate."""
         cdef Packet p
         cdef FrameEntry* entry
+        cdef Layer[MAX_TUNNELS] around
+        cdef Fragment piece
         cdef uint32_t wire = len(frame) if length is None else length
-        cdef uint32_t size = sizeof(FrameEntry) + len(frame)
+        cdef uint32_t size
         cdef const uint8_t* data = <const uint8_t*><const char*>frame
-        fate = packet_decode(data, len(frame), wire, linktype, self.ports.bits, &p)
+        fate = packet_decode(data, len(frame), wire, linktype, &self.decoding.rules, &p, around,
+                             &piece)
         if fate == DNS:
+            size = sizeof(FrameEntry) + p.layers * sizeof(Layer) + len(frame)
             entry = <FrameEntry*>ring_claim(&self.producer, size)
             if entry == NULL:
                 raise BufferError("the ring is full")
@@ -471,7 +518,8 @@ cdef class FrameRing:
             entry.caplen = len(frame)
             entry.linktype = linktype
             entry.packet = p
-            memcpy(<uint8_t*>entry + sizeof(FrameEntry), data, len(frame))
+            memcpy(<uint8_t*>entry + sizeof(FrameEntry), around, p.layers * sizeof(Layer))
+            memcpy(<uint8_t*>entry + frame_offset(entry), data, len(frame))
             ring_commit(&self.producer, size)
         return FATES[fate]
 

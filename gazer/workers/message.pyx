@@ -57,7 +57,7 @@ cdef void message_free(Message* m) noexcept nogil:
     m.arena.base = NULL
 
 
-cdef int record_decode(Message* m, Cursor* c, Record* record, uint8_t section) noexcept nogil:
+cdef inline int record_decode(Message* m, Cursor* c, Record* record, uint8_t section) noexcept nogil:
     """Decode one record.  Returns OK, BAD_RDATA, NO_ROOM (stepped over), or another anomaly (the
     cursor is then nowhere)."""
     cdef Cursor rdata
@@ -129,30 +129,38 @@ cdef int record_skip(Message* m, Cursor* c, uint8_t section) noexcept nogil:
     return TRUNCATED if c.failed else NO_ROOM
 
 
-cdef inline bint section_decode(Message* m, Cursor* c, uint8_t section, uint32_t count,
-                                bint cut) noexcept nogil:
-    """Decode so many records.  False where decoding ends, with the anomaly told."""
-    cdef uint32_t _
+cdef bint sections_decode(Message* m, Cursor* c, const uint16_t* counts, int section,
+                          bint cut) noexcept nogil:
+    """Decode so many records of each section, from this one on; False where decoding ends early.
+
+    The only place that calls record_decode, which is so compiled into it.
+    """
     cdef int result
-    for _ in range(count):
-        if cursor_left(c) == 0:
-            if m.anomaly == OK:
-                m.anomaly = SNAPPED if cut else COUNTS
-            return False
-        if m.omitted or m.records_read == m.capacity:
-            result = record_skip(m, c, section)
-        else:
-            result = record_decode(m, c, &m.records[m.records_read], section)
-        if result == NO_ROOM:
-            m.omitted += 1
-            continue
-        if result != OK:
-            if m.anomaly == OK:
-                m.anomaly = SNAPPED if cut and (
-                    result == TRUNCATED or result == RDLENGTH) else result
-            if result != BAD_RDATA:
+    cdef uint32_t _i
+    for section in range(section, ADDITIONAL + 1):
+        for _i in range(counts[section]):
+            if cursor_left(c) == 0:
+                if m.anomaly == OK:
+                    m.anomaly = SNAPPED if cut else COUNTS
                 return False
-        m.records_read += 1
+            if m.omitted or m.records_read == m.capacity:
+                result = record_skip(m, c, <uint8_t>section)
+            else:
+                result = record_decode(m, c, &m.records[m.records_read], <uint8_t>section)
+            if result == NO_ROOM:
+                m.omitted += 1
+                continue
+            if result != OK:
+                if m.anomaly == OK:
+                    m.anomaly = SNAPPED if cut and (
+                        result == TRUNCATED or result == RDLENGTH) else result
+                if result != BAD_RDATA:
+                    return False
+            m.records_read += 1
+        if section == QUESTION:
+            m.question_end = c.pos
+            m.readable = True
+            m.plain = counts[0] == 1 and question_plain(c.base, c.pos)
     return True
 
 
@@ -190,15 +198,8 @@ cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint 
         m.anomaly = SHORT_HEADER
         return
     names_begin(&m.names, wire, length)
-    if not section_decode(m, &c, QUESTION, m.counts[0], cut):
-        return
-    m.question_end = c.pos
-    m.readable = True
-    m.plain = m.counts[0] == 1 and question_plain(wire, c.pos)
-    for section in range(ANSWER, ADDITIONAL + 1):
-        if not section_decode(m, &c, <uint8_t>section, m.counts[section], cut):
-            return
-    if m.anomaly == OK and (cut or cursor_left(&c)):
+    if (sections_decode(m, &c, m.counts, QUESTION, cut) and m.anomaly == OK
+            and (cut or cursor_left(&c))):
         m.anomaly = behind_records(m, &c, cut)
 
 
@@ -209,12 +210,14 @@ cdef void message_append(Message* m, const uint8_t* wire, uint32_t length) noexc
     The other message's bytes are not needed any more afterwards.
     """
     cdef Cursor c = cursor_over(wire, 0, length)
-    cdef uint16_t questions, answers, _
+    cdef uint16_t questions, _
+    cdef uint16_t[4] counts
     cdef uint32_t slow = m.names.slow
     cdef int result = OK
     cursor_skip(&c, 4)
     questions = cursor_u16(&c)
-    answers = cursor_u16(&c)
+    counts[<int>ANSWER] = cursor_u16(&c)
+    counts[<int>AUTHORITY] = counts[<int>ADDITIONAL] = 0
     cursor_skip(&c, 4)
     if c.failed:
         result = SHORT_HEADER
@@ -227,6 +230,6 @@ cdef void message_append(Message* m, const uint8_t* wire, uint32_t length) noexc
         if result == OK and not cursor_skip(&c, 4):
             result = TRUNCATED
     if result == OK:
-        section_decode(m, &c, ANSWER, answers, False)
+        sections_decode(m, &c, counts, ANSWER, False)
     elif m.anomaly == OK:
         m.anomaly = result
