@@ -17,7 +17,8 @@ from tests.conftest import CAPTURES
 from tests.oracle import build, capture, events, transfers, wraps
 from tests.oracle.fragments import Fragments
 from tests.oracle.framing import Framing, More, plausible
-from tests.oracle.packets import Level, Reader
+from tests.oracle.packets import Reader
+from tests.oracle.parts import Level
 from tests.oracle.wraps import ACK, FIN, RST, SYN, Talk, framed
 from tests.test_oracle_reading import Listener
 

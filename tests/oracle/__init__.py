@@ -7,6 +7,7 @@ output with it.
     rules.py      what a run was told: the configuration
     capture.py    file → frames, the sensor clock, link layers
     packets.py    tunnels and IP → UDP datagrams, TCP segments, pieces, or the reason why not
+    parts.py      what that gives: a packet with the levels around it, a piece, a reason
     fragments.py  pieces → IP datagrams
     streams.py    segments → octets in order, gaps and ends; framing.py: those → messages
     message.py    one DNS message → its records; rdata.py: their data, in one normal form

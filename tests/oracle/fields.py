@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import message as dns
-from .packets import Level
+from .parts import Level
 
 if TYPE_CHECKING:
     from .events import Pending, Seen
