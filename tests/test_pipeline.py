@@ -169,7 +169,7 @@ def test_full_detail_in_all_formats_at_once(gazer, tmp_path, name):
         assert exact == [event.tag, nanoseconds, record]
 
 
-@pytest.mark.parametrize("name", ["resolver.pcap", "authoritative.pcap", "lossy.pcap",
+@pytest.mark.parametrize("name", ["resolver.pcap", "transfers.pcap", "lossy.pcap",
                                   "mixed.pcapng"])
 def test_any_number_of_workers_writes_the_same_bytes(gazer, tmp_path, name):
     outputs = set()

@@ -278,7 +278,8 @@ class Reader:
             if not 20 <= size <= w.length:
                 raise Undecoded("bad tcp header", "tcp_header")
             body = Window(w.data[size:], w.length - size)
-            segment = Segment(*struct.unpack_from("!II", head, 4), head[13])
+            sequence, acknowledgement = struct.unpack_from("!II", head, 4)
+            segment = Segment(sequence, acknowledgement, head[13])
         if opens is not None:
             return opens(body)
         assert protocol is not None
