@@ -32,7 +32,7 @@ What the RFCs leave open to who only listens, and how it is settled here:
 - FIN and RST of an unknown connection make it known (as ended), so that what comes late is old.
 - A direction ends with END only if it had begun.
 
-Limits: a connection costs 224 octets, and there are `max_streams` at most.  Kept octets stand in
+Limits: a connection costs 192 octets, and there are `max_streams` at most.  Kept octets stand in
 chunks of CHUNK octets, CHUNK_OCTETS of them payload (pieces.pxd).  A connection may hold so many
 chunks as `max_bytes_each` has room for, all together (with what was charged) `max_bytes`; and a
 direction MAX_RUNS separate runs of octets: one octet at every other number would else take a chunk
@@ -67,6 +67,8 @@ cdef struct StreamItem:
     uint8_t direction           # 0 or 1
     uint8_t family
     uint8_t scope_length
+    uint8_t protocol            # as its segments have it
+    uint8_t own                 # of the connection of the segment that was fed
     uint8_t idle                # it comes of idle timeout or end of input, not of the segment
     uint16_t source_port        # of this direction
     uint16_t destination_port
@@ -82,7 +84,7 @@ cdef class Streams(Connections):
     # For the engine.
     cdef void feed(self, const Segment* s, uint64_t clock) noexcept nogil
     cdef int next(self, StreamItem* item) noexcept nogil
-    cdef void expire(self, uint64_t clock) noexcept nogil
+    cdef void expire(self, uint64_t clock, bint ending) noexcept nogil
     cdef void finish(self) noexcept nogil
 
     # What `next` is at.
@@ -96,6 +98,7 @@ cdef class Streams(Connections):
     cdef uint32_t ending            # the connection that is ending; 0: none
     cdef int ending_side            # ... the direction
     cdef int ending_last            # ... the last direction that ends
+    cdef bint ending_all            # the input is over
     cdef bint ending_stays          # ... stays in the table
     # Octets in order that are being read: of the segment, or of a run that is in order now.
     cdef const uint8_t* live

@@ -61,6 +61,7 @@ cdef class Streams(Connections):
         item.serial = c.serial
         item.direction = d
         item.family = c.family
+        item.protocol = c.protocol
         item.scope_length = c.scope_length
         item.source_port = c.port[d]
         item.destination_port = c.port[1 - d]
@@ -71,6 +72,7 @@ cdef class Streams(Connections):
             memcpy(self.turned + 2 * half, c.ends + 2 * half, c.scope_length)
             item.ends = self.turned
         item.idle = self.segment == NULL or self.stage == EXPIRING
+        item.own = not item.idle and item.connection == self.current
         if item.idle:
             item.clock = self.idle_at(c)
             item.number = c.number
@@ -346,11 +348,16 @@ cdef class Streams(Connections):
         """Take a segment.  `next` must be called until it says STREAM_NOTHING, then `s` may go."""
         self.segment = s
         self.clock = clock
+        self.ending_all = False
         self.stage = EXPIRING
 
-    cdef void expire(self, uint64_t clock) noexcept nogil:
-        """Connections idle at this clock leave; call `next` as after `feed`, which does it too."""
+    cdef void expire(self, uint64_t clock, bint ending) noexcept nogil:
+        """Connections idle at this clock leave; call `next` as after `feed`, which does it too.
+
+        `ending`: the input is over, so they are not counted as timed out.
+        """
         self.segment = NULL
+        self.ending_all = ending
         self.clock = clock
         self.stage = EXPIRING
 
@@ -456,6 +463,7 @@ cdef class Streams(Connections):
         cdef Direction* r
         cdef const Segment* s = self.segment
         cdef uint32_t fin
+        cdef uint64_t number
         cdef int what
         while True:
             if self.ending:
@@ -463,8 +471,9 @@ cdef class Streams(Connections):
                 if what:
                     return what
             if self.stage == EXPIRING:
-                if self.oldest and self.clock >= self.due():
-                    self.counts.timed_out += is_open(self.at(self.oldest))
+                if self.oldest and self.clock >= self.due(&number):
+                    if not self.ending_all:
+                        self.counts.timed_out += is_open(self.at(self.oldest))
                     self.begin_end(self.oldest, 0, 1, False)
                     continue
                 self.current = 0
