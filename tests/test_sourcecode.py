@@ -266,7 +266,10 @@ DECODERS = [ROOT / name for name in (
     "gazer/tunnel.pyx",
     "gazer/capture/fragments.pyx",
     "gazer/workers/connections.pyx",
+<<<<<<< ours
     "gazer/workers/dso.pyx",
+=======
+>>>>>>> theirs
     "gazer/workers/edns.pyx",
     "gazer/workers/engine.pyx",
     "gazer/workers/framing.pyx",
