@@ -6,7 +6,7 @@ from gazer.cursor cimport Cursor
 from gazer.text cimport Arena, Text
 
 cdef enum:
-    DSO_TEXT = 4096         # octets of text for whole TLVs; `, ...` may follow
+    DSO_TEXT = 1024         # octets of text for whole TLVs; `, ...` may follow
     DSO_ROOM = DSO_TEXT + 32    # what it may write to meanwhile
 
 

@@ -22,7 +22,8 @@ cdef enum Flag:             # in `flags`, as on the wire (RFC 1035 section 4.1.1
 cdef enum:
     HEADER = 12
     TYPE_OPT = 41
-    OPCODE_DSO = 6
+    OPCODE_UPDATE = 5       # RFC 2136
+    OPCODE_DSO = 6          # RFC 8490
     EDNS_ERRORS = 4         # extended errors kept of a message; real ones have one or two
     RECORD_ROOM = 144       # what a record takes in an event besides its texts, at most
 
