@@ -266,14 +266,13 @@ DECODERS = [ROOT / name for name in (
     "gazer/tunnel.pyx",
     "gazer/capture/fragments.pyx",
     "gazer/workers/connections.pyx",
-<<<<<<< ours
     "gazer/workers/dso.pyx",
-=======
->>>>>>> theirs
     "gazer/workers/edns.pyx",
     "gazer/workers/engine.pyx",
     "gazer/workers/framing.pyx",
+    "gazer/workers/matcher.pyx",
     "gazer/workers/message.pyx",
+    "gazer/workers/outer.pyx",
     "gazer/workers/names.pyx",
     "gazer/workers/pieces.pyx",
     "gazer/workers/question.pyx",
