@@ -45,8 +45,7 @@ cdef extern from "mix.h" nogil:
 cdef uint64_t asker_hash(const uint8_t* addresses, const Packet* packet,
                          uint64_t seed) noexcept nogil:
     """A hash of the end that has not the protocol's own port: of mDNS and LLMNR, where a query goes
-    to a group and the reply comes from one of its hosts.  Where both ends have that port nothing is
-    matched, and any of the two does."""
+    to a group and the reply comes from one of its hosts."""
     cdef uint16_t service = MDNS_PORT if packet.protocol == PROTOCOL_MDNS else LLMNR_PORT
     cdef bint asked = packet.source_port == service
     cdef uint32_t size = 4 if packet.family == 4 else 16
@@ -68,7 +67,7 @@ cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t see
     cdef uint64_t[4] words
     cdef uint32_t[2] v4
     cdef const uint8_t* addresses = frame + packet.addresses_offset
-    if packet.protocol != PROTOCOL_DNS:
+    if packet.protocol != PROTOCOL_DNS and packet.source_port != packet.destination_port:
         return asker_hash(addresses, packet, seed)
     if packet.family == 4:
         memcpy(v4, addresses, 8)

@@ -8,7 +8,7 @@ whose oldest is the first to leave when room ends.  What is kept stands in piece
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from gazer.workers.outer cimport MAX_SCOPE
+from gazer.packet cimport MAX_SCOPE
 from gazer.workers.pieces cimport Pieces
 
 cdef enum:

@@ -21,7 +21,7 @@ Where they leave room, this is how they are read here:
 - Multicast DNS and LLMNR: what waits under the responder goes before what waits under the group,
   what was answered under the responder (a duplicate) before what was answered under the group (a
   further reply, whose own copies are duplicates within the window).
-- What is one_way never waits: its `retransmits` is 0, and its copies are events too. A DSO query
+- What is one_way never waits: it has no `retransmits`, and its copies are events too. A DSO query
   with id 0 is, whatever its counts.
 - What waits for a time (queries, transfers, connections) is due in the order of clock and number.
 """

@@ -81,8 +81,8 @@ def transaction(rules: Rules, status: str, pending: Pending | None, query: Seen 
     flags = transfer.messages[0] if transfer else reply or seen
     out |= {"proto": seen.packet.transport, "sensor": rules.sensor, "opcode": seen.message.opcode,
             "flags": flags.message.flag_text}
-    if query is not None:
-        out["retransmits"] = pending.retransmits if pending else 0
+    if pending is not None:
+        out["retransmits"] = pending.retransmits
     if reply is not None:
         out["rcode"] = reply.message.rcode
     if query is not None and reply is not None:
