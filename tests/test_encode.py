@@ -190,7 +190,8 @@ def exchanges(draw) -> dict:
         "server_port": draw(numbers16), "ident": draw(numbers16), "status": status,
         "vlan": draw(st.lists(st.integers(0, 4095), max_size=16)), "query_time": query_time,
         "reply_time": draw(st.one_of(times.filter(lambda t: abs(t - query_time) < 2**53),
-                                     st.integers(0, 60 * NS).map(lambda d: query_time + d))),
+                                     st.integers(0, 60 * NS).map(
+                                         lambda d: min(query_time + d, 2**32 * NS - 1)))),
         "repeats": draw(numbers16), "transport": draw(st.sampled_from([6, 17])),
         "protocol": draw(st.sampled_from(event.PROTOCOLS)),
         "tunnels": draw(st.one_of(st.just([]), st.lists(levels(), max_size=8))),
