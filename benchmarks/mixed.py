@@ -1,4 +1,4 @@
-"""The plain traffic as a mirror port shows it: part of it over TCP, in fragments, tagged, tunnelled.
+"""The plain traffic as a mirror port shows it: some over TCP, in fragments, tagged, tunnelled.
 
     python -m benchmarks.mixed --pairs 1000000 [--seed 1] [--out FILE]
 
@@ -174,13 +174,10 @@ class Connection:
     def answer(self, pair: int, at: int, dns: bytes) -> None:
         data = len(dns).to_bytes(2, "big") + dns
         bits = scramble(pair << 1)
-        if bits & 1:
-            cuts = sorted({bits >> 1 & 3, (bits >> 8) % len(data)} - {0})
-        else:
-            cuts = []
+        cuts = {bits >> 1 & 3, (bits >> 8) % len(data)} - {0} if bits & 1 else set()
         # Whatever else: no segment is larger than the path takes (40 octets of IPv6, 20 of TCP).
-        cuts = sorted({*cuts, *range(MTU - 60, len(data), MTU - 60)})
-        for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        places = sorted({*cuts, *range(MTU - 60, len(data), MTU - 60)})
+        for start, end in zip([0, *places], [*places, len(data)], strict=True):
             self._segment(True, ACK if end < len(data) else PSH | ACK, data[start:end], at)
         self._segment(False, ACK, at=at + 30)
         del self.sent[pair]
