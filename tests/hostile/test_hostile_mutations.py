@@ -19,7 +19,7 @@ import pytest
 from gazer.workers import doors
 from tests.oracle import build, capture, compare, message
 
-CAPTURES = Path(__file__).parent / "captures"
+CAPTURES = Path(__file__).parent.parent / "captures"
 ENDS = {"client": "192.0.2.1", "client_port": 4000, "server": "192.0.2.2", "server_port": 53,
         "ident": 1}
 OPT = 41
