@@ -9,22 +9,27 @@ The words (one for each frame, in `Case.counted`):
     malformed           the same, the reason being what the events say (see `says`)
     unreadable REASON   a message without an event
     segment             a TCP segment; the messages in it are named by `messages`
-    FATE                a frame that does not get as far as a worker
+    fragment REASON     a piece of an IP datagram: joined, bad, overlapping, ...; the frame that
+                        makes a datagram whole has the word of what the datagram is
+    FATE                another frame that does not get as far as a worker
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+import yaml
 
 from tests.conftest import Runner
 from tests.oracle import build
@@ -37,7 +42,7 @@ GOOD = 0x600D                       # the id of good pairs
 
 TX = "dns-gazer.dns.tx"
 Event = dict[str, Any]
-Frames = Sequence["bytes | tuple[int, bytes]"]
+Frames = Iterable["bytes | tuple[int, bytes] | tuple[int, bytes, int]"]
 
 # ------------------------------------------------------------------------------------- messages
 
@@ -133,7 +138,8 @@ def framed(wire: bytes) -> bytes:
 @dataclass(frozen=True)
 class Case:
     name: str
-    frames: Callable[[Place], Frames]       # each octets, or (ns since the one before, octets)
+    # Each is octets, or (ns since the one before, octets), or that and its length on the wire.
+    frames: Callable[[Place], Frames]
     counted: Sequence[str]
     says: Callable[[list[Event]], None] | None = None
     messages: Sequence[str] = ()            # of segments: the word of each message put together
@@ -178,24 +184,65 @@ def statuses(*expected: str) -> Callable[[list[Event]], None]:
 # ----------------------------------------------------------------------------------------- runs
 
 _GROUP = re.compile(r"([a-z ]*)\(((?:[a-z_]+ \d+(?:, )?)+)\)")
+_PIECES = re.compile(r"fragments?: (\d+) joined \(\d+ datagrams? put together\)((?:, \d+ [a-z]+)*)")
 
 
-def reasons(stderr: str) -> Counter[str]:
-    """The summary's figures: `unreadable X`, `malformed X` and fates, each with its number."""
+def figures(stderr: str) -> Counter[str]:
+    """The summary's figures, under the words that the cases use; and what they must add up to."""
     found: Counter[str] = Counter()
     for before, group in _GROUP.findall(stderr):
         kind = re.search(r"(unreadable|malformed) $", before)
         for reason in group.split(", "):
             name, number = reason.split()
             found[f"{kind[1]} {name}" if kind else name] += int(number)
+    pieces = _PIECES.search(stderr)
+    if pieces:
+        found["fragment joined"] = int(pieces[1])
+        for piece in pieces[2].split(", ")[1:]:
+            number, name = piece.split()
+            found[f"fragment {name}"] = int(number)
+    for word, pattern in {"frames": r"(\d+) frames? read:", "DNS": r"read: (\d+) DNS",
+                          "segment": r"(\d+) TCP segments?: \d+ message",
+                          "messages": r"gazer: (\d+) messages?:"}.items():
+        number = re.search(pattern, stderr)
+        found[word] = int(number[1]) if number else 0
     return found
 
 
-def figure(pattern: str, stderr: str) -> int:
-    """The number in the summary before or within these words."""
-    found = re.search(pattern, stderr)
-    assert found, (pattern, stderr)
-    return int(found[1])
+def counter_of(word: str) -> str:
+    """Where the summary has a word: DNS is what workers got."""
+    kind = word.split()[0]
+    if kind in ("ok", "malformed", "unreadable", "segment"):
+        return "DNS"
+    return kind
+
+
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[dict[str, int]]:
+    """The most private memory, in bytes, that each child of a process was seen with."""
+    peaks: dict[str, int] = {}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.005):
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                for child in children:
+                    with contextlib.suppress(OSError):
+                        status = Path(f"/proc/{child}/status").read_text()
+                        name = re.search(r"^Name:\s+(gazer:\S+)", status)
+                        anonymous = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+                        if name and anonymous:
+                            used = 1024 * int(anonymous[1])
+                            peaks[name[1]] = max(used, peaks.get(name[1], 0))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        over.set()
+        thread.join()
 
 
 class Ran:
@@ -206,13 +253,14 @@ class Ran:
         assert len({one.name for one in cases}) == len(cases), "two cases of one name"
         self.cases = {one.name: (Place(i), one) for i, one in enumerate(cases)}
         self.counted: Counter[str] = Counter()
-        self.frames = 0
-        entries: list[tuple[int, bytes]] = []
+        self.frames = self.in_streams = 0     # frames; messages put together from segments
+        entries: list[Any] = []
         now = START
         for place, one in self.cases.values():
             frames = list(one.frames(place))
             assert len(frames) == len(one.counted), f"{one.name}: a word for each frame"
             self.counted.update([*one.counted, *one.messages])
+            self.in_streams += len(one.messages) + (2 if one.tcp else 0)
             stream = place.stream(5000)
             name = build.query(f"tcp-{place.good_name}", id=GOOD)
             data = build.reply(name, f"tcp-{place.good_name} 60 IN A {place.good_data}")
@@ -221,9 +269,9 @@ class Ran:
             self.counted["ok"] += 4 if one.tcp else 2
             self.counted["segment"] += len(over_tcp) if one.tcp else 0
             for frame in [*frames, *good]:
-                after, octets = frame if isinstance(frame, tuple) else (STEP, frame)
+                after, *rest = frame if isinstance(frame, tuple) else (STEP, frame)
                 now += after
-                entries.append((now, octets))
+                entries.append((now, *rest))
         self.frames = len(entries)
         path = folder / "bombs.pcap"
         build.write_pcap(path, entries, nanoseconds=True)
@@ -231,13 +279,18 @@ class Ran:
 
     def run(self, paths: Sequence[Path], folder: Path, config: dict[str, Any], seconds: float,
             code: int = 0) -> None:
+        """The real program over these files; both outputs are read, and memory is watched."""
         outputs = [{"type": "text", "format": "json", "path": str(folder / "out.json")},
                    {"type": "msgpack", "path": str(folder / "out.msgpack")}]
         config = {"workers": 2, "events": {"detail": "full", "records": True}, **config,
                   "outputs": outputs}
         runner = Runner(folder)
+        settings = folder / "sensor.yaml"
+        settings.write_text(yaml.safe_dump(config))
         try:
-            done = runner.configured(config, "-r", *paths, seconds=seconds)
+            live = runner.start("run", "-c", settings, "-r", *paths, command="gazer")
+            with watched(live.pid) as self.peaks:
+                done = live.wait(seconds)
         finally:
             runner.end()
         assert done.code == code, done.stderr
@@ -298,21 +351,20 @@ class Ran:
     def account(self) -> None:
         """Each frame in one counter: the words are the totals."""
         expected = self.counted.copy()
-        found = reasons(self.stderr)
-        open_words = expected.pop("malformed", 0)
-        if open_words:
-            named = Counter(f"malformed {why}" for event in self.events if event["tag"] == TX
-                            for why in event.get("malformed", {}).values())
-            expected = Counter({word: n for word, n in expected.items()
-                                if not word.startswith("malformed")}) + named
-        segments = expected.pop("segment", 0)
-        expected.pop("ok", 0)
-        assert found == expected
-        assert figure(r"(\d+) frames read", self.stderr) == self.frames
-        unread = {word: n for word, n in expected.items() if " " not in word}
-        assert figure(r"frames? read: (\d+)", self.stderr) == self.frames - sum(unread.values())
-        messages = figure(r"(\d+) messages:", self.stderr)
-        assert messages == self.counted.total() - sum(unread.values()) - segments
+        if expected.pop("malformed", 0):
+            for word in [word for word in expected if word.startswith("malformed ")]:
+                del expected[word]
+            expected += Counter(f"malformed {why}" for event in self.events if event["tag"] == TX
+                                for why in event.get("malformed", {}).values())
+        assert figures(self.stderr) == Counter({
+            **{word: n for word, n in expected.items() if word not in ("ok", "segment")},
+            "frames": self.frames,
+            "segment": expected["segment"],
+            "DNS": sum(n for word, n in expected.items() if counter_of(word) == "DNS")
+                   - self.in_streams,
+            "messages": sum(n for word, n in expected.items()
+                            if counter_of(word) == "DNS" and word != "segment"),
+        })
 
 
 def ran(cases: Sequence[Case], config: dict[str, Any] | None = None,

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.bombs import (
-    A, Case, Place, Ran, case, query, ran, reply, shows, statuses)
+from tests.hostile.bombs import A, Case, Place, Ran, case, query, ran, reply, shows, statuses
 from tests.oracle import build
 
 SECOND = 10**9
