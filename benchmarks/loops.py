@@ -20,6 +20,7 @@ from pathlib import Path
 
 from gazer.capture.dispatch import Dispatcher
 from gazer.capture.files import open_source
+from gazer.capture.fragments import Fragments
 from gazer.counters import WORKER, Slot, ledger_bytes, ledger_create
 from gazer.ring import Ring, ring_bytes
 from gazer.sinks.merge import Block, Merge
@@ -51,7 +52,10 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
     source = open_source(path, snaplen=MAX_EVENT)
     dispatcher = Dispatcher(
         rings=[Ring(frames, create=capacity)], bells=[bells[WORKER_0]], bell=bells[CAPTURE],
-        slot=Slot(ledger, CAPTURE), ports=[53], seed=1,
+        slot=Slot(ledger, CAPTURE), ports=[53], seed=1, max_depth=4, vxlan_ports=[4789],
+        geneve_ports=[6081], decode=["mpls", "pppoe", "gre", "erspan", "vxlan", "geneve", "ip"],
+        fragments=Fragments(max_datagrams=4096, max_bytes=1 << 24, timeout=30 * SECOND, seed=1,
+                            snaplen=MAX_EVENT),
     )
     while dispatcher.run(source) not in ("end", "broken"):
         pass
@@ -65,6 +69,9 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
         table=Transactions(max_pending=10**6, max_bytes=1 << 28, window=5 * SECOND, seed=1),
         transfers=Transfers(max_transfers=1024, max_bytes=1 << 25, budget=MAX_EVENT, seed=1),
         streams=Streams(max_streams=1 << 16, max_bytes=3 << 25, max_bytes_each=1 << 18,
+                        timeout=300 * SECOND, seed=1),
+        transfers=Transfers(max_transfers=1024, max_bytes=1 << 25, budget=MAX_EVENT, seed=1),
+        streams=Streams(max_streams=1 << 16, max_bytes=1 << 27, max_bytes_each=1 << 18,
                         timeout=300 * SECOND, seed=1),
         encoder=Encoder(full=full, formats=[0], max_size=MAX_EVENT, sensor="sensor-1"),
         records=False, timeout=60 * SECOND,
@@ -81,7 +88,8 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
     marks.append(time.process_time())
     for bell in bells:
         os.close(bell)
-    messages = Slot(ledger, WORKER_0).read(WORKER)["frames"]
+    counted = Slot(ledger, WORKER_0).read(WORKER)
+    messages = counted["datagrams"] + counted["stream_messages"]
     return messages, [after - before for before, after in itertools.pairwise(marks)]
 
 
