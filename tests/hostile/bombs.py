@@ -181,6 +181,15 @@ def statuses(*expected: str) -> Callable[[list[Event]], None]:
     return check
 
 
+def then(*checks: Callable[[list[Event]], None]) -> Callable[[list[Event]], None]:
+    """All of these."""
+    def check(events: list[Event]) -> None:
+        for one in checks:
+            one(events)
+
+    return check
+
+
 # ----------------------------------------------------------------------------------------- runs
 
 _GROUP = re.compile(r"([a-z ]*)\(((?:[a-z_]+ \d+(?:, )?)+)\)")

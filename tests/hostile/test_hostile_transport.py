@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.bombs import A, Case, Place, Ran, case, query, ran, reply, shows, statuses
+from tests.hostile.bombs import A, Case, Place, Ran, case, query, ran, reply, shows, statuses, then
 from tests.oracle import build
 
 SECOND = 10**9
@@ -125,14 +125,6 @@ def answered_by(*expected: tuple[str, str | None]):
         paired = [(e["query"][0]["name"], e["reply"][-1].get("data")) for e in events
                   if e["status"] == "success"]
         assert paired == list(expected)
-
-    return check
-
-
-def then(first, *checks):
-    def check(events) -> None:
-        for one in (first, *checks):
-            one(events)
 
     return check
 
