@@ -97,11 +97,13 @@ PCAP = [
     with_header("snaplen of nothing", HEADER[:16] + le(0) + HEADER[20:], None),
     with_header("snaplen of 2^32 - 1", HEADER[:16] + le(-1) + HEADER[20:], None),
     with_header("snaplen of 2^31 - 1", HEADER[:16] + le((1 << 31) - 1) + HEADER[20:], None),
-    with_header("version 1.0", HEADER[:4] + struct.pack("<HH", 1, 0) + HEADER[8:], NOT, 0, False),
-    with_header("version 65535.65535", HEADER[:4] + b"\xff" * 4 + HEADER[8:], NOT, 0, False),
+    with_header("version 1.0", HEADER[:4] + struct.pack("<HH", 1, 0) + HEADER[8:], "archaic", 0,
+                False),
+    with_header("version 65535.65535", HEADER[:4] + b"\xff" * 4 + HEADER[8:],
+                "unsupported pcap savefile version", 0, False),
     with_header("magic of nothing", bytes(4) + HEADER[4:], NOT, 0, False),
     *(File(f"pcap: a file of {n} octets", lambda a, b, n=n: HEADER[:n], 0,
-           "empty file" if n == 0 else NOT if n < 4 else CUT) for n in (0, 1, 3, 4, 8, 16, 23)),
+           "empty file" if n == 0 else NOT if n < 4 else "truncated dump file") for n in (0, 1, 3, 4, 8, 16, 23)),
     File("pcap: a file header and no more", lambda a, b: HEADER, 0, None),
 ]
 
@@ -152,7 +154,10 @@ PCAPNG = [
     in_pcapng("interface: a body of 4 octets", block("<", 1, bytes(4)), BROKEN),
     in_pcapng("interface: an option longer than the block", interface(
         options=struct.pack("<HH", 9, 65535)), BROKEN),
-    in_pcapng("interface: half an option", interface(options=b"\x09\0\1\0"), BROKEN),
+    in_pcapng("interface: an option with another one as its value", interface(
+        options=b"\x09\0\1\0"), None, 4, True),
+    in_pcapng("interface: an option whose value isn't there", block(
+        "<", 1, bytes(8) + b"\x09\0\1\0"), BROKEN),
     in_pcapng("interface: if_tsresol of 2 octets", interface(
         options=struct.pack("<HHH2x", 9, 2, 6)), BROKEN),
     in_pcapng("interface: if_tsoffset of 4 octets", interface(
