@@ -20,6 +20,7 @@ import contextlib
 import json
 import re
 import struct
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ import msgpack
 import pytest
 import yaml
 
-from tests.conftest import Runner
+from tests.conftest import Runner, eventually
 from tests.oracle import build
 
 START = 1_767_225_600 * 10**9       # the first second of 2026
@@ -264,6 +265,35 @@ def same(one: Any, other: Any) -> bool:
     return isinstance(one, float) and one > 2**32 and abs(one - other) < 4e-6
 
 
+def configured(folder: Path, config: dict[str, Any]) -> Path:
+    """A configuration file: two workers, all detail, both formats; and these keys."""
+    outputs = [{"type": "text", "format": "json", "path": str(folder / "out.json")},
+               {"type": "msgpack", "path": str(folder / "out.msgpack")}]
+    path = folder / "sensor.yaml"
+    path.write_text(yaml.safe_dump({
+        "workers": 2, "events": {"detail": "full", "records": True}, **config,
+        "outputs": outputs}))
+    return path
+
+
+def at_rest(folder: Path, config: dict[str, Any]) -> dict[str, int]:
+    """The private memory of the processes while nothing comes."""
+    parts = {"gazer:capture", "gazer:worker0", "gazer:worker1", "gazer:sink"}
+    runner = Runner(folder)
+    try:
+        live = runner.start("run", "-c", configured(folder, config), "-r", "-", command="gazer",
+                            stdin=subprocess.PIPE)
+        with watched(live.pid) as peaks:
+            eventually(lambda: peaks.keys() >= parts, 30.0)
+            live.process.stdin.write(build.pcap([]))
+            live.process.stdin.close()
+            live.process.stdin = None
+            assert live.wait().code == 0
+        return peaks
+    finally:
+        runner.end()
+
+
 class Ran:
     """A capture with all cases of a file, and what came of it."""
 
@@ -299,13 +329,8 @@ class Ran:
     def run(self, paths: Sequence[Path], folder: Path, config: dict[str, Any], seconds: float,
             code: int = 0) -> None:
         """The real program over these files; both outputs are read, and memory is watched."""
-        outputs = [{"type": "text", "format": "json", "path": str(folder / "out.json")},
-                   {"type": "msgpack", "path": str(folder / "out.msgpack")}]
-        config = {"workers": 2, "events": {"detail": "full", "records": True}, **config,
-                  "outputs": outputs}
+        settings = configured(folder, config)
         runner = Runner(folder)
-        settings = folder / "sensor.yaml"
-        settings.write_text(yaml.safe_dump(config))
         try:
             live = runner.start("run", "-c", settings, "-r", *paths, command="gazer")
             with watched(live.pid) as self.peaks:

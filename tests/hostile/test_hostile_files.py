@@ -103,7 +103,8 @@ PCAP = [
                 "unsupported pcap savefile version", 0, False),
     with_header("magic of nothing", bytes(4) + HEADER[4:], NOT, 0, False),
     *(File(f"pcap: a file of {n} octets", lambda a, b, n=n: HEADER[:n], 0,
-           "empty file" if n == 0 else NOT if n < 4 else "truncated dump file") for n in (0, 1, 3, 4, 8, 16, 23)),
+           "empty file" if n == 0 else NOT if n < 4 else "truncated dump file")
+      for n in (0, 1, 3, 4, 8, 16, 23)),
     File("pcap: a file header and no more", lambda a, b: HEADER, 0, None),
 ]
 
