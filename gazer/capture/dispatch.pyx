@@ -21,9 +21,9 @@ from gazer.counters cimport (
     C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED,
     C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, RUNNING, WAITING, Slot)
 from gazer.entry cimport FrameEntry
-from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
-    DNS, FRAGMENT, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
+    DNS, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
     packet_foreign, packet_resume)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,

@@ -36,7 +36,7 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
-from gazer.packet cimport MAX_TUNNELS, Fragment, Layer, Packet
+from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, Fragment, Layer, Packet
 
 cdef extern from "sys/mman.h" nogil:
     enum:

@@ -45,7 +45,7 @@ there is none, the message under way is broken off: what is left of it will be s
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gazer.workers.framing cimport LOOK_AHEAD
-from gazer.workers.outer cimport MAX_SCOPE
+from gazer.packet cimport MAX_SCOPE
 from gazer.workers.pieces cimport Pieces
 
 cdef enum:

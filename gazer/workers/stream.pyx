@@ -51,7 +51,7 @@ cdef enum:
 
 cdef uint64_t NEVER = ~<uint64_t>0
 
-assert sizeof(Connection) == 224
+assert sizeof(Connection) == 192
 
 
 cdef inline bint is_open(const Connection* c) noexcept nogil:
