@@ -14,6 +14,7 @@ import pytest
 from tests.hostile.bombs import (
     PORT,
     SERVER,
+    WWW,
     A,
     Case,
     Place,
@@ -32,7 +33,8 @@ from tests.oracle import build
 KIB, MIB = 1 << 10, 1 << 20
 SECOND = 10**9
 CONFIG = {
-    "streams": {"max_streams": 256, "max_bytes_each": "128KiB", "max_bytes": "2MiB"},
+    "streams": {"max_streams": 256, "max_bytes_each": "128KiB", "max_bytes": "2MiB",
+                "max_transfers": 64},
     "transactions": {"max_pending": 2_000},
 }
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
@@ -245,6 +247,43 @@ BOMBS = [
 ]
 NEARLY = struct.pack("!H6H", 600, 7, 0x0100, 1, 0, 0, 0) + b"\3abc" * 60
 
+# A zone transfer (RFC 5936) begins with the SOA and ends with it; between, anything goes.
+AXFR = query(qtype=252)
+SOA = build.record(b"\xc0\x0c", 6, WWW + b"\xc0\x0c" + bytes(20))
+BEGUN = reply(SOA, A, qtype=252)
+MORE = build.header(7, 0x8400, (0, 1, 0, 0)) + build.record(WWW, 1, bytes(4))
+
+
+def incomplete(number: int, messages: int):
+    """So many events for as many transfers, each with what came of it."""
+    def check(events) -> None:
+        assert [(e["status"], e["complete"], e["messages"]) for e in events] == [
+            ("success", False, messages)] * number
+
+    return check
+
+
+def after_a_hole(events) -> None:
+    assert [(e["status"], e["complete"], e["messages"]) for e in events] == [
+        ("success", False, 1), ("no_query", False, 1)]
+
+
+TRANSFERS = [
+    tcp("a zone transfer of 2,000 messages that never ends", lambda place: talk(
+        place, lambda s: s.ask(AXFR), lambda s: s.answer(BEGUN),
+        lambda s: [s.answer(*[MORE] * 20) for _ in range(100)]),
+        3 + 2 + 100, ["ok"] * 2_002, incomplete(1, 2_001)),
+    tcp("500 zone transfers begun", many(
+        500, (False, framed(AXFR), PSH | ACK, 0), (True, framed(BEGUN), PSH | ACK, 0)),
+        1_000, ["ok"] * 1_000, incomplete(500, 1)),
+    # What comes behind the hole has no question and no transfer to belong to: one of its own.
+    tcp("a hole in a zone transfer", lambda place: talk(
+        place, lambda s: s.ask(AXFR), lambda s: s.answer(BEGUN),
+        lambda s: s.segment(True, framed(MORE), seq=s.next[1] + 50),
+        lambda s: s.segment(False, flags=ACK, ack=s.next[1] + 50 + len(framed(MORE)))),
+        3 + 2 + 2, ["ok"] * 3, after_a_hole),
+]
+
 HEADERS = [
     Case(name, lambda place, at=at, value=value: [patch(place.stream().ask(QUERY), at, value)],
          [word], tcp=True)
@@ -268,7 +307,7 @@ def patch(frame: bytes, at: int, octet: bytes) -> bytes:
     return frame[:at] + octet + frame[at + 1:]
 
 
-CASES = [*SPLITS, *OVERLAPS, *ENDS, *HEADERS, *BOMBS]
+CASES = [*SPLITS, *OVERLAPS, *ENDS, *HEADERS, *TRANSFERS, *BOMBS]
 run = ran(CASES, CONFIG)
 
 
