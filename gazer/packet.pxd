@@ -169,6 +169,15 @@ cdef inline int protocol_of(const Rules* rules, uint16_t a, uint16_t b) noexcept
     return -1
 
 
+cdef inline int tunnel_of(const Rules* rules, uint16_t destination) noexcept nogil:
+    """The Encapsulation that is sent to this UDP port; -1 if none that is opened."""
+    if (rules.decode >> VXLAN) & 1 and has_port(rules.vxlan_ports, destination):
+        return VXLAN
+    if (rules.decode >> GENEVE) & 1 and has_port(rules.geneve_ports, destination):
+        return GENEVE
+    return -1
+
+
 # `layers` has room for MAX_TUNNELS.
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
                        const Rules* rules, Packet* packet, Layer* layers,
@@ -177,4 +186,4 @@ cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, ui
                        uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil
 cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
-                         const Layer* layers, const Fragment* piece) noexcept nogil
+                         const Fragment* piece) noexcept nogil

@@ -168,4 +168,5 @@ cdef class Fragments:
     cdef void keep_head(self, Datagram* d, const uint8_t* head, uint32_t length) noexcept nogil
     cdef void keep(self, Datagram* d, uint32_t start, const uint8_t* octets,
                    uint32_t length) noexcept nogil
+    cdef int hand_on(self, uint32_t index) noexcept nogil
     cdef void join(self, Datagram* d) noexcept nogil
