@@ -70,9 +70,6 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
         transfers=Transfers(max_transfers=1024, max_bytes=1 << 25, budget=MAX_EVENT, seed=1),
         streams=Streams(max_streams=1 << 16, max_bytes=3 << 25, max_bytes_each=1 << 18,
                         timeout=300 * SECOND, seed=1),
-        transfers=Transfers(max_transfers=1024, max_bytes=1 << 25, budget=MAX_EVENT, seed=1),
-        streams=Streams(max_streams=1 << 16, max_bytes=1 << 27, max_bytes_each=1 << 18,
-                        timeout=300 * SECOND, seed=1),
         encoder=Encoder(full=full, formats=[0], max_size=MAX_EVENT, sensor="sensor-1"),
         records=False, timeout=60 * SECOND,
     )
