@@ -42,20 +42,6 @@ cdef extern from "mix.h" nogil:
     uint64_t fold_multiply(uint64_t a, uint64_t b)
 
 
-cdef uint64_t asker_hash(const uint8_t* addresses, const Packet* packet,
-                         uint64_t seed) noexcept nogil:
-    """A hash of the end that has not the protocol's own port: of mDNS and LLMNR, where a query goes
-    to a group and the reply comes from one of its hosts."""
-    cdef uint16_t service = MDNS_PORT if packet.protocol == PROTOCOL_MDNS else LLMNR_PORT
-    cdef bint asked = packet.source_port == service
-    cdef uint32_t size = 4 if packet.family == 4 else 16
-    cdef uint64_t[2] words = [0, 0]
-    memcpy(words, addresses + size if asked else addresses, size)
-    return fold_multiply(
-        words[0] ^ seed ^ (packet.destination_port if asked else packet.source_port),
-        words[1] ^ 0xD6E8FEB86659FD93ULL)
-
-
 cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t seed) noexcept nogil:
     """A hash of the 5-tuple that is the same in both directions.
 
@@ -72,8 +58,6 @@ cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t see
     cdef uint64_t[4] words
     cdef uint32_t[2] v4
     cdef const uint8_t* addresses = frame + packet.addresses_offset
-    if packet.protocol != PROTOCOL_DNS and packet.source_port != packet.destination_port:
-        return asker_hash(addresses, packet, seed)
     if packet.family == 4:
         memcpy(v4, addresses, 8)
         a = fold_multiply((<uint64_t>v4[0] << 16 | packet.source_port) ^ seed,
