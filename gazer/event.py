@@ -141,8 +141,8 @@ RECORD_OF_TX = (
 TUNNELS = (
     Field("destination", "string", "Where its packet went; not of `mpls` and `pppoe`.",
           "192.0.2.2", optional=True),
-    Field("id", "integer", "VNI (VXLAN, Geneve), key (GRE), session (ERSPAN, PPPoE) or bottom label"
-          " (MPLS), where it has one.", "42", optional=True),
+    Field("id", "integer", "VNI (VXLAN, Geneve), key (GRE), session (ERSPAN, PPPoE) or bottom"
+          " label (MPLS), where it has one.", "42", optional=True),
     Field("source", "string", "Where its packet came from.", "192.0.2.1", optional=True),
     Field("type", "string", "`mpls`, `pppoe`, `gre`, `erspan`, `vxlan`, `geneve`, or `ip` (IP in"
           " IP, 6in4, 4in6).", "vxlan"),
@@ -187,8 +187,8 @@ RECORD = (
     Field("ts_ns", "integer, nanoseconds", "The same, exact.", "1444531212643494000"),
     Field("ttl", "integer, seconds", "Time to live; not for questions and OPT.", "300",
           optional=True),
-    Field("tunnel_path", "string", "The encapsulation that the message came in: type, id, source and"
-          " destination of each level, the outermost first.", "vxlan 42 192.0.2.1>192.0.2.2",
+    Field("tunnel_path", "string", "The encapsulation that the message came in: type, id, source"
+          " and destination of each level, the outermost first.", "vxlan 42 192.0.2.1>192.0.2.2",
           optional=True),
     Field("tx_id", "integer", "The DNS message id.", "23904", True),
     Field("type", "string", "As in `tx`.", "A", True),

@@ -2,9 +2,8 @@
 
 Link types (their LINKTYPE_ numbers, as pcap files have them): Ethernet (1) with any stack of
 802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags; PPPoE without Ethernet before it (51);
-Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108);
-raw IP (101, and 12 and 14 as BSDs write it), IPv4 (228), IPv6 (229); PPP (9) and PPP in HDLC-like
-framing (50, RFC 1662).
+Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108); raw IP (101, and 12 and 14 as BSDs
+write it), IPv4 (228), IPv6 (229); PPP (9) and PPP in HDLC-like framing (50, RFC 1662).
 
 IPv4 (RFC 791) with options; IPv6 (RFC 8200) with hop-by-hop, routing, destination, AH (RFC 4302),
 mobility, HIP and shim6 headers.  A fragment header with neither offset nor more-fragments is an
@@ -25,7 +24,6 @@ from gazer.tunnel cimport (
     PPP_FRAMED, PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, Inner, Ports, extension_skip,
     geneve_open, gre_open, icmp_quotes, is_extension, mpls_inside, mpls_open, ppp_inside,
     pppoe_open, vxlan_open)
-
 
 FATES = (
     "dns", "other_port", "other_transport", "other_protocol", "icmp_error", "filtered", "fragment",
@@ -520,18 +518,6 @@ cdef inline int walk(Walk* w) noexcept nogil:
         fate = transport_decode(w)
         if fate != GO_ON:
             return fate
-
-
-cdef inline int bounded(int fate, const Packet* packet, const Layer* layers) noexcept nogil:
-    """The fate, or TAGS if the packet's scope would take more than MAX_SCOPE."""
-    cdef uint32_t scope = 2 * packet.tags
-    cdef int i
-    if packet.layers == 0:
-        return fate
-    for i in range(packet.layers):
-        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
-            scope += 4
-    return TAGS if scope > MAX_SCOPE and (fate == DNS or fate == FRAGMENT) else fate
 
 
 cdef inline bint plain_decode(Cursor* c, const Rules* rules, Packet* packet) noexcept nogil:

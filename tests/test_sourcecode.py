@@ -293,10 +293,6 @@ SOUND = {
         "cdef const uint8_t* addresses = frame + packet.addresses_offset":
             "flow_hash is for packets that packet_decode found whole: it stepped over both",
     },
-    "engine.pyx": {
-        "reply = (wire[2] & 0x80) != 0": "a header's 12 octets were taken just before",
-        "key.id = (<uint16_t>wire[0] << 8) | wire[1]": "the same 12 octets",
-    },
     "rdata.pyx": {
         "w = put_ipv4(w, c.base + start) if type == TYPE_A else put_ipv6(w, c.base + start)":
             "`start` and the length were checked by the cursor for this type's length",

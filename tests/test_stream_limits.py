@@ -129,39 +129,6 @@ def test_the_connection_itself_is_not_pushed_out_by_its_own_segment():
     assert t.count("evicted") == 0
 
 
-def test_charged_octets_push_out_who_holds():
-    t = Talk(max_bytes=8 * CHUNK)
-    t.segment("c", 0, ABC[:10], port=4002)
-    s = Segment(SERVER, CLIENT, 5000, framed(B, B))
-    assert t.door.feed_charged(s, 0, 3 * CHUNK) == [("message", 1)] * 2
-    assert t.door.figures["charged"] == 6 * CHUNK and t.count("evicted") == 0
-    s = Segment(SERVER, CLIENT, 5000 + len(framed(B, B)), framed(B))
-    assert t.door.feed_charged(s, 0, CHUNK)[-1] == ("message", 1)
-    assert t.count("evicted") == 1 and t.count("live") == 1
-    found = t.door.feed_charged(Segment(SERVER, CLIENT, 5000 + 3 * len(framed(B)), framed(B)), 0,
-                                2 * CHUNK)
-    assert found == [("message", 1), ("end", 1), ("end", 1)]    # itself: nobody else is left
-    assert t.count("live") == t.door.figures["charged"] == 0
-    t.door.check()
-
-
-def test_a_charge_goes_with_its_connection():
-    t = Talk()
-    t.c(0, framed(A))
-    at, serial = t.items[0]["connection"], t.items[0]["serial"]
-    t.door.charge(at, serial, 1000)
-    t.door.discharge(at, serial, 400)
-    t.door.check()
-    assert t.door.figures["charged"] == 600
-    t.c(500, flags=SYN)                                 # another connection in its place
-    assert t.door.figures["charged"] == 0
-    t.door.charge(at, serial, 1000)
-    t.door.discharge(at, serial, 1000)
-    t.finish()
-    t.door.charge(at, serial + 1, 1000)
-    assert t.door.figures["charged"] == 0
-
-
 @pytest.mark.parametrize("seed", range(24))
 def test_any_traffic_with_hardly_any_room(seed):
     """Links, sums and limits hold after each segment; check() looks at all of them."""

@@ -21,12 +21,16 @@ def account(**changes: int) -> Account:
     """A run in which everything happened, and which adds up; `changes` by "kind__counter"."""
     capture = dict.fromkeys(counters.CAPTURE, 0) | {
         "frames": 120, "delivered": 100, "fate.other_port": 7, "fate.other_protocol": 3,
-        "fate.tcp": 8, "ring_dropped": 2, "bytes": 9999,
+        "fate.tcp_header": 3, "fate.fragment": 5, "ring_dropped": 2, "bytes": 9999,
+        "datagrams": 1, "joined": 2, "foreign": 1, "expired_pieces": 2,
     }
     workers = dict.fromkeys(counters.WORKER, 0) | {
-        "frames": 100, "queries": 55, "replies": 41, "discarded.short_header": 4,
+        "frames": 100, "datagrams": 80, "segments": 20, "stream_messages": 27,
+        "octets": 1000, "octets_framed": 900, "octets_old": 60, "octets_skipped": 40,
+        "queries": 57, "replies": 46, "discarded.short_header": 4, "streams_opened": 3,
         "opened": 50, "repeated": 5, "success": 38, "no_reply": 9, "evicted": 3,
-        "duplicates": 1, "no_query": 2, "transactions": 52, "records": 200,
+        "one_way_queries": 2, "one_way_replies": 1, "further": 1, "continuations": 3,
+        "duplicates": 1, "no_query": 2, "transactions": 56, "records": 196,
     }
     sink = {"events": 252, "writes": 3}
     outputs = [{"events": 252, "bytes": 50_000, "dropped": 0},
@@ -52,8 +56,12 @@ def test_it_adds_up():
 
 @pytest.mark.parametrize("change", [
     {"capture__frames": 121}, {"capture__delivered": 99}, {"capture__fate_of_other_port": 6},
-    {"capture__fate_of_tcp": 9}, {"capture__ring_dropped": 0}, {"workers__frames": 101},
-    {"workers__queries": 54}, {"workers__replies": 42}, {"workers__discarded_of_short_header": 5},
+    {"capture__fate_of_tcp_header": 9}, {"capture__fate_of_fragment": 4},
+    {"capture__joined": 3}, {"capture__foreign": 0}, {"capture__waiting_pieces": 1},
+    {"capture__ring_dropped": 0}, {"workers__frames": 101}, {"workers__datagrams": 79},
+    {"workers__segments": 21}, {"workers__stream_messages": 28}, {"workers__octets": 999},
+    {"workers__octets_buffered": 1}, {"workers__one_way_queries": 1}, {"workers__further": 0},
+    {"workers__continuations": 4}, {"workers__transferring": 1}, {"workers__queries": 54}, {"workers__replies": 42}, {"workers__discarded_of_short_header": 5},
     {"workers__opened": 49}, {"workers__repeated": 4}, {"workers__success": 37},
     {"workers__no_reply": 10}, {"workers__evicted": 2}, {"workers__pending": 1},
     {"workers__duplicates": 0}, {"workers__no_query": 3}, {"workers__transactions": 51},
@@ -73,6 +81,7 @@ def test_every_fate_and_anomaly_is_in_the_balance():
             one.capture[name] += 1
             assert list(one.imbalances()), name
             one.capture["frames"] += 1
+            one.capture["joined"] += name == "fate.fragment"
             assert not list(one.imbalances()), name
     for name in counters.WORKER:
         if name.startswith("discarded."):
@@ -90,9 +99,15 @@ def test_a_run_that_broke_off_does_not_pretend():
 def test_the_lines():
     text = told(replace(CONFIG, events=Events(records=True)))
     assert "120 frames read: 100 DNS, 10 not DNS (" in text
-    assert "100 messages: 55 queries (5 repeated), 41 replies (1 duplicate" in text
+    assert ", 3 not decoded (tcp_header 3), 5 fragments, 2 dropped\n" in text
+    assert ("5 fragments: 2 joined (1 datagram put together), 1 foreign, 2 expired\n") in text
+    assert ("20 TCP segments: 27 messages on 3 connections; 900 octets of messages, 60 sent again, "
+            "40 skipped\n") in text
+    assert ("107 messages: 57 queries (5 repeated), 46 replies (1 duplicate, 3 continuing a zone "
+            "transfer), 4 unreadable") in text
     assert "4 unreadable (short_header 4)" in text
-    assert "52 transactions: 38 success, 12 no_reply, 2 no_query; 200 records" in text
+    assert ("56 transactions: 38 success, 12 no_reply, 2 no_query, 3 one_way, 1 further_reply; "
+            "196 records") in text
     assert "252 events written to /x/out\n" in text
     assert "250 events written to standard output, 2 NOT written" in text
     assert "records" not in told()
@@ -101,8 +116,11 @@ def test_the_lines():
 @pytest.mark.parametrize("change, line", [
     ({"capture__clock_jumps": 1}, "time jumped once"),
     ({"capture__clock_jumps": 3}, "time jumped 3 times"),
-    ({"capture__fate.fragment": 1, "capture__frames": 121},
-     "DNS in 8 TCP segments and 1 IP fragment was not read"),
+    ({"workers__incomplete": 1}, "1 zone transfer was not seen to the end"),
+    ({"workers__gaps": 2, "workers__broken_messages": 1},
+     "2 holes in TCP streams: 1 message lost there or broken off"),
+    ({"workers__streams_evicted": 9}, "limit reached: 9 TCP connections were forgotten early"),
+    ({"capture__evicted_pieces": 1}, "limit reached: 1 fragment was thrown away unjoined"),
     ({"capture__bad_time": 4}, "4 frames have an impossible timestamp"),
     ({"capture__snapped": 5}, "5 frames were cut"),
     ({"workers__negative_latency": 6}, "6 replies are older than their query"),

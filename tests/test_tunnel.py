@@ -1,4 +1,4 @@
-"""Encapsulation: each kind by hand, against tshark and the oracle; then cut, lied about and nested."""
+"""Encapsulation: each kind by hand, against tshark and the oracle; cut, lied about and nested."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def dissected(tmp_path_factory):
     wanted = ["frame.protocols", "udp.dstport", "dns.id", "vlan.id", "gre.key.call_id",
               *FIELDS.values(), *ADDRESSES]
     out = subprocess.run(
-        ["tshark", "-r", str(path), "-n", "-T", "json", "-d", "mpls.label==99,pwethheuristic", *(x for f in wanted for x in ("-e", f))],
+        ["tshark", "-r", str(path), "-n", "-T", "json", "-d", "mpls.label==99,pwethheuristic",
+         *(x for f in wanted for x in ("-e", f))],
         capture_output=True, check=False, text=True)
     rows = json.loads(out.stdout)
     assert len(rows) == len(names), out.stderr

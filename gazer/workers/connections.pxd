@@ -69,10 +69,9 @@ cdef struct Connection:
     uint32_t hash
     uint32_t older              # by last segment
     uint32_t newer
-    uint32_t held_older         # the same, of those that hold or are charged for something
+    uint32_t held_older         # the same, of those that hold something
     uint32_t held_newer
     uint32_t chunks
-    uint32_t charged            # octets
     uint16_t port[2]            # the sender's of direction 0, and of direction 1
     uint8_t family
     uint8_t scope_length
@@ -105,8 +104,6 @@ cdef class Connections:
     cdef uint8_t[MAX_ENDS] ends     # ... as in Connection
 
     cdef uint64_t due(self, uint64_t* number) noexcept nogil
-    cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
-    cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
 
     cdef Connection* at(self, uint32_t index) noexcept nogil
     cdef void grow(self) noexcept nogil

@@ -136,8 +136,6 @@ cdef class Connections:
         """A new connection in this place."""
         self.serial += 1
         c.serial = self.serial
-        self.pieces.charged -= c.charged
-        c.charged = 0
         memset(c.direction, 0, sizeof(c.direction))
         self.counts.opened += 1
 
@@ -150,7 +148,6 @@ cdef class Connections:
         self.unlink(index)
         if c.holding:
             self.unhold(index)
-        self.pieces.charged -= c.charged
         c.serial = 0
         c.next = self.free_cells
         self.free_cells = index
@@ -203,31 +200,11 @@ cdef class Connections:
     cdef void settle(self, uint32_t index) noexcept nogil:
         """Put the connection on the list of those that hold something, or take it off."""
         cdef Connection* c = self.at(index)
-        cdef bint holds = c.chunks > 0 or c.charged > 0
+        cdef bint holds = c.chunks > 0
         if holds and not c.holding:
             self.hold_newest(index)
         elif c.holding and not holds:
             self.unhold(index)
-
-    cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil:
-        """Somebody else keeps so many octets more for this connection.
-
-        If that is beyond the limit, connections leave before `next` says STREAM_NOTHING again.
-        When a connection is gone, or another has begun in its place, so is what it was charged.
-        """
-        cdef Connection* c = self.at(connection)
-        if c.serial == serial and serial:
-            c.charged += octets
-            self.pieces.charged += octets
-            self.settle(connection)
-
-    cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil:
-        cdef Connection* c = self.at(connection)
-        if c.serial == serial and serial:
-            octets = min(octets, c.charged)
-            c.charged -= octets
-            self.pieces.charged -= octets
-            self.settle(connection)
 
     cdef uint64_t idle_at(self, const Connection* c) noexcept nogil:
         """The clock at which it will have been idle for the timeout."""

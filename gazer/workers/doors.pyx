@@ -20,7 +20,8 @@ from gazer.ring cimport (
     MARK_END, Consumer, Producer, Ring, ring_claim, ring_commit, ring_mark, ring_poll, ring_publish,
     ring_release)
 from gazer.text cimport Text
-from gazer.workers.encode cimport Encoder, Exchange
+from gazer.workers.encode cimport Encoder
+from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport (
     QUESTION, Message, message_append, message_decode, message_free, message_opcode, message_rcode,
     message_setup)

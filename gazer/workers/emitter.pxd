@@ -4,7 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from gazer.counters cimport Slot
 from gazer.ring cimport Producer, Ring
-from gazer.workers.encode cimport Encoder, Exchange
+from gazer.workers.encode cimport Encoder
+from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport Message
 
 

@@ -7,7 +7,8 @@ from gazer.counters cimport (
 from gazer.ring cimport (
     Producer, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
     ring_producer_sleeps, ring_publish)
-from gazer.workers.encode cimport Encoder, Exchange
+from gazer.workers.encode cimport Encoder
+from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport Message
 
 cdef enum:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gazer.workers.emitter cimport Emitter
-from gazer.workers.encode cimport Exchange
+from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport Message
 from gazer.workers.outer cimport Outer
 from gazer.workers.transaction cimport Key, Transactions

@@ -16,8 +16,9 @@ from gazer.cursor cimport Cursor, cursor_over, cursor_take
 from gazer.packet cimport MDNS_PORT, PROTOCOL_DNS, PROTOCOL_MDNS, TCP
 from gazer.workers.anomaly cimport OK, SHORT_HEADER, SNAPPED
 from gazer.workers.emitter cimport Emitter
-from gazer.workers.encode cimport (
-    FURTHER_REPLY, NO_QUERY, NO_REPLY, ONE_WAY, SUCCESS, Encoder, Exchange)
+from gazer.workers.encode cimport Encoder
+from gazer.workers.exchange cimport (
+    FURTHER_REPLY, NO_QUERY, NO_REPLY, ONE_WAY, SUCCESS, Exchange)
 from gazer.workers.message cimport (
     ANSWER, HEADER, OPCODE_DSO, QUESTION, Message, message_decode, message_free, message_opcode,
     message_setup)

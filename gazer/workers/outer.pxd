@@ -37,3 +37,4 @@ cdef uint32_t outer_tags(const uint8_t* outer) noexcept nogil
 cdef uint16_t outer_tag(const uint8_t* outer, uint32_t i) noexcept nogil
 cdef uint32_t outer_levels(const uint8_t* outer, uint32_t* at) noexcept nogil
 cdef void outer_level(const uint8_t* outer, uint32_t* at, Level* level) noexcept nogil
+cdef const char* level_name(int kind) noexcept nogil

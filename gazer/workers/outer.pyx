@@ -1,10 +1,18 @@
-"""What a packet travelled in; see outer.pxd.  Frames are read through a cursor; an Outer is ours."""
+"""What a packet travelled in; see outer.pxd.  Frames are read by a cursor; an Outer is ours."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u16
-from gazer.packet cimport MAX_TAGS, MAX_TUNNELS, Layer, Packet
+from gazer.packet cimport ENCAPSULATIONS_COUNT, MAX_TAGS, MAX_TUNNELS, Layer, Packet
+
+from gazer.packet import ENCAPSULATIONS
+
+cdef const char* NAMES[ENCAPSULATIONS_COUNT]
+_kept = [name.encode() for name in ENCAPSULATIONS]     # the bytes that NAMES points into
+cdef int _i
+for _i in range(ENCAPSULATIONS_COUNT):
+    NAMES[_i] = _kept[_i]
 
 assert MAX_OUTER == 2 + 2 * MAX_TAGS + MAX_TUNNELS * (LEVEL + 32)
 
@@ -93,3 +101,8 @@ cdef void outer_level(const uint8_t* outer, uint32_t* at, Level* level) noexcept
     memcpy(&level.id, p + 3, 4)
     level.addresses = p + LEVEL
     at[0] += LEVEL + (0 if p[1] == 0 else 8 if p[1] == 4 else 32)
+
+
+cdef const char* level_name(int kind) noexcept nogil:
+    """The name of an Encapsulation."""
+    return NAMES[kind]

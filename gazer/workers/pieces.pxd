@@ -11,8 +11,7 @@ order of their sequence numbers, never touching one another:
               chunk                     run: 40 octets at 6200
 
 One size of chunk means that nothing fragments, and that memory is exactly bounded: by `max_bytes`,
-chunks and what was charged together, reserved as address space and touched as it fills.  Chunk 0 is
-never used: index 0 means "none".
+reserved as address space and touched as it fills.  Chunk 0 is never used: index 0 means "none".
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -43,7 +42,6 @@ cdef class Pieces:
     cdef readonly uint32_t used
     cdef readonly uint32_t max_each     # chunks of one connection
     cdef readonly uint64_t max_bytes
-    cdef readonly uint64_t charged      # octets that others keep
 
     cdef Chunk* at(self, uint32_t index) noexcept nogil
     cdef bint has_room(self, uint32_t chunks) noexcept nogil

@@ -48,7 +48,7 @@ cdef class Pieces:
 
     cdef bint has_room(self, uint32_t chunks) noexcept nogil:
         """True if there is room for so many more, whoever wants them."""
-        return (<uint64_t>self.used + chunks) * CHUNK + self.charged <= self.max_bytes
+        return (<uint64_t>self.used + chunks) * CHUNK <= self.max_bytes
 
     cdef uint32_t take(self, uint32_t* count) noexcept nogil:
         """An empty chunk; 0 if the connection's room ends, or all room does."""

@@ -34,7 +34,7 @@ What the RFCs leave open to who only listens, and how it is settled here:
 
 Limits: a connection costs 192 octets, and there are `max_streams` at most.  Kept octets stand in
 chunks of CHUNK octets, CHUNK_OCTETS of them payload (pieces.pxd).  A connection may hold so many
-chunks as `max_bytes_each` has room for, all together (with what was charged) `max_bytes`; and a
+chunks as `max_bytes_each` has room for, all together `max_bytes`; and a
 direction MAX_RUNS separate runs of octets: one octet at every other number would else take a chunk
 each, and each segment a walk along thousands of them.  When a segment finds the worker's room too
 small, connections that hold something leave first, the least recently used before others.  When
@@ -62,7 +62,7 @@ cdef struct StreamItem:
     # What `next` hands on.  Pointers are valid until the next call of `next`.
     const uint8_t* wire         # STREAM_MESSAGE: without its length
     uint32_t length
-    uint32_t connection         # its place, for charge(); taken again after its end
+    uint32_t connection         # its place, which another may take after its end
     uint64_t serial             # of the connection; never reused
     uint8_t direction           # 0 or 1
     uint8_t family

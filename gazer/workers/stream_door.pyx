@@ -134,21 +134,6 @@ cdef class Connections:
         self.streams.feed(&s, clock)
         return self.items()
 
-    def feed_charged(self, segment, clock, octets):
-        """The same, with each message's connection charged for so many octets."""
-        cdef Segment s
-        cdef StreamItem item
-        fill(&s, segment, self.ends.put(ends_of(segment)), self.payload.put(segment.payload))
-        self.streams.feed(&s, clock)
-        found = []
-        while True:
-            what = self.streams.next(&item)
-            if what == STREAM_NOTHING:
-                return found
-            found.append((KINDS[what], item.serial))
-            if what == STREAM_MESSAGE:
-                self.streams.charge(item.connection, item.serial, octets)
-
     def expire(self, clock):
         self.streams.expire(clock, False)
         return self.items()
@@ -156,12 +141,6 @@ cdef class Connections:
     def finish(self):
         self.streams.finish()
         return self.items()
-
-    def charge(self, connection, serial, octets):
-        self.streams.charge(connection, serial, octets)
-
-    def discharge(self, connection, serial, octets):
-        self.streams.discharge(connection, serial, octets)
 
     @property
     def due(self):
@@ -174,11 +153,11 @@ cdef class Connections:
 
     @property
     def figures(self):
-        """Memory: bytes of chunks in use, ever used, charged; of connections; of buckets."""
+        """Memory: bytes of chunks in use, ever used; of connections; of buckets."""
         s = self.streams
         return {
             "chunks": s.pieces.used * CHUNK, "chunks_touched": (s.pieces.touched - 1) * CHUNK,
-            "charged": s.pieces.charged, "cells_touched": (s.touched - 1) * sizeof(Connection),
+            "cells_touched": (s.touched - 1) * sizeof(Connection),
             "buckets": 4 * (s.bucket_mask + 1), "connection": sizeof(Connection),
         }
 
@@ -187,7 +166,7 @@ cdef class Connections:
         cdef Connection* c
         cdef Direction* r
         cdef uint32_t index, run, before_clock = 0
-        cdef uint64_t buffered = 0, chunks = 0, charged = 0, octets
+        cdef uint64_t buffered = 0, chunks = 0, octets
         cdef int d
         s = self.streams
         held, there = [], []
@@ -220,11 +199,10 @@ cdef class Connections:
                 assert runs == r.runs <= MAX_RUNS
                 assert r.state == 1 or not (r.head or r.ahead or r.skip)
             assert mine == c.chunks <= s.pieces.max_each
-            assert bool(c.holding) == (mine > 0 or c.charged > 0)
+            assert bool(c.holding) == (mine > 0)
             if c.holding:
                 held.append(index)
             chunks += mine
-            charged += c.charged
             previous, clock = index, c.clock
             index = c.newer
         assert previous == s.newest and <uint64_t>len(there) == s.counts.live <= s.max_streams
@@ -234,7 +212,7 @@ cdef class Connections:
             order.append(index)
             previous, index = index, s.at(index).held_newer
         assert previous == s.held_newest and sorted(order) == sorted(held)
-        assert chunks == s.pieces.used and charged == s.pieces.charged
+        assert chunks == s.pieces.used
         free_ones = 0
         index = s.pieces.free_chunks
         while index:
