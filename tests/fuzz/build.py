@@ -31,9 +31,9 @@ CORES = len(os.sched_getaffinity(0))
 PLAIN = ["-O0", "-g0", "-fno-strict-aliasing"]
 # Signed numbers must not overflow here, whatever -fwrapv makes of it in the sensor.
 SANITIZED = [
-    "-O1", "-g1", "-fno-strict-aliasing", "-fno-wrapv", "-fno-omit-frame-pointer",
+    "-O2", "-g1", "-fno-strict-aliasing", "-fno-wrapv", "-fno-omit-frame-pointer",
     "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all",
-    "-Wno-unused-function",
+    f"-fsanitize-ignorelist={HERE / 'ignore.txt'}", "-Wno-unused-function",
 ]
 DRIVER = [*SANITIZED[:5], "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
@@ -192,7 +192,8 @@ def environment(lib: Path, target: str, leaks: bool = True) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     env.update(
         GAZER_FUZZ_PYTHON=sys.executable, GAZER_FUZZ_PATH=str(lib), GAZER_FUZZ_TARGET=target,
-        ASAN_OPTIONS=f"detect_leaks={int(leaks)}:abort_on_error=0:allocator_may_return_null=1",
+        ASAN_OPTIONS=f"detect_leaks={int(leaks)}:abort_on_error=0:allocator_may_return_null=1"
+                     ":quarantine_size_mb=32",
         UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1")
     symbolizer = next((path for name in ["llvm-symbolizer", *(
         f"llvm-symbolizer-{version}" for version in range(25, 12, -1))]

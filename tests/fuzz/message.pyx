@@ -3,10 +3,11 @@
     octet 0     bit 0   the capture cut it
                 bit 1   events.max_size is at its smallest, so that records are left out
                 bit 2   a query and its reply: two octets, the query's length, come first
+                bit 3   full detail, else brief
     then        the message, or both
 
-Both details and all four formats of the transaction's event and of each record's are made, in
-exactly the room that was planned for them.  Checked: that they are well-formed; that a second
+All four formats of the transaction's event and of each record's are made, in exactly the room that
+was planned for them.  Checked: that they are well-formed; that a second
 decoding gives the same; that a message asks the same as itself.
 """
 
@@ -24,6 +25,7 @@ cdef enum:
     CUT = 1
     SMALL = 2
     PAIR = 4
+    FULL_DETAIL = 8
     SMALLEST = 16384
     LARGEST = 262144
     BEYOND = 4096           # octets behind the room of an event that nobody may touch
@@ -157,14 +159,15 @@ cdef const char* handle(Set s, const uint8_t* data, uint32_t size) noexcept nogi
 
 
 cdef const char* one_input(const uint8_t* data, size_t size) noexcept nogil:
-    cdef const char* failed
     if size < 1 or size > 65536:
         return NULL
     if data[0] & SMALL:
-        failed = handle(BRIEF_SMALL, data, <uint32_t>size)
-        return failed if failed != NULL else handle(FULL_SMALL, data, <uint32_t>size)
-    failed = handle(BRIEF, data, <uint32_t>size)
-    return failed if failed != NULL else handle(FULL, data, <uint32_t>size)
+        if data[0] & FULL_DETAIL:
+            return handle(FULL_SMALL, data, <uint32_t>size)
+        return handle(BRIEF_SMALL, data, <uint32_t>size)
+    if data[0] & FULL_DETAIL:
+        return handle(FULL, data, <uint32_t>size)
+    return handle(BRIEF, data, <uint32_t>size)
 
 
 def address():

@@ -12,7 +12,7 @@ from gazer.entry cimport (
     FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_MSGPACK_TIME, FORMAT_TEXT, EventHeader)
 
 cdef enum:
-    DEEPEST = 6             # maps and lists within one another
+    DEEPEST = 8             # maps and lists within one another
 
 cdef bint keeping = False
 KEPT = []
