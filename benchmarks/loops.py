@@ -25,7 +25,9 @@ from gazer.ring import Ring, ring_bytes
 from gazer.sinks.merge import Block, Merge
 from gazer.workers.encode import Encoder
 from gazer.workers.engine import Engine
+from gazer.workers.stream import Streams
 from gazer.workers.transaction import Transactions
+from gazer.workers.transfer import Transfers
 
 SECOND = 10**9
 MAX_EVENT = 256 * 1024
@@ -61,6 +63,9 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
         frame_ring=Ring(frames), event_ring=Ring(events, create=capacity), bell=bells[WORKER_0],
         capture_bell=bells[CAPTURE], sink_bell=bells[SINK], slot=Slot(ledger, WORKER_0),
         table=Transactions(max_pending=10**6, max_bytes=1 << 28, window=5 * SECOND, seed=1),
+        transfers=Transfers(max_transfers=1024, max_bytes=1 << 25, budget=MAX_EVENT, seed=1),
+        streams=Streams(max_streams=1 << 16, max_bytes=3 << 25, max_bytes_each=1 << 18,
+                        timeout=300 * SECOND, seed=1),
         encoder=Encoder(full=full, formats=[0], max_size=MAX_EVENT, sensor="sensor-1"),
         records=False, timeout=60 * SECOND,
     )

@@ -1,7 +1,7 @@
 """`gazer check`: what would run, and whether what it needs from the machine is there.
 
 Looks and touches nothing: no file is opened, made or emptied. So it can say what would fail now,
-but not promise that nothing fails later.
+but not promise that nothing fails later. (libpcap looks up host names that capture.filter has.)
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from gazer.config import Config, OutputKind
+from gazer.capture.bpf import kernel_filter
+from gazer.config import LLMNR_PORT, MDNS_PORT, Config, OutputKind, Tunnels
 from gazer.config.kinds import printable, show_duration, show_size
 
 SHARED_MEMORY = "/dev/shm"
@@ -22,13 +23,31 @@ def outline(config: Config) -> Iterator[str]:
     how = "" if config.workers else " (auto)"
     limits = config.transactions
     events = config.events
-    ports = ", ".join(map(str, config.capture.ports))
+    capture = config.capture
+    ports = ", ".join(map(str, capture.ports))
+    ports += f"; mDNS on {MDNS_PORT}" if capture.mdns else ""
+    ports += f"; LLMNR on {LLMNR_PORT}" if capture.llmnr else ""
+    fragments = config.fragments
+    streams = config.streams
     files = [_named(path, "standard input") for path in config.capture.files]
 
     yield f"sensor        {config.sensor.id}"
     for label, line in _column("input", files or ["none: give capture files with -r"]):
         yield f"{label:<13} {line}"
-    yield f"dns           ports {ports}; frames up to {show_size(config.capture.snaplen)}"
+    if capture.filter:
+        yield f"filter        {capture.filter}"
+    yield f"kernel filter {kernel_filter(capture, config.tunnels)}"
+    yield f"dns           ports {ports}; frames up to {show_size(capture.snaplen)}"
+    yield f"tunnels       {_tunnels(config.tunnels)}"
+    yield (
+        f"fragments     at most {_count(fragments.max_datagrams, 'datagram')} waiting in "
+        f"{show_size(fragments.max_bytes)}, for {show_duration(fragments.timeout_ns)}"
+    )
+    yield (
+        f"streams       at most {streams.max_streams} connections, "
+        f"{show_size(streams.max_bytes_each)} kept of each and {show_size(streams.max_bytes)} "
+        f"of all; forgotten after {show_duration(streams.timeout_ns)}"
+    )
     yield (
         f"processes     {workers + 3}: supervisor, capture, {_count(workers, 'worker')}{how}, sink"
     )
@@ -59,6 +78,12 @@ def ring_bytes(config: Config) -> int:
 
 def obstacles(config: Config) -> Iterator[str]:
     """What would keep it from running here and now, line by line."""
+    if config.capture.filter:
+        from gazer.capture.filter import filter_problem  # here: it loads libpcap
+
+        problem = filter_problem(config.capture.filter)
+        if problem:
+            yield problem
     for index, path in enumerate(config.capture.files):
         why = None if path == "-" else _unreadable(path)
         if why:
@@ -82,6 +107,18 @@ _FORMS = {
     OutputKind.MSGPACK: "msgpack",
     OutputKind.MSGPACK_EVENT_TIME: "msgpack with EventTime",
 }
+
+
+def _tunnels(tunnels: Tunnels) -> str:
+    """Which encapsulations are opened."""
+    if not tunnels.decode:
+        return "none is opened; VLAN tags are read"
+    ports = {"vxlan": tunnels.vxlan_ports, "geneve": tunnels.geneve_ports}
+    names = [
+        f"{name} (UDP {', '.join(map(str, ports[name])) or 'no port'})" if name in ports else name
+        for name in tunnels.decode
+    ]
+    return f"{', '.join(names)}; {_count(tunnels.max_depth, 'level')} at most"
 
 
 def _unreadable(path: str) -> str | None:

@@ -30,6 +30,7 @@ from gazer.event import (
     SCHEMA_VERSION,
     TAG_RECORD,
     TAG_TX,
+    TUNNELS,
     TX,
     Field,
 )
@@ -297,6 +298,14 @@ def _events_lines() -> Iterator[str]:
         f"| `{TAG_RECORD}` | a record of a message (a question counts as one), flat: no lists and "
         "no maps in it | with `events.records: true` or `dns-gazer -R` |"
     )
+    yield (
+        "| `dns-gazer.mdns.tx`, `dns-gazer.mdns.record` | the same of multicast DNS (RFC 6762) | "
+        "with `capture.mdns: true` |"
+    )
+    yield (
+        "| `dns-gazer.llmnr.tx`, `dns-gazer.llmnr.record` | the same of LLMNR (RFC 4795) | with "
+        "`capture.llmnr: true` |"
+    )
     yield ""
     yield (
         "With `detail: classic` (what `dns-gazer` does) an event has exactly the original's "
@@ -351,6 +360,12 @@ def _events_lines() -> Iterator[str]:
     )
     yield ""
     yield from _fields(EDNS, levels=False)
+    yield ""
+    yield "### Each entry of `tunnels`"
+    yield ""
+    yield "Full detail only."
+    yield ""
+    yield from _fields(TUNNELS, levels=False)
     yield ""
     yield "### The values of `malformed`"
     yield ""

@@ -6,10 +6,21 @@ in the order of their bytes; a key without a value is absent, never null.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-TAG_TX = "dns-gazer.dns.tx"
-TAG_RECORD = "dns-gazer.dns.record"
+# Multicast DNS and LLMNR have tags of their own: multicast has no one client and server.
+PROTOCOLS = ("dns", "mdns", "llmnr")
+
+STATUSES = ("success", "no_reply", "no_query", "one_way", "further_reply")
+
+
+def tag_of(protocol: str, kind: str) -> str:
+    """The tag of an event: `kind` is tx or record."""
+    return f"dns-gazer.{protocol}.{kind}"
+
+
+TAG_TX = tag_of("dns", "tx")
+TAG_RECORD = tag_of("dns", "record")
 
 
 class Field:
@@ -38,8 +49,16 @@ class Field:
 
 
 TX = (
+    Field("bytes", "integer", "Of a zone transfer over TCP (AXFR, IXFR), which is one event: octets"
+          " of all its DNS messages.", "412870", optional=True),
     Field("client_addr", "string", "Address of the host that asked.", "10.139.96.169", True),
     Field("client_port", "integer", "Its port.", "53684", True),
+    Field("complete", "boolean", "Of a zone transfer: whether it was seen to its closing SOA."
+          " False: the connection ended before, a part of it is not in the capture, the server"
+          " broke off, or nothing more came for `transactions.timeout`.", "true", optional=True),
+    Field("dso", "map", "The parts (TLVs) of a DNS Stateful Operations message (RFC 8490) of the"
+          " query or the reply, under `query` and `reply`: name or TLVn and hexadecimal data, a"
+          " comma between.", '{"query": "KEEPALIVE 00003a9800003a98"}', optional=True),
     Field("edns", "map", "EDNS (RFC 6891) of the query and of the reply, under `query` and `reply`;"
           " see below.", '{"query": {"do": true, "udp_size": 1232, "version": 0}}', optional=True),
     Field("flags", "string", "Header flags that are set, of the reply, or of the query where there"
@@ -48,10 +67,12 @@ TX = (
           " where it would be negative (the clock was set back).", "0.015272000", optional=True),
     Field("malformed", "map", "What was wrong with the query or the reply, under `query` and"
           " `reply`: the first fault met; see below.", '{"reply": "truncated"}', optional=True),
+    Field("messages", "integer", "Of a zone transfer: how many DNS messages it took.", "27",
+          optional=True),
     Field("omitted", "integer", "Records left out, of query and reply, because the event would pass"
           " `events.max_size`.", "812", optional=True),
     Field("opcode", "string", "QUERY, IQUERY, STATUS, NOTIFY, UPDATE, DSO, or OPCODEn.", "QUERY"),
-    Field("proto", "string", "Transport: `udp`.", "udp"),
+    Field("proto", "string", "Transport: `udp` or `tcp`.", "udp"),
     Field("query", "list of maps", "The query's records, in the order of the message.",
           '[{"name": "example.com.", "section": "question", "type": "A"}]', True, True),
     Field("query_size", "integer, bytes", "Size of the query's DNS message on the wire.", "44",
@@ -61,14 +82,19 @@ TX = (
     Field("query_ts_ns", "integer, nanoseconds", "The same, exact.", "1444531212628222000",
           optional=True),
     Field("rcode", "string", "The reply's response code with EDNS's upper bits: NOERROR, NXDOMAIN,"
-          " ..., or RCODEn.", "NOERROR", optional=True),
-    Field("reply", "list of maps", "The reply's records, in the order of the message.",
+          " ..., or RCODEn. Of a zone transfer: its last message's.", "NOERROR", optional=True),
+    Field("records", "integer", "Of a zone transfer: how many answer records it had.", "10231",
+          optional=True),
+    Field("reply", "list of maps", "The reply's records, in the order of the message. Of a zone"
+          " transfer: all of its first message, then the answers of the others, as far as"
+          " `events.max_size` goes.",
           '[{"data": "192.0.2.1", "name": "example.com.", "section": "answer", "type": "A"}]',
           True, True),
-    Field("reply_size", "integer, bytes", "Size of the reply's DNS message on the wire.", "60",
-          optional=True),
-    Field("reply_ts", "float, seconds", "When the reply was seen.", "1444531212.643494", True,
-          True),
+    Field("reply_size", "integer, bytes", "Size of the reply's DNS message on the wire; of all of"
+          " them in a zone transfer.", "60", optional=True),
+    Field("reply_ts", "float, seconds", "When the reply was seen; a message over TCP or in"
+          " fragments: its last part; a zone transfer: its last message.", "1444531212.643494",
+          True, True),
     Field("reply_ts_ns", "integer, nanoseconds", "The same, exact.", "1444531212643494000",
           optional=True),
     Field("retransmits", "integer", "How often the query was seen again while it waited.", "0",
@@ -78,25 +104,48 @@ TX = (
     Field("server_port", "integer", "Its port.", "53", True),
     Field("status", "string", "`success`: query and reply; `no_reply`: the query waited for"
           " `transactions.timeout`, or until the input ended, or until the table was full;"
-          " `no_query`: a reply that nothing waited for.", "success", True),
+          " `no_query`: a reply that nothing waited for; `one_way`: a message that no reply belongs"
+          " to (mDNS between hosts, a DSO message without id); `further_reply`: a reply to a"
+          " multicast query that another host has answered already.", "success", True),
+    Field("tunnels", "list of maps", "The encapsulation that the query (without one, the reply)"
+          " came in, the outermost level first; see below.",
+          '[{"destination": "192.0.2.2", "id": 42, "source": "192.0.2.1", "type": "vxlan"}]',
+          optional=True),
     Field("tx_id", "integer", "The DNS message id.", "23904", True),
-    Field("vlan", "list of integers", "VLAN ids of the frame's tags, the outer one first.",
-          "[100, 200]", optional=True),
+    Field("vlan", "list of integers", "VLAN ids of the frame's tags, of all levels, the outermost"
+          " first.", "[100, 200]", optional=True),
 )
+
+SECTIONS = ("`question`, `answer`, `authority` or `additional`; of an UPDATE (RFC 2136) `zone`,"
+            " `prerequisite`, `update` or `additional`.")
+_FLUSH = ("Of an mDNS record that is to take the place of what was known (RFC 6762, section 10.2):"
+          " true.")
 
 RECORD_OF_TX = (
     Field("class", "string", "IN, CH, HS, NONE, ANY, or CLASSn; not for OPT.", "IN",
           optional=True),
     Field("data", "string", "Record data in presentation format; not for questions.",
           "23.100.102.231", True, True),
+    Field("flush", "boolean", _FLUSH, "true", optional=True),
     Field("name", "string", "Owner name with its final dot, in the case in which it was sent (which"
           " resolvers mix: compare without case); octets beyond printable ASCII as"
           " \\DDD, `.` and `\\` within a label with a backslash (RFC 4343).", "example.com.", True),
-    Field("section", "string", "`question`, `answer`, `authority` or `additional`.", "answer",
-          True),
+    Field("section", "string", SECTIONS, "answer", True),
     Field("ttl", "integer, seconds", "Time to live; not for questions and OPT.", "300",
           optional=True),
     Field("type", "string", "A, AAAA, ..., or TYPEn (RFC 3597).", "A", True),
+    Field("unicast", "boolean", "Of an mDNS question that asks for a unicast reply (RFC 6762,"
+          " section 5.4): true.", "true", optional=True),
+)
+
+TUNNELS = (
+    Field("destination", "string", "Where its packet went; not of `mpls` and `pppoe`.",
+          "192.0.2.2", optional=True),
+    Field("id", "integer", "VNI (VXLAN, Geneve), key (GRE), session (ERSPAN, PPPoE) or bottom label"
+          " (MPLS), where it has one.", "42", optional=True),
+    Field("source", "string", "Where its packet came from.", "192.0.2.1", optional=True),
+    Field("type", "string", "`mpls`, `pppoe`, `gre`, `erspan`, `vxlan`, `geneve`, or `ip` (IP in"
+          " IP, 6in4, 4in6).", "vxlan"),
 )
 
 EDNS = (
@@ -122,14 +171,14 @@ RECORD = (
     Field("data", "string", "Record data in presentation format; not for questions.",
           "23.100.102.231", True, True),
     Field("flags", "string", "The message's header flags that are set.", "rd ra"),
+    Field("flush", "boolean", _FLUSH, "true", optional=True),
     Field("msg_type", "string", "`query` or `reply`.", "reply", True),
     Field("name", "string", "Owner name, as in `tx`.", "example.com.", True),
     Field("opcode", "string", "As in `tx`.", "QUERY"),
-    Field("proto", "string", "Transport: `udp`.", "udp"),
+    Field("proto", "string", "Transport: `udp` or `tcp`.", "udp"),
     Field("rcode", "string", "The message's response code; of replies only.", "NOERROR",
           optional=True),
-    Field("section", "string", "`question`, `answer`, `authority` or `additional`.", "answer",
-          True),
+    Field("section", "string", SECTIONS, "answer", True),
     Field("sensor", "string", "`sensor.id` of the configuration.", "sensor-1"),
     Field("server_addr", "string", "Address of the host that was asked.", "210.196.3.183", True),
     Field("server_port", "integer", "Its port.", "53", True),
@@ -138,8 +187,12 @@ RECORD = (
     Field("ts_ns", "integer, nanoseconds", "The same, exact.", "1444531212643494000"),
     Field("ttl", "integer, seconds", "Time to live; not for questions and OPT.", "300",
           optional=True),
+    Field("tunnel_path", "string", "The encapsulation that the message came in: type, id, source and"
+          " destination of each level, the outermost first.", "vxlan 42 192.0.2.1>192.0.2.2",
+          optional=True),
     Field("tx_id", "integer", "The DNS message id.", "23904", True),
     Field("type", "string", "As in `tx`.", "A", True),
-    Field("vlan_path", "string", "VLAN ids of the frame's tags, the outer one first, a dot between"
-          " (record events hold no lists).", "100.200", optional=True),
+    Field("unicast", "boolean", "As in `tx`.", "true", optional=True),
+    Field("vlan_path", "string", "VLAN ids of the frame's tags, of all levels, the outermost"
+          " first, a dot between (record events hold no lists).", "100.200", optional=True),
 )

@@ -1,4 +1,4 @@
-"""From frame to packet: link layer, tunnels, IP, UDP and TCP; and the hash of the flow.  No I/O.
+"""From frame to packet: link layer, tunnels, IP, UDP and TCP.  No I/O.
 
 A `Packet` says where things stand in its frame; it copies nothing.  What can't be decoded is not
 guessed at: `packet_decode` returns why, one of `Fate`, and capture counts it under that.
@@ -9,6 +9,28 @@ first; Packet tells of the innermost packet:
     Ethernet | VLAN 100 | IPv4 | UDP 4789 | VXLAN 42 | Ethernet | VLAN 7 | IPv4 | UDP 53 | DNS
                `------ layers[0]: vxlan, id 42, ------'            `tags'  `--- Packet ---'
                        tags 1 (VLAN 100), IPv4 addresses
+
+Encapsulation.  A frame is walked from the outside to the inside: a link layer, IP, a transport;
+where that is a tunnel that `Rules` opens, its level is noted and the walk begins anew behind its
+header (tunnel.pyx).  It ends, since each level takes octets, their number is limited, and tags and
+extension headers are.
+
+    link layer ──▶ IP ──▶ UDP or TCP of our ports: the packet
+    ▲  │   ▲               │
+    │  └───┘ MPLS, PPPoE   └─▶ GRE, ERSPAN, VXLAN, Geneve, IP in IP ──┐
+    └─────────────────────────────────────────────────────────────────┘
+
+Lengths.  Each header that has one bounds what is inside; a length beyond what is around it is
+wrong, but for a frame that the capture cut (snaplen): `beyond` is how many octets may be missing at
+the end of what is being read, and it shrinks on the way in as headers say more exactly how much.
+
+Fragments.  A piece of a datagram is no packet yet: packet_decode fills a `Fragment` and leaves in
+Packet and layers what is known up to there; when the datagram is whole, packet_resume goes on.
+Only pieces that may become ours are told of as such: UDP, TCP, what carries a tunnel that is
+opened, and IPv6 extension headers, behind which all of them may stand.
+
+ICMP errors quote the packet that they are about; those that quote one of our ports have a fate of
+their own, so that nobody takes them for queries nor misses them in the count.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -86,6 +108,7 @@ cdef struct Packet:
     uint8_t layers              # levels of encapsulation around it
     uint8_t cut                 # the payload is shorter than on the wire (snaplen)
     uint8_t tcp_flags
+    uint8_t extensions          # of IPv6, fragment headers included
     uint16_t source_port
     uint16_t destination_port
     uint16_t tags_offset        # in the frame: the first tag's TCI; the next one is 4 bytes on
@@ -98,7 +121,8 @@ cdef struct Packet:
 
 
 cdef struct Fragment:
-    # What packet_decode knows of a piece of an IP datagram (fate FRAGMENT).
+    # What packet_decode knows of a piece of an IP datagram (fate FRAGMENT), beside its Packet,
+    # which has the family, the addresses, the tags and the levels.
     uint8_t family
     uint8_t protocol            # of what was cut up: IPv4's, or the fragment header's next header
     bint more                   # it is not the last piece
@@ -112,15 +136,43 @@ cdef struct Fragment:
     uint32_t payload_length     # octets of it in the frame
 
 
-cdef class Ports:
-    # Which UDP and TCP ports carry DNS: one bit each.
-    cdef uint64_t bits[1024]
+cdef struct Rules:
+    # What is ours, and what is opened to find it.  One bit for each port, one for each kind.
+    uint64_t ports[1024]        # UDP and TCP ports that carry DNS
+    uint64_t vxlan_ports[1024]  # UDP ports to which VXLAN, and Geneve, is sent
+    uint64_t geneve_ports[1024]
+    uint32_t decode             # 1 << Encapsulation
+    uint8_t max_depth           # levels; at most MAX_TUNNELS
+    bint mdns
+    bint llmnr
 
 
-cdef inline bint is_ours(const uint64_t* ports, uint16_t port) noexcept nogil:
+cdef class Decoding:
+    # The Rules, from Python.
+    cdef Rules rules
+
+
+cdef inline bint has_port(const uint64_t* ports, uint16_t port) noexcept nogil:
     return (ports[port >> 6] >> (port & 63)) & 1
 
 
+cdef inline int protocol_of(const Rules* rules, uint16_t a, uint16_t b) noexcept nogil:
+    """The Protocol that these two ports belong to; -1 if they are not ours."""
+    if has_port(rules.ports, a) or has_port(rules.ports, b):
+        return PROTOCOL_DNS
+    if rules.mdns and (a == MDNS_PORT or b == MDNS_PORT):
+        return PROTOCOL_MDNS
+    if rules.llmnr and (a == LLMNR_PORT or b == LLMNR_PORT):
+        return PROTOCOL_LLMNR
+    return -1
+
+
+# `layers` has room for MAX_TUNNELS.
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
-                       const uint64_t* ports, Packet* packet) noexcept nogil
-cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t seed) noexcept nogil
+                       const Rules* rules, Packet* packet, Layer* layers,
+                       Fragment* piece) noexcept nogil
+cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
+                       uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
+                       Fragment* piece) noexcept nogil
+cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
+                         const Layer* layers, const Fragment* piece) noexcept nogil

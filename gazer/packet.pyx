@@ -1,8 +1,7 @@
 """From frame to packet; see packet.pxd.
 
 Link types (their LINKTYPE_ numbers, as pcap files have them): Ethernet (1) with any stack of
-802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags, and PPPoE sessions (RFC 2516); PPPoE
-without Ethernet before it (51); Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108);
+802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags; PPPoE without Ethernet before it (51); Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108);
 raw IP (101, and 12 and 14 as BSDs write it), IPv4 (228), IPv6 (229); PPP (9) and PPP in HDLC-like
 framing (50, RFC 1662).
 
@@ -18,6 +17,13 @@ from libc.string cimport memcpy, memset
 from gazer.cursor cimport (
     Cursor, cursor_has, cursor_left, cursor_over, cursor_skip, cursor_take, cursor_u8, cursor_u16,
     cursor_u32)
+from gazer.tunnel cimport (
+    ANY_IP, BROKEN, ETHERNET, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_MPLS,
+    ETHERTYPE_MPLS_UPSTREAM, ETHERTYPE_PPPOE_SESSION, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD,
+    ETHERTYPE_VLAN, FRAGMENT_HEADER, ICMP, ICMP_6, IPV4, IPV6, NOTHING, OPEN, PPP, PPP_FRAMED,
+    PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, Inner, Quoted, extension_skip, geneve_open,
+    gre_open, icmp_quotes, is_extension, mpls_inside, mpls_open, ppp_inside, pppoe_open, vxlan_open)
+
 
 FATES = (
     "dns",
@@ -47,295 +53,545 @@ assert len(FATES) == FATES_COUNT and len(ENCAPSULATIONS) == ENCAPSULATIONS_COUNT
 assert len(PROTOCOLS_OF_DNS) == PROTOCOLS
 
 cdef enum:
-    ETHERTYPE_IPV4 = 0x0800
-    ETHERTYPE_IPV6 = 0x86DD
-    ETHERTYPE_VLAN = 0x8100
-    ETHERTYPE_QINQ = 0x88A8
-    ETHERTYPE_QINQ_OLD = 0x9100
-    ETHERTYPE_PPPOE_SESSION = 0x8864
-    PPP_IPV4 = 0x0021
-    PPP_IPV6 = 0x0057
+    GO_ON = -1              # no fate yet
+    FARTHEST = 0xFF00       # where a level may begin: offsets are 16 bits wide, and the link layer
+                            # behind, with all its tags, takes less than the rest
+    UNKNOWN = 0xFFFFFFFF    # `beyond` of a frame that was cut: its own length may be wrong
 
-cdef enum Family:
-    NOT_IP = 0
-    IPV4 = 4
-    IPV6 = 6
-    ANY_IP = 46         # by the version in the header
-
-cdef class Ports:
-    def __init__(self, ports):
-        memset(self.bits, 0, sizeof(self.bits))
-        for port in ports:
-            if not 0 < port < 65536:
-                raise ValueError(f"not a port: {port}")
-            self.bits[port >> 6] |= <uint64_t>1 << (port & 63)
+cdef struct Walk:
+    # Where decoding stands.
+    Cursor c                # its end is that of the innermost thing that has a length
+    uint32_t beyond         # octets of that which the frame may lack
+    int next                # Next: what stands at the cursor
+    uint16_t ethertype
+    uint8_t all_tags        # VLAN tags of all levels
+    Packet* packet
+    Layer* layers
+    Fragment* piece
+    const Rules* rules
 
 
-cdef int after_ppp(Cursor* c, int* family) noexcept nogil:
-    """Behind a PPP protocol field (RFC 1661, section 2: one byte if its low bit is set)."""
-    cdef uint16_t protocol = cursor_u8(c)
-    if not protocol & 1:
-        protocol = (protocol << 8) | cursor_u8(c)
-    if c.failed:
-        return LINK_HEADER
-    family[0] = IPV4 if protocol == PPP_IPV4 else IPV6 if protocol == PPP_IPV6 else NOT_IP
-    return DNS
+cdef int set_ports(uint64_t* bits, ports) except -1:
+    memset(bits, 0, 1024 * sizeof(uint64_t))
+    for port in ports:
+        if not 0 < port < 65536:
+            raise ValueError(f"not a port: {port}")
+        bits[port >> 6] |= <uint64_t>1 << (port & 63)
+    return 0
 
 
-cdef int after_pppoe(Cursor* c, int* family) noexcept nogil:
-    """Behind PPPoE's EtherType (RFC 2516, section 4): version and type, code (0: session data),
-    session id, length of what follows."""
-    cdef uint16_t kind = cursor_u16(c), length
-    cursor_skip(c, 2)
-    length = cursor_u16(c)
-    if c.failed:
-        return LINK_HEADER
-    if kind != 0x1100:
-        family[0] = NOT_IP
-        return DNS
-    if length < cursor_left(c):
-        c.end = c.pos + length      # what follows is the link's padding
-    return after_ppp(c, family)
+cdef class Decoding:
+    """The rules of decoding: `ports` carry DNS; `decode` names what is opened (ENCAPSULATIONS)."""
+
+    def __init__(self, ports=(53,), *, bint mdns=False, bint llmnr=False, decode=ENCAPSULATIONS,
+                 int max_depth=4, vxlan_ports=(4789,), geneve_ports=(6081,)):
+        set_ports(self.rules.ports, ports)
+        set_ports(self.rules.vxlan_ports, vxlan_ports)
+        set_ports(self.rules.geneve_ports, geneve_ports)
+        if not 0 < max_depth <= MAX_TUNNELS:
+            raise ValueError(f"max_depth is 1 to {MAX_TUNNELS}")
+        self.rules.max_depth = <uint8_t>max_depth
+        self.rules.mdns = mdns
+        self.rules.llmnr = llmnr
+        self.rules.decode = 0
+        for name in decode:
+            self.rules.decode |= 1 << <uint32_t>ENCAPSULATIONS.index(name)
 
 
-cdef int after_ethertype(Cursor* c, uint16_t ethertype, Packet* packet, int* family) noexcept nogil:
-    """Behind an EtherType: VLAN tags, then PPPoE or IP."""
-    while (ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_QINQ
-           or ethertype == ETHERTYPE_QINQ_OLD):
-        if packet.tags == MAX_TAGS:
+cdef inline bint opens(const Walk* w, int kind) noexcept nogil:
+    return (w.rules.decode >> kind) & 1
+
+
+cdef inline bint bound(Walk* w, uint32_t length) noexcept nogil:
+    """What is being read from here on has this length; what follows is padding of what is around.
+    False if it goes beyond that."""
+    cdef uint32_t room = cursor_left(&w.c)
+    if length <= room:
+        w.c.end = w.c.pos + length
+        w.beyond = 0
+        return True
+    if length - room > w.beyond:
+        return False
+    w.beyond = length - room
+    return True
+
+
+cdef int enter(Walk* w, const Inner* inner, bint in_ip) noexcept nogil:
+    """A level of encapsulation, whose header has been read."""
+    cdef Packet* packet = w.packet
+    cdef Layer* layer
+    if packet.layers >= w.rules.max_depth:
+        return TUNNEL_DEPTH
+    if w.c.pos > FARTHEST:
+        return TUNNEL_HEADER
+    layer = &w.layers[packet.layers]
+    layer.kind = inner.kind
+    layer.family = packet.family if in_ip else 0
+    layer.addresses_offset = packet.addresses_offset if in_ip else 0
+    layer.tags = packet.tags
+    layer.tags_offset = packet.tags_offset
+    layer.has_id = inner.has_id
+    layer.id = inner.id
+    packet.layers += 1
+    packet.tags = 0
+    packet.tags_offset = 0
+    w.next = inner.next
+    w.ethertype = inner.ethertype
+    return GO_ON
+
+
+# --- link layers ---------------------------------------------------------------------------------
+
+cdef int pppoe_decode(Walk* w) noexcept nogil:
+    cdef Inner inner
+    cdef uint16_t length
+    cdef uint32_t room
+    cdef int opening, fate
+    if not opens(w, PPPOE):
+        return OTHER_PROTOCOL
+    memset(&inner, 0, sizeof(Inner))
+    opening = pppoe_open(&w.c, &inner, &length)
+    if opening != OPEN:
+        return TUNNEL_HEADER if opening == BROKEN else OTHER_PROTOCOL
+    fate = enter(w, &inner, False)
+    if fate != GO_ON:
+        return fate
+    room = cursor_left(&w.c)
+    if length > room:       # IP's own length is what counts
+        w.beyond = min(w.beyond, length - room)
+    else:
+        bound(w, length)
+    return GO_ON
+
+
+cdef int mpls_decode(Walk* w) noexcept nogil:
+    cdef Inner inner
+    cdef int fate
+    if not opens(w, MPLS):
+        return OTHER_PROTOCOL
+    memset(&inner, 0, sizeof(Inner))
+    if mpls_open(&w.c, &inner) != OPEN:
+        return TUNNEL_HEADER
+    fate = enter(w, &inner, False)
+    if fate != GO_ON:
+        return fate
+    if mpls_inside(&w.c, &inner) != OPEN:
+        return TUNNEL_HEADER
+    w.next = inner.next
+    return GO_ON
+
+
+cdef int ethertype_decode(Walk* w) noexcept nogil:
+    """Behind an EtherType: VLAN tags, then IP, or a level of encapsulation."""
+    cdef Packet* packet = w.packet
+    while (w.ethertype == ETHERTYPE_VLAN or w.ethertype == ETHERTYPE_QINQ
+           or w.ethertype == ETHERTYPE_QINQ_OLD):
+        if w.all_tags == MAX_TAGS:
             return TAGS
         if packet.tags == 0:
-            packet.tags_offset = <uint16_t>c.pos
+            packet.tags_offset = <uint16_t>w.c.pos
         packet.tags += 1
-        cursor_skip(c, 2)
-        ethertype = cursor_u16(c)
-        if c.failed:
+        w.all_tags += 1
+        cursor_skip(&w.c, 2)
+        w.ethertype = cursor_u16(&w.c)
+        if w.c.failed:
             return LINK_HEADER
-    if ethertype == ETHERTYPE_IPV4:
-        family[0] = IPV4
-    elif ethertype == ETHERTYPE_IPV6:
-        family[0] = IPV6
-    elif ethertype == ETHERTYPE_PPPOE_SESSION:
-        return after_pppoe(c, family)
+    if w.ethertype == ETHERTYPE_IPV4:
+        w.next = IPV4
+    elif w.ethertype == ETHERTYPE_IPV6:
+        w.next = IPV6
+    elif w.ethertype == ETHERTYPE_PPPOE_SESSION:
+        return pppoe_decode(w)
+    elif w.ethertype == ETHERTYPE_MPLS or w.ethertype == ETHERTYPE_MPLS_UPSTREAM:
+        return mpls_decode(w)
     else:
-        family[0] = NOT_IP
-    return DNS
+        return OTHER_PROTOCOL
+    return GO_ON
 
 
-cdef int link_decode(Cursor* c, int linktype, Packet* packet, int* family) noexcept nogil:
-    """Step over the link header; `family` is what stands behind it."""
-    cdef const uint8_t* p
+cdef inline int link_layer(Walk* w) noexcept nogil:
+    """On to an IP header: w.next is IPV4 or IPV6, or the fate is there."""
+    cdef int fate
+    while True:
+        if w.next == ETHERNET:
+            cursor_skip(&w.c, 12)
+            w.ethertype = cursor_u16(&w.c)
+            if w.c.failed:
+                return LINK_HEADER
+            fate = ethertype_decode(w)
+        elif w.next == ETHERTYPE:
+            fate = ethertype_decode(w)
+        elif w.next == IPV4 or w.next == IPV6:
+            return GO_ON
+        elif w.next == ANY_IP:
+            if not cursor_has(&w.c, 1):
+                return IP_HEADER
+            fate = cursor_u8(&w.c) >> 4
+            w.c.pos -= 1
+            if fate != 4 and fate != 6:
+                return IP_HEADER
+            w.next = IPV4 if fate == 4 else IPV6
+            return GO_ON
+        elif w.next == PPP or w.next == PPP_FRAMED:
+            fate = GO_ON
+            w.next = ppp_inside(&w.c, w.next == PPP_FRAMED)
+            if w.c.failed:
+                return LINK_HEADER
+        else:
+            return OTHER_PROTOCOL
+        if fate != GO_ON:
+            return fate
+
+
+cdef int rare_link(Walk* w, int linktype) noexcept nogil:
+    """Step into a frame whose link type is not Ethernet."""
     cdef uint32_t value
-    if linktype == 1:
-        cursor_skip(c, 12)
-        value = cursor_u16(c)
-        return LINK_HEADER if c.failed else after_ethertype(c, <uint16_t>value, packet, family)
     if linktype == 276:                     # protocol first, 20 bytes in all
-        value = cursor_u16(c)
-        if not cursor_skip(c, 18):
-            return LINK_HEADER
-        return after_ethertype(c, <uint16_t>value, packet, family)
+        w.ethertype = cursor_u16(&w.c)
+        w.next = ETHERTYPE
+        return GO_ON if cursor_skip(&w.c, 18) else LINK_HEADER
     if linktype == 113:                     # 14 bytes, then the protocol
-        cursor_skip(c, 14)
-        value = cursor_u16(c)
-        return LINK_HEADER if c.failed else after_ethertype(c, <uint16_t>value, packet, family)
+        cursor_skip(&w.c, 14)
+        w.ethertype = cursor_u16(&w.c)
+        w.next = ETHERTYPE
+        return LINK_HEADER if w.c.failed else GO_ON
     if linktype == 101 or linktype == 12 or linktype == 14:
-        family[0] = ANY_IP
-        return DNS
-    if linktype == 228:
-        family[0] = IPV4
-        return DNS
-    if linktype == 229:
-        family[0] = IPV6
-        return DNS
-    if linktype == 0 or linktype == 108:
+        w.next = ANY_IP
+    elif linktype == 228:
+        w.next = IPV4
+    elif linktype == 229:
+        w.next = IPV6
+    elif linktype == 0 or linktype == 108:
         # An address family, in the byte order of the host that captured; 108: in network order.
         # AF_INET is 2 everywhere; AF_INET6 is 10, 24, 28 or 30.
-        value = cursor_u32(c)
-        if c.failed:
+        value = cursor_u32(&w.c)
+        if w.c.failed:
             return LINK_HEADER
         if linktype == 0 and value & 0x00FFFFFF == 0:
             value >>= 24
         if value == 2:
-            family[0] = IPV4
+            w.next = IPV4
         elif value == 10 or value == 24 or value == 28 or value == 30:
-            family[0] = IPV6
+            w.next = IPV6
         else:
-            family[0] = NOT_IP
-        return DNS
-    if linktype == 51:
-        return after_pppoe(c, family)
-    if linktype == 9 or linktype == 50:
-        p = cursor_take(c, 2)
-        if p == NULL:
-            return LINK_HEADER
-        if not (p[0] == 0xFF and p[1] == 0x03):     # address and control may be compressed away
-            c.pos -= 2
-        return after_ppp(c, family)
-    return LINK_TYPE
+            return OTHER_PROTOCOL
+    elif linktype == 51:
+        return pppoe_decode(w)
+    elif linktype == 9 or linktype == 50:
+        w.next = PPP_FRAMED
+    else:
+        return LINK_TYPE
+    return GO_ON
 
 
-cdef int ipv4_decode(Cursor* c, bint snapped, Packet* packet, uint32_t* beyond) noexcept nogil:
-    """Step over the IPv4 header.  `beyond` is how much of the datagram the frame lacks."""
-    cdef uint32_t start = c.pos, header, total, fragment
-    cdef const uint8_t* p = cursor_take(c, 20)
+# --- IP ------------------------------------------------------------------------------------------
+
+cdef bint may_be_ours(const Walk* w, uint8_t protocol) noexcept nogil:
+    """Can a datagram of this IP protocol become a packet?"""
+    if protocol == UDP or protocol == TCP:
+        return True
+    if protocol == PROTOCOL_GRE:
+        return opens(w, GRE) or opens(w, ERSPAN)
+    if protocol == PROTOCOL_IPV4 or protocol == PROTOCOL_IPV6:
+        return opens(w, IP_IN_IP)
+    return w.packet.family == 6 and is_extension(protocol)
+
+
+cdef int piece_found(Walk* w, uint8_t protocol, uint32_t head, uint32_t id, uint32_t offset,
+                     bint more) noexcept nogil:
+    cdef Fragment* f = w.piece
+    if not may_be_ours(w, protocol):
+        return OTHER_TRANSPORT
+    if head > 0xFFFF:
+        return IP_EXTENSION
+    f.family = w.packet.family
+    f.protocol = protocol
+    f.more = more
+    f.cut = w.beyond != 0
+    f.id = id
+    f.offset = offset
+    f.addresses_offset = w.packet.addresses_offset
+    f.head_length = <uint16_t>head
+    f.payload_offset = w.c.pos
+    f.payload_length = cursor_left(&w.c)
+    return FRAGMENT
+
+
+cdef inline int ipv4_decode(Walk* w) noexcept nogil:
+    """Step over the IPv4 header."""
+    cdef Packet* packet = w.packet
+    cdef uint32_t start = w.c.pos, header, total, words
+    cdef const uint8_t* p = cursor_take(&w.c, 20)
     if p == NULL or p[0] >> 4 != 4:
         return IP_HEADER
     header = (p[0] & 15) * 4
-    if header < 20 or not cursor_skip(c, header - 20):
+    if header < 20 or not cursor_skip(&w.c, header - 20):
         return IP_HEADER
     total = (p[2] << 8) | p[3]
-    if total < header:
+    if total < header or not bound(w, total - header):
         return IP_LENGTH
-    fragment = ((p[6] << 8) | p[7]) & 0x3FFF    # more-fragments, or an offset
-    if total > c.end - start:
-        if not snapped:
-            return IP_LENGTH
-        beyond[0] = total - (c.end - start)
-    else:
-        c.end = start + total                   # what follows is the link's padding
     packet.family = 4
     packet.transport = p[9]
     packet.addresses_offset = <uint16_t>(start + 12)
-    return FRAGMENT if fragment else DNS
+    words = (p[6] << 8) | p[7]
+    if words & 0x3FFF:                          # more-fragments, or an offset
+        return piece_found(w, p[9], w.c.pos, (p[4] << 8) | p[5], (words & 0x1FFF) * 8,
+                           (words & 0x2000) != 0)
+    return GO_ON
 
 
-cdef int ipv6_decode(Cursor* c, bint snapped, Packet* packet, uint32_t* beyond) noexcept nogil:
-    """Step over the IPv6 header and its extension headers."""
-    cdef uint32_t start = c.pos, length, size
-    cdef uint8_t next_header
-    cdef int _
-    cdef const uint8_t* p = cursor_take(c, 40)
-    if p == NULL or p[0] >> 4 != 6:
-        return IP_HEADER
-    length = (p[4] << 8) | p[5]
-    if length > c.end - c.pos:
-        if not snapped:
-            return IP_LENGTH
-        beyond[0] = length - (c.end - c.pos)
-    else:
-        c.end = c.pos + length
-    packet.family = 6
-    packet.addresses_offset = <uint16_t>(start + 8)
-    next_header = p[6]
-    for _ in range(MAX_EXTENSIONS + 1):
-        if next_header in (0, 43, 60, 135, 139, 140):
-            size = 0        # 8-byte units, without the first
-            p = cursor_take(c, 2)
-            if p != NULL:
-                size = p[1] * 8 + 6
-        elif next_header == 51:
-            size = 0        # 4-byte units, less two (RFC 4302, section 2.2)
-            p = cursor_take(c, 2)
-            if p != NULL:
-                size = (p[1] + 2) * 4 - 2
-        elif next_header == 44:
-            p = cursor_take(c, 8)
+cdef int extensions_decode(Walk* w, uint8_t next_header) noexcept nogil:
+    """Step over IPv6's extension headers."""
+    cdef Packet* packet = w.packet
+    cdef const uint8_t* p
+    cdef uint32_t words
+    cdef int following
+    while next_header == FRAGMENT_HEADER or is_extension(next_header):
+        if packet.extensions == MAX_EXTENSIONS:
+            return IP_EXTENSION
+        packet.extensions += 1
+        if next_header == FRAGMENT_HEADER:
+            p = cursor_take(&w.c, 8)
             if p == NULL:
                 return IP_EXTENSION
-            if ((p[2] << 8) | p[3]) & 0xFFF9:
-                packet.transport = p[0]
-                return FRAGMENT
+            words = (p[2] << 8) | p[3]
+            if words & 0xFFF9:
+                return piece_found(
+                    w, p[0], w.c.pos - 8,
+                    (<uint32_t>p[4] << 24) | (<uint32_t>p[5] << 16) | (p[6] << 8) | p[7],
+                    words & 0xFFF8, words & 1)
             next_header = p[0]
-            continue
         else:
-            packet.transport = next_header
-            return DNS
-        if p == NULL or not cursor_skip(c, size):
-            return IP_EXTENSION
-        next_header = p[0]
-    return IP_EXTENSION
+            following = extension_skip(&w.c, next_header)
+            if following < 0:
+                return IP_EXTENSION
+            next_header = <uint8_t>following
+    packet.transport = next_header
+    return GO_ON
 
 
-cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
-                       const uint64_t* ports, Packet* packet) noexcept nogil:
-    """Decode frame[0:caplen], of `length` bytes on the wire.  Returns a Fate; the packet is whole
-    only if that is DNS."""
-    # Offsets are 16 bits wide: nothing before the payload may stand farther in than that.
-    cdef Cursor c = cursor_over(frame, 0, caplen)
-    cdef bint snapped = caplen < length
-    cdef uint32_t beyond = 0, size, room
-    cdef int family = NOT_IP
-    cdef int fate
-    memset(packet, 0, sizeof(Packet))
-    fate = link_decode(&c, linktype, packet, &family)
-    if fate != DNS:
-        return fate
-    if family == NOT_IP:
-        return OTHER_PROTOCOL
-    if family == ANY_IP:
-        if not cursor_has(&c, 1):
-            return IP_HEADER
-        family = cursor_u8(&c) >> 4
-        c.pos -= 1
-    if family == IPV4:
-        fate = ipv4_decode(&c, snapped, packet, &beyond)
-    elif family == IPV6:
-        fate = ipv6_decode(&c, snapped, packet, &beyond)
-    else:
+cdef inline int ipv6_decode(Walk* w) noexcept nogil:
+    """Step over the IPv6 header and its extension headers."""
+    cdef Packet* packet = w.packet
+    cdef uint32_t start = w.c.pos
+    cdef const uint8_t* p = cursor_take(&w.c, 40)
+    if p == NULL or p[0] >> 4 != 6:
         return IP_HEADER
-    if fate != DNS:
-        return fate
-    if packet.transport != UDP:
-        if packet.transport != 6:
-            return OTHER_TRANSPORT
-        packet.source_port = cursor_u16(&c)
-        packet.destination_port = cursor_u16(&c)
-        if is_ours(ports, packet.source_port) or is_ours(ports, packet.destination_port):
-            return TCP_HEADER
-        return TRANSPORT_HEADER if c.failed else OTHER_PORT
-    packet.source_port = cursor_u16(&c)
-    packet.destination_port = cursor_u16(&c)
-    if c.failed:
-        return TRANSPORT_HEADER
-    if not (is_ours(ports, packet.source_port) or is_ours(ports, packet.destination_port)):
+    if not bound(w, (p[4] << 8) | p[5]):
+        return IP_LENGTH
+    packet.family = 6
+    packet.addresses_offset = <uint16_t>(start + 8)
+    packet.extensions = 0
+    return extensions_decode(w, p[6])
+
+
+# --- what IP carries -----------------------------------------------------------------------------
+
+cdef int udp_tunnel(Walk* w) noexcept nogil:
+    """UDP between ports that are not ours: perhaps to a tunnel's."""
+    cdef uint16_t port = w.packet.destination_port, size
+    cdef Inner inner
+    cdef int kind, opening
+    if opens(w, VXLAN) and has_port(w.rules.vxlan_ports, port):
+        kind = VXLAN
+    elif opens(w, GENEVE) and has_port(w.rules.geneve_ports, port):
+        kind = GENEVE
+    else:
         return OTHER_PORT
-    size = cursor_u16(&c)
-    cursor_skip(&c, 2)
-    if c.failed:
+    size = cursor_u16(&w.c)
+    cursor_skip(&w.c, 2)
+    if w.c.failed:
         return TRANSPORT_HEADER
-    if size < 8:
+    if size < 8 or not bound(w, size - 8):
         return UDP_LENGTH
-    size -= 8
-    room = cursor_left(&c)
-    if size > room:
-        if size > room + beyond:
-            return UDP_LENGTH
-        packet.cut = True
-    packet.wire_payload = <uint16_t>size
-    packet.payload_length = size if size < room else room
-    if c.pos > 0xFFFF:
+    memset(&inner, 0, sizeof(Inner))
+    opening = vxlan_open(&w.c, &inner) if kind == VXLAN else geneve_open(&w.c, &inner)
+    if opening != OPEN:
+        return TUNNEL_HEADER if opening == BROKEN else OTHER_PORT
+    return enter(w, &inner, True)
+
+
+cdef inline int payload_found(Walk* w) noexcept nogil:
+    """All that is left is payload."""
+    cdef Packet* packet = w.packet
+    packet.payload_length = cursor_left(&w.c)
+    packet.wire_payload = <uint16_t>(packet.payload_length + w.beyond)
+    packet.cut = w.beyond != 0
+    if w.c.pos > 0xFFFF:
         return IP_EXTENSION
-    packet.payload_offset = <uint16_t>c.pos
+    packet.payload_offset = <uint16_t>w.c.pos
     return DNS
 
 
-cdef extern from "mix.h" nogil:
-    uint64_t fold_multiply(uint64_t a, uint64_t b)
+cdef inline int udp_decode(Walk* w) noexcept nogil:
+    cdef Packet* packet = w.packet
+    cdef uint32_t size
+    cdef int protocol
+    packet.source_port = cursor_u16(&w.c)
+    packet.destination_port = cursor_u16(&w.c)
+    if w.c.failed:
+        return TRANSPORT_HEADER
+    protocol = protocol_of(w.rules, packet.source_port, packet.destination_port)
+    if protocol < 0:
+        return udp_tunnel(w)
+    packet.protocol = <uint8_t>protocol
+    size = cursor_u16(&w.c)
+    cursor_skip(&w.c, 2)
+    if w.c.failed:
+        return TRANSPORT_HEADER
+    if size < 8 or not bound(w, size - 8):
+        return UDP_LENGTH
+    return payload_found(w)
 
 
-cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t seed) noexcept nogil:
-    """A hash of the 5-tuple that is the same in both directions.
-
-    Each endpoint is hashed by itself, then both in the order of their hashes; adding or xoring the
-    fields would put whole subnets on one worker.  The seed is secret, so that a stranger can't
-    choose flows that all meet on one worker.
-    """
-    cdef uint64_t a, b, low
-    cdef uint64_t[4] words
-    cdef uint32_t[2] v4
-    cdef const uint8_t* addresses = frame + packet.addresses_offset
-    if packet.family == 4:
-        memcpy(v4, addresses, 8)
-        a = fold_multiply((<uint64_t>v4[0] << 16 | packet.source_port) ^ seed,
-                          0x9E3779B97F4A7C15ULL)
-        b = fold_multiply((<uint64_t>v4[1] << 16 | packet.destination_port) ^ seed,
-                          0x9E3779B97F4A7C15ULL)
+cdef int tcp_decode(Walk* w) noexcept nogil:
+    """RFC 9293, section 3.1."""
+    cdef Packet* packet = w.packet
+    cdef const uint8_t* p
+    cdef uint32_t header, missing
+    cdef int protocol
+    packet.source_port = cursor_u16(&w.c)
+    packet.destination_port = cursor_u16(&w.c)
+    if w.c.failed:
+        return TRANSPORT_HEADER
+    protocol = protocol_of(w.rules, packet.source_port, packet.destination_port)
+    if protocol < 0:
+        return OTHER_PORT
+    packet.protocol = <uint8_t>protocol
+    packet.tcp_sequence = cursor_u32(&w.c)
+    packet.tcp_acknowledgement = cursor_u32(&w.c)
+    p = cursor_take(&w.c, 8)
+    if p == NULL:
+        return TCP_HEADER
+    packet.tcp_flags = p[1]
+    header = (p[0] >> 4) * 4
+    if header < 20:
+        return TCP_HEADER
+    header -= 20
+    if header > cursor_left(&w.c):
+        missing = header - cursor_left(&w.c)
+        if missing > w.beyond:
+            return TCP_HEADER
+        w.beyond -= missing                     # the options are cut: no payload is there
+        w.c.pos = w.c.end
     else:
-        memcpy(words, addresses, 32)
-        a = fold_multiply(words[0] ^ seed, words[1] ^ 0xD6E8FEB86659FD93ULL)
-        a = fold_multiply(a ^ packet.source_port, 0x9E3779B97F4A7C15ULL ^ seed)
-        b = fold_multiply(words[2] ^ seed, words[3] ^ 0xD6E8FEB86659FD93ULL)
-        b = fold_multiply(b ^ packet.destination_port, 0x9E3779B97F4A7C15ULL ^ seed)
-    low = a if a < b else b
-    return fold_multiply(low ^ 0xE7037ED1A0B428DBULL, (a ^ b ^ low) ^ seed ^ packet.transport)
+        cursor_skip(&w.c, header)
+    return payload_found(w)
+
+
+cdef int other_decode(Walk* w) noexcept nogil:
+    """IP that carries neither UDP nor TCP: a tunnel, or ICMP."""
+    cdef Packet* packet = w.packet
+    cdef Inner inner
+    cdef Quoted quoted
+    cdef int opening
+    if packet.transport == (ICMP if packet.family == 4 else ICMP_6):
+        if (icmp_quotes(&w.c, packet.family == 6, &quoted)
+                and protocol_of(w.rules, quoted.source_port, quoted.destination_port) >= 0):
+            return ICMP_ERROR
+        return OTHER_TRANSPORT
+    if not may_be_ours(w, packet.transport):
+        return OTHER_TRANSPORT
+    memset(&inner, 0, sizeof(Inner))
+    if packet.transport == PROTOCOL_GRE:
+        opening = gre_open(&w.c, &inner)
+        if not opens(w, inner.kind):
+            return OTHER_TRANSPORT
+        if opening != OPEN:
+            return TUNNEL_HEADER if opening == BROKEN else OTHER_TRANSPORT
+    else:
+        inner.kind = IP_IN_IP
+        inner.next = IPV4 if packet.transport == PROTOCOL_IPV4 else IPV6
+    return enter(w, &inner, True)
+
+
+cdef inline int transport_decode(Walk* w) noexcept nogil:
+    if w.packet.transport == UDP:
+        return udp_decode(w)
+    if w.packet.transport == TCP:
+        return tcp_decode(w)
+    return other_decode(w)
+
+
+# --- the walk ------------------------------------------------------------------------------------
+
+cdef inline int walk(Walk* w) noexcept nogil:
+    cdef int fate
+    while True:
+        fate = link_layer(w)
+        if fate != GO_ON:
+            return fate
+        fate = ipv4_decode(w) if w.next == IPV4 else ipv6_decode(w)
+        if fate != GO_ON:
+            return fate
+        fate = transport_decode(w)
+        if fate != GO_ON:
+            return fate
+
+
+cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
+                       const Rules* rules, Packet* packet, Layer* layers,
+                       Fragment* piece) noexcept nogil:
+    """Decode frame[0:caplen], of `length` bytes on the wire.  Returns a Fate; the packet, and
+    packet.layers of the layers, are whole only if that is DNS; the piece is there if it is
+    FRAGMENT."""
+    cdef Walk w
+    cdef int fate
+    w.c = cursor_over(frame, 0, caplen)
+    w.beyond = UNKNOWN if caplen < length else 0
+    w.next = ETHERNET
+    w.ethertype = 0
+    w.all_tags = 0
+    w.packet = packet
+    w.layers = layers
+    w.piece = piece
+    w.rules = rules
+    memset(packet, 0, sizeof(Packet))
+    if linktype != 1:
+        fate = rare_link(&w, linktype)
+        if fate != GO_ON:
+            return fate
+    return walk(&w)
+
+
+cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
+                       uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
+                       Fragment* piece) noexcept nogil:
+    """Go on behind the IP header of a datagram that came in pieces: its payload is at
+    frame[start:caplen], and what is before it, and the packet and the layers, are of its first
+    piece, as packet_decode left them.  `length` is that of the frame before it was cut to caplen;
+    no header outside the payload knows it.  Returns a Fate, as packet_decode does."""
+    cdef Walk w
+    cdef int fate = GO_ON, i
+    w.c = cursor_over(frame, start, caplen)
+    w.beyond = length - caplen
+    w.next = NOTHING
+    w.ethertype = 0
+    w.all_tags = packet.tags
+    for i in range(packet.layers):
+        w.all_tags += layers[i].tags
+    w.packet = packet
+    w.layers = layers
+    w.piece = piece
+    w.rules = rules
+    packet.transport = protocol
+    if packet.family == 6:
+        fate = extensions_decode(&w, protocol)
+    if fate == GO_ON:
+        fate = transport_decode(&w)
+    return walk(&w) if fate == GO_ON else fate
+
+
+cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
+                         const Layer* layers, const Fragment* piece) noexcept nogil:
+    """Does the first piece of a datagram show already that it can't be ours?  It is read as the
+    beginning of a datagram of which the rest was not captured."""
+    cdef Packet inner = packet[0]
+    cdef Layer[MAX_TUNNELS] around
+    cdef Fragment smaller
+    cdef uint32_t end = piece.payload_offset + piece.payload_length
+    cdef int fate
+    memcpy(around, layers, packet.layers * sizeof(Layer))
+    fate = packet_resume(frame, piece.payload_offset, end, end + 0x10000, piece.protocol, rules,
+                         &inner, around, &smaller)
+    return fate == OTHER_PORT or fate == OTHER_TRANSPORT or fate == ICMP_ERROR

@@ -14,6 +14,12 @@ from gazer.topology import CAPTURE, FIRST_WORKER, SINK, Topology
 # Fates of frames that were understood and are no DNS; all others but `dns` are not decoded.
 NOT_DNS = ("other_port", "other_transport", "other_protocol", "icmp_error", "filtered")
 
+# What becomes of a piece of a datagram that never is whole (capture's counters).
+PIECES = (
+    "foreign", "duplicate_pieces", "overlapping", "bad_pieces", "expired_pieces", "evicted_pieces",
+    "waiting_pieces",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -46,10 +52,24 @@ class Account:
         """All of them."""
         return sum(self.others().values())
 
+    def messages(self) -> int:
+        """DNS messages, from datagrams and from streams."""
+        return self.workers["datagrams"] + self.workers["stream_messages"]
+
+    def one_way(self) -> int:
+        """Messages that no reply belongs to."""
+        return self.workers["one_way_queries"] + self.workers["one_way_replies"]
+
+    def pieces(self) -> dict[str, int]:
+        """Pieces of datagrams (frames) that did not become part of one, by reason."""
+        return {name.removesuffix("_pieces"): self.capture[name] for name in PIECES}
+
     def undecoded(self) -> dict[str, int]:
         """Frames that could not be decoded, by reason; the reasons that occurred."""
         reasons = {
-            name: self.capture[f"fate.{name}"] for name in FATES[1:] if name not in NOT_DNS
+            name: self.capture[f"fate.{name}"]
+            for name in FATES[1:]
+            if name not in NOT_DNS and name != "fragment"
         }
         return {name: n for name, n in reasons.items() if n}
 
@@ -70,14 +90,24 @@ class Account:
         events = w["transactions"] + w["records"]
         yield from _balance("frames read", c["frames"], {
             "delivered": c["delivered"], "not DNS": self.not_dns(), "not decoded": undecoded,
-            "dropped": c["ring_dropped"],
+            "fragments": c["fate.fragment"], "dropped": c["ring_dropped"],
+        })
+        yield from _balance("fragments", c["fate.fragment"], {
+            "joined": c["joined"], **self.pieces(),
         })
         yield from _balance("frames delivered", c["delivered"], {"taken by workers": w["frames"]})
         yield from _balance("frames of workers", w["frames"], {
+            "datagrams": w["datagrams"], "segments": w["segments"],
+        })
+        yield from _balance("octets in segments", w["octets"], {
+            "of messages": w["octets_framed"], "sent again": w["octets_old"],
+            "skipped": w["octets_skipped"], "waiting": w["octets_buffered"],
+        })
+        yield from _balance("messages", self.messages(), {
             "queries": w["queries"], "replies": w["replies"], "discarded": discarded,
         })
         yield from _balance("queries", w["queries"], {
-            "opened": w["opened"], "repeated": w["repeated"],
+            "opened": w["opened"], "repeated": w["repeated"], "one_way": w["one_way_queries"],
         })
         yield from _balance("opened", w["opened"], {
             "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
@@ -85,10 +115,12 @@ class Account:
         })
         yield from _balance("replies", w["replies"], {
             "success": w["success"], "duplicates": w["duplicates"], "no_query": w["no_query"],
+            "further": w["further"], "one_way": w["one_way_replies"],
+            "of transfers begun": w["continuations"],
         })
-        yield from _balance("transactions", w["transactions"], {
+        yield from _balance("transactions", w["transactions"] + w["transferring"], {
             "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
-            "no_query": w["no_query"],
+            "no_query": w["no_query"], "further_reply": w["further"], "one_way": self.one_way(),
         })
         yield from _balance("events made", events, {"merged": self.sink["events"]})
         for number, output in enumerate(self.outputs):
@@ -109,19 +141,37 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
     line = f"{_count(c['frames'], 'frame')} read: {c['delivered']} DNS"
     line += f", {account.not_dns()} not DNS{_reasons(account.others())}"
     line += f", {sum(undecoded.values())} not decoded{_reasons(undecoded)}"
+    if c["fate.fragment"]:
+        line += f", {_count(c['fate.fragment'], 'fragment')}"
     if c["ring_dropped"]:
         line += f", {c['ring_dropped']} dropped"
     yield line
+    if c["fate.fragment"]:
+        rest = {name: n for name, n in account.pieces().items() if n}
+        line = f"{_count(c['fate.fragment'], 'fragment')}: {c['joined']} joined"
+        line += f" ({_count(c['datagrams'], 'datagram')} put together)"
+        yield line + "".join(f", {n} {name}" for name, n in rest.items())
+    if w["segments"]:
+        line = f"{_count(w['segments'], 'TCP segment')}: {_count(w['stream_messages'], 'message')}"
+        line += f" on {_count(w['streams_opened'], 'connection')}"
+        line += f"; {w['octets_framed']} octets of messages"
+        more = {"sent again": w["octets_old"], "skipped": w["octets_skipped"]}
+        yield line + "".join(f", {n} {name}" for name, n in more.items() if n)
     discarded, malformed = account.anomalies("discarded"), account.anomalies("malformed")
-    line = f"{_count(w['frames'], 'message')}: {_count(w['queries'], 'query', 'queries')}"
+    line = f"{_count(account.messages(), 'message')}: {_count(w['queries'], 'query', 'queries')}"
     line += f" ({w['repeated']} repeated), {_count(w['replies'], 'reply', 'replies')}"
-    line += f" ({_count(w['duplicates'], 'duplicate')})"
+    line += f" ({_count(w['duplicates'], 'duplicate')}"
+    if w["continuations"]:
+        line += f", {w['continuations']} continuing a zone transfer"
+    line += ")"
     line += f", {sum(discarded.values())} unreadable{_reasons(discarded)}"
     if malformed:
         line += f"; of the readable {sum(malformed.values())} malformed{_reasons(malformed)}"
     yield line
     line = f"{_count(w['transactions'], 'transaction')}: {w['success']} success"
     line += f", {w['no_reply'] + w['evicted']} no_reply, {w['no_query']} no_query"
+    if account.one_way() or w["further"]:
+        line += f", {account.one_way()} one_way, {w['further']} further_reply"
     yield line + (f"; {_count(w['records'], 'record')}" if config.events.records else "")
     for output, counts in zip(config.outputs, account.outputs, strict=True):
         name = "standard output" if output.path == "-" else output.path
@@ -138,13 +188,6 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
 def _remarks(account: Account) -> Iterator[str]:
     """What an operator should know about this run besides the figures."""
     c, w = account.capture, account.workers
-    unread = [
-        _count(c[f"fate.{fate}"], what)
-        for what, fate in (("IP fragment", "fragment"),)
-        if c[f"fate.{fate}"]
-    ]
-    if unread:
-        yield f"DNS in {' and '.join(unread)} was not read: what they carried is missing here"
     if c["clock_jumps"]:
         yield f"the capture's time jumped {_times(c['clock_jumps'])}"
     if c["bad_time"]:
@@ -158,6 +201,26 @@ def _remarks(account: Account) -> Iterator[str]:
         yield (
             f"{_count(w['negative_latency'], 'reply', 'replies')} {are} older than their query:"
             " no latency there"
+        )
+    if w["incomplete"]:
+        n = w["incomplete"]
+        yield f"{_count(n, 'zone transfer')} {_were(n)} not seen to the end: `complete` is false"
+    if w["gaps"] or w["broken_messages"]:
+        yield (
+            f"{_count(w['gaps'], 'hole')} in TCP streams: "
+            f"{_count(w['broken_messages'], 'message')} lost there or broken off"
+        )
+    if w["streams_evicted"]:
+        n = w["streams_evicted"]
+        yield (
+            f"limit reached: {_count(n, 'TCP connection')} {_were(n)} forgotten early"
+            " (streams.max_streams, max_bytes)"
+        )
+    if c["evicted_pieces"]:
+        n = c["evicted_pieces"]
+        yield (
+            f"limit reached: {_count(n, 'fragment')} {_were(n)} thrown away unjoined"
+            " (fragments.max_datagrams, max_bytes)"
         )
     if w["evicted"]:
         yield (

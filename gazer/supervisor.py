@@ -30,7 +30,7 @@ from types import FrameType
 from gazer.child import CLOSED, ERROR, FAULT, READY, Boot
 from gazer.config import Config
 from gazer.counters import Slot, ledger_create
-from gazer.errors import ProcessError
+from gazer.errors import ConfigError, ProcessError
 from gazer.ring import Ring
 from gazer.segment import PREFIX, Segment, new_token, sweep
 from gazer.topology import FIRST_WORKER, SINK, Part, Topology
@@ -52,6 +52,11 @@ def run(config: Config, *, pid_file: str | None = None) -> int:
     Raises GazerError for what keeps it from starting.
     """
     _hold_standard_descriptors()
+    if config.capture.filter:
+        from gazer.capture.filter import filter_problem     # here: it loads libpcap
+
+        if problem := filter_problem(config.capture.filter):
+            raise ConfigError(problem)
     with contextlib.ExitStack() as stack:
         holder = None
         if pid_file is not None:

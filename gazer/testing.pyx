@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from gazer.atomics cimport load_acquire
 from gazer.capture.source cimport (
     SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
-from gazer.entry cimport FORMATS, EventHeader, FrameEntry
+from gazer.entry cimport FORMATS, EventHeader, FrameEntry, frame_offset
 from gazer.ring cimport (
     ENTRY_DATA, ENTRY_PADDING, RING_HEADER, Consumer, Producer, Ring, RingHeader,
     bell_wait, ring_claim, ring_commit, ring_consumer_awake, ring_consumer_sleeps, ring_mark,
@@ -497,7 +497,7 @@ def frame_entry(bytes payload not None):
         "caplen": entry.caplen, "linktype": entry.linktype,
         "source_port": entry.packet.source_port,
         "destination_port": entry.packet.destination_port,
-        "frame": payload[sizeof(FrameEntry):],
+        "frame": payload[frame_offset(&entry):],
     }
 
 

@@ -75,6 +75,7 @@ cdef char* put_u64(char* w, uint64_t v) noexcept nogil      # up to 20 bytes
 cdef char* put_u16(char* w, uint16_t v) noexcept nogil      # up to 5 bytes; faster
 cdef char* put_digits(char* w, uint32_t v, int width) noexcept nogil   # exactly `width`
 cdef char* put_ipv4(char* w, const uint8_t* a) noexcept nogil   # 4 bytes in, up to 15 out
+cdef char* put_ip(char* w, const uint8_t* a, int family) noexcept nogil     # of either family
 cdef char* put_ipv6(char* w, const uint8_t* a) noexcept nogil   # 16 bytes in, up to 45 out
 cdef char* put_ddd(char* w, uint8_t b) noexcept nogil       # \DDD: exactly 4 bytes
 cdef char* put_hex(char* w, const uint8_t* p, uint32_t n) noexcept nogil   # 2n bytes, lower case

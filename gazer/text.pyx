@@ -152,3 +152,7 @@ cdef char* put_hex(char* w, const uint8_t* p, uint32_t n) noexcept nogil:
         w[2 * i] = HEX[p[i] >> 4]
         w[2 * i + 1] = HEX[p[i] & 15]
     return w + 2 * n
+
+
+cdef char* put_ip(char* w, const uint8_t* a, int family) noexcept nogil:
+    return put_ipv4(w, a) if family == 4 else put_ipv6(w, a)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gazer import __version__, check, cli
-from gazer.config import Config, from_mapping, load
+from gazer.capture.bpf import kernel_filter
+from gazer.config import Capture, Config, Tunnels, from_mapping, load
 from gazer.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,13 +229,18 @@ def test_check_shows_what_would_run(config, tmp_path):
     )
     done = gazer("check", "-c", path, "-r", str(capture), "-")
     assert (done.returncode, done.stderr) == (0, "")
+    kernel = kernel_filter(Capture(ports=(53, 5353)), Tunnels())
     assert (
         done.stdout
         == f"""\
 sensor        é
 input         {capture}
               standard input
+kernel filter {kernel}
 dns           ports 53, 5353; frames up to 256KiB
+tunnels       mpls, pppoe, gre, erspan, vxlan (UDP 4789), geneve (UDP 6081), ip; 4 levels at most
+fragments     at most 4096 datagrams waiting in 16MiB, for 30s
+streams       at most 65536 connections, 256KiB kept of each and 128MiB of all; forgotten after 5m
 processes     6: supervisor, capture, 3 workers, sink
 rings         3 frame rings and 3 event rings of 2MiB each
 shared memory 12 MiB, and a few pages for headers and counters
@@ -247,6 +253,47 @@ output        text to standard output
     )
     # It only looked.
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pcap", "c.yaml"]
+
+
+def test_check_shows_filters_and_what_is_opened():
+    config = from_mapping(
+        {
+            "capture": {"filter": "net 10.0.0.0/8", "mdns": True, "llmnr": True},
+            "tunnels": {
+                "decode": ["gre", "vxlan", "geneve"], "max_depth": 1,
+                "vxlan_ports": [4789, 8472], "geneve_ports": [],
+            },
+            "fragments": {"max_datagrams": 1, "max_bytes": "1MiB", "timeout": "90s"},
+        }
+    )  # fmt: skip
+    lines = dict(line.split("  ", 1) for line in check.outline(config) if "  " in line)
+    assert lines["filter"].strip() == "net 10.0.0.0/8"
+    assert lines["dns"].strip() == (
+        "ports 53; mDNS on 5353; LLMNR on 5355; frames up to 256KiB"
+    )
+    assert lines["tunnels"].strip() == (
+        "gre, vxlan (UDP 4789, 8472), geneve (UDP no port); 1 level at most"
+    )
+    assert lines["fragments"].strip() == "at most 1 datagram waiting in 1MiB, for 90s"
+    (kernel,) = (line for line in check.outline(config) if line.startswith("kernel filter "))
+    assert kernel.startswith("kernel filter (net 10.0.0.0/8) and (")
+    assert "port 53 or port 4789 or port 5353 or port 5355 or port 8472" in kernel
+    config = from_mapping({"tunnels": {"decode": []}})
+    assert "tunnels       none is opened; VLAN tags are read" in check.outline(config)
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_filter_that_is_none_is_told_before_anything_starts(config, tmp_path, command):
+    output = tmp_path / "out"
+    path = config(
+        f"capture: {{filter: prot 53}}\noutputs: [{{type: text, path: {output}}}]\n"
+    )
+    done = gazer(command, "-c", path, "-r", "tests/captures/vlan.pcap")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "gazer: capture.filter: can't parse filter expression: syntax error\n"
+    )
+    assert "valid" not in done.stdout and not output.exists()
 
 
 def test_check_tells_each_obstacle(config, tmp_path):

@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer import event
+from gazer.packet import ENCAPSULATIONS
 from gazer.workers import doors
 from tests.oracle import build
 
 TEXT, JSON, PACK, PACK_TIME = range(4)
 NS = 10**9
-STATUS = ("success", "no_reply", "no_query")
 
 FIELDS = {f.name: f for f in event.TX}
 NESTED = {f.name: f for f in event.RECORD_OF_TX}
 FLAT = {f.name: f for f in event.RECORD}
 EDNS = {f.name: f for f in event.EDNS}
+TUNNELS = {f.name: f for f in event.TUNNELS}
 TYPES = {"string": str, "integer": int, "float": float, "map": dict, "list": list, "boolean": bool}
 
 
@@ -62,7 +63,7 @@ def check(out: dict[int, bytes], full: bool, records: bool) -> dict:
     # The one layout: what json.dumps would write, but for the zeros that end a number.
     raw = json.loads(body, parse_float=lambda s: RawNumber(s))
     assert dump(raw) == body
-    assert tag == (event.TAG_RECORD if records else event.TAG_TX)
+    assert tag in [event.tag_of(p, "record" if records else "tx") for p in event.PROTOCOLS]
     whole = json.loads(out[JSON])
     assert whole.pop("tag") == tag
     exact = whole.pop("time")
@@ -81,7 +82,10 @@ def check(out: dict[int, bytes], full: bool, records: bool) -> dict:
             fields_of(one, NESTED, full, f"{side}.")
         if side in record.get("edns", {}):
             fields_of(record["edns"][side], EDNS, full, "edns.")
-    assert set(record.get("malformed", {})) <= {"query", "reply"}
+    for one in record.get("tunnels", ()):
+        fields_of(one, TUNNELS, full, "tunnels.")
+    for name in ("malformed", "dso"):
+        assert set(record.get(name, {})) <= {"query", "reply"}
     return record
 
 
@@ -135,6 +139,9 @@ def messages(draw, reply: bool) -> bytes:
     counts = [len(questions), *map(len, sections)]
     counts[3] += draw(st.sampled_from([0, 0, 0, 1]))
     flags = draw(numbers16) & 0x7FFF | (0x8000 if reply else 0)
+    if draw(st.integers(0, 9)) == 0:
+        return dso(*draw(st.lists(st.tuples(numbers16, st.binary(max_size=300)), max_size=9)),
+                   reply=reply)
     return (build.header(1, flags, counts) + b"".join(questions) + b"".join(
         r for section in sections for r in section) + draw(st.sampled_from([b"", b"", b"?"])))
 
@@ -149,20 +156,45 @@ sensors = st.one_of(st.just("sensor-1"), st.text(min_size=1, max_size=60).filter
 
 
 @st.composite
+def levels(draw) -> dict:
+    """One level of encapsulation."""
+    level = {"type": draw(st.sampled_from(ENCAPSULATIONS))}
+    if draw(st.booleans()):
+        level["id"] = draw(numbers32)
+    if draw(st.booleans()):
+        v6 = draw(st.booleans())
+        for end in ("source", "destination"):
+            level[end] = draw(addresses.filter(lambda a: (":" in a) == v6))
+    return level
+
+
+def dso(*values: tuple[int, bytes], reply: bool = False, id: int = 7) -> bytes:
+    """A DSO message (RFC 8490) of these TLVs."""
+    return build.header(id, 0xB000 if reply else 0x3000, (0, 0, 0, 0)) + b"".join(
+        kind.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data for kind, data in values)
+
+
+@st.composite
 def exchanges(draw) -> dict:
-    status = draw(st.sampled_from(STATUS))
+    status = draw(st.sampled_from(event.STATUSES))
+    one_sided = {"no_reply": "query", "no_query": "reply", "further_reply": "reply",
+                 "one_way": draw(st.sampled_from(["query", "reply"]))}.get(status)
     v6 = draw(st.booleans())
     family = addresses.filter(lambda a: (":" in a) == v6)
     query_time = draw(times)
     return {
-        "query": None if status == "no_query" else draw(messages(False)),
-        "reply": None if status == "no_reply" else draw(messages(True)),
+        "query": None if one_sided == "reply" else draw(messages(False)),
+        "reply": None if one_sided == "query" else draw(messages(True)),
         "client": draw(family), "client_port": draw(numbers16), "server": draw(family),
         "server_port": draw(numbers16), "ident": draw(numbers16), "status": status,
         "vlan": draw(st.lists(st.integers(0, 4095), max_size=16)), "query_time": query_time,
         "reply_time": draw(st.one_of(times.filter(lambda t: abs(t - query_time) < 2**53),
                                      st.integers(0, 60 * NS).map(lambda d: query_time + d))),
-        "repeats": draw(numbers16),
+        "repeats": draw(numbers16), "transport": draw(st.sampled_from([6, 17])),
+        "protocol": draw(st.sampled_from(event.PROTOCOLS)),
+        "tunnels": draw(st.one_of(st.just([]), st.lists(levels(), max_size=8))),
+        "transfer": draw(st.one_of(st.none(), st.none(), st.tuples(
+            st.booleans(), *[st.integers(0, 2**64 - 1)] * 3))),
     }
 
 
@@ -188,9 +220,16 @@ def test_every_form_of_any_exchange(x, full, sensor, max_size):
         assert found.get("omitted", 0) == omitted
         assert found["sensor"] == sensor
         assert found.get("vlan", []) == x["vlan"]
+        assert found["proto"] == {6: "tcp", 17: "udp"}[x["transport"]]
+        assert found.get("tunnels", []) == [
+            {name: value if name in ("id", "type") else text_of(value)
+             for name, value in level.items()} for level in x["tunnels"]]
+        assert tuple(found[n] for n in ("complete", "messages", "records", "bytes")
+                     if n in found) == (x["transfer"] or ())
         assert found.get("retransmits") == (None if x["query"] is None else x["repeats"])
         both = x["query"] is not None and x["reply"] is not None
         assert ("latency" in found) == (both and x["reply_time"] >= x["query_time"])
+    assert out[TEXT].split(b"\t")[1].decode() == event.tag_of(x["protocol"], "tx")
     # The time of the event is the reply's, without one the query's.
     moment = x["query_time"] if x["reply"] is None else x["reply_time"]
     assert unpack(out[PACK])[1] == moment // NS
@@ -209,6 +248,15 @@ def test_every_form_of_any_exchange(x, full, sensor, max_size):
             if full and events:
                 assert got["ts_ns"] == x[f"{side}_time"]
                 assert got.get("vlan_path") == (".".join(map(str, x["vlan"])) or None)
+                assert got.get("tunnel_path") == (", ".join(map(path, x["tunnels"])) or None)
+
+
+def path(level: dict) -> str:
+    """A level as record events have it."""
+    text = level["type"] + (f" {level['id']}" if "id" in level else "")
+    if "source" in level:
+        text += f" {text_of(level['source'])}>{text_of(level['destination'])}"
+    return text
 
 
 def text_of(address: str) -> str:
@@ -258,6 +306,57 @@ def test_the_whole_line_of_the_readme():
         '{"data": "23.100.102.231", "name": "bf-pro-front.cloudapp.net.", "section": "answer", '
         '"type": "A"}], "reply_ts": 1444531212.643494, "server_addr": "210.196.3.183", '
         '"server_port": 53, "status": "success", "tx_id": 23904}\n')
+
+
+def one(query=None, reply=None, *, full=True, records=False, **more):
+    """The fields of one event, or of the first record's."""
+    writer = doors.Writer(full=full, formats=range(4))
+    events, _ = writer.events(query=query, reply=reply, **ENDS, records=records, **more)
+    return check(events[0], full, records)
+
+
+def test_an_update_has_sections_of_its_own():
+    """RFC 2136, section 2: zone, prerequisite, update, additional; in either detail."""
+    name = build.labels("www", "example")
+    wire = (build.header(1, 0x2800, (1, 1, 1, 1)) + build.question(build.labels("example"), 6)
+            + build.record(name, 255, b"", rdclass=255) + build.record(name, 1, bytes(4))
+            + build.record(b"\0", 41, b"", rdclass=1232))
+    for full in (False, True):
+        found = one(wire, status="no_reply", full=full)
+        assert [r["section"] for r in found["query"]] == [
+            "zone", "prerequisite", "update", "additional"]
+    assert one(wire, status="no_reply", records=True)["section"] == "zone"
+
+
+def test_mdns_class_bits():
+    """RFC 6762, sections 5.4 and 10.2: the class is shown without its top bit."""
+    wire = (build.header(0, 0x8400, (1, 1, 0, 0)) + build.question(build.labels("a", "local"),
+                                                                   1, 0x8001)
+            + build.record(b"\xc0\x0c", 1, b"\xc0\0\2\1", rdclass=0x8001))
+    found = one(reply=wire, status="one_way", protocol="mdns")
+    question, answer = found["reply"]
+    assert (question["class"], question["unicast"]) == ("IN", True) and "flush" not in question
+    assert (answer["class"], answer["flush"], answer["data"]) == ("IN", True, "192.0.2.1")
+    assert one(reply=wire, status="one_way", protocol="mdns", records=True)["unicast"] is True
+    plain = one(reply=wire, status="no_query")
+    assert [r["class"] for r in plain["reply"]] == ["CLASS32769"] * 2
+    classic = one(reply=wire, status="one_way", protocol="mdns", full=False)
+    assert set(classic["reply"][1]) == {"data", "name", "section", "type"}
+
+
+def test_a_dso_message():
+    found = one(dso((1, bytes.fromhex("00003a9800003a98")), (3, b"\0\0")),
+                dso((1, bytes(8)), reply=True), transport=6)
+    assert found["dso"] == {"query": "KEEPALIVE 00003a9800003a98, PADDING 0000",
+                            "reply": "KEEPALIVE 0000000000000000"}
+    assert found["opcode"] == "DSO" and "malformed" not in found
+    assert "dso" not in one(dso((1, bytes(8))), status="no_reply", full=False)
+
+
+def test_vlan_ids_where_only_the_scope_is_known():
+    """Of a connection that came in VXLAN and is ended by another's segment: the VNI is no VLAN."""
+    assert one(QUERY, status="no_reply", vlan=(5, 6), vnis=(42,))["vlan"] == [5, 6]
+    assert "vlan" not in one(QUERY, status="no_reply", vnis=(42, 43))
 
 
 @pytest.mark.parametrize("address", [

@@ -18,13 +18,32 @@ from gazer.summary import Account
 from gazer.workers import doors
 from gazer.workers.encode import Encoder
 from gazer.workers.engine import Engine
+from gazer.workers.stream import Streams
 from gazer.workers.transaction import Transactions
+from gazer.workers.transfer import Transfers
 from tests.oracle import build, compare
 from tests.oracle.events import Rules, expected
 
 NS = 10**9
 START = 1444531212 * NS
 CLIENT, SERVER = "192.0.2.1", "198.51.100.53"
+
+
+def engine_of(rings, slot, rules: Rules, **limits) -> Engine:
+    """An engine between two rings; `limits` of its tables."""
+    of = {"max_pending": rules.max_pending or 1000, "max_bytes": 1 << 20, "max_streams": 1000,
+          "stream_bytes": 1 << 22, "max_transfers": 100, **limits}
+    return Engine(
+        frame_ring=rings[0], event_ring=rings[1], bell=-1, capture_bell=-1, sink_bell=-1, slot=slot,
+        table=Transactions(max_pending=of["max_pending"], max_bytes=of["max_bytes"],
+                           window=round(rules.duplicate_window * NS), seed=0x5EED),
+        transfers=Transfers(max_transfers=of["max_transfers"], max_bytes=of["stream_bytes"],
+                            budget=262144, seed=0x5EED),
+        streams=Streams(max_streams=of["max_streams"], max_bytes=of["stream_bytes"],
+                        max_bytes_each=262144, timeout=300 * NS, seed=0x5EED),
+        encoder=Encoder(full=rules.detail == "full", formats=[0], max_size=262144,
+                        sensor=rules.sensor),
+        records=rules.records, timeout=round(rules.timeout * NS))
 
 
 class Run:
@@ -40,15 +59,7 @@ class Run:
         self.feed = doors.FrameRing(self.rings[0])
         self.sink = doors.EventRing(self.rings[1])
         self.clock, self.sequence, self.taken, self.fates = 0, 0, 0, []
-        self.engine = Engine(
-            frame_ring=self.rings[0], event_ring=self.rings[1], bell=-1, capture_bell=-1,
-            sink_bell=-1, slot=self.slot,
-            table=Transactions(
-                max_pending=rules.max_pending or 1000, max_bytes=1 << 20,
-                window=round(rules.duplicate_window * NS), seed=0x5EED),
-            encoder=Encoder(full=rules.detail == "full", formats=[0], max_size=262144,
-                            sensor=rules.sensor),
-            records=rules.records, timeout=round(rules.timeout * NS))
+        self.engine = engine_of(self.rings, self.slot, rules)
         for frame in frames:
             self.put(*frame)
         if end:
@@ -343,12 +354,7 @@ def test_a_query_larger_than_the_table():
     frames += [(1, build.frame(build.udp(CLIENT, 4000, SERVER, 53, query))),
                (2, tell("big.example."))]
     done = Run(frames, end=False)
-    small = Engine(
-        frame_ring=done.rings[0], event_ring=done.rings[1], bell=-1, capture_bell=-1, sink_bell=-1,
-        slot=done.slot, table=Transactions(max_pending=10, max_bytes=0, window=NS, seed=1),
-        encoder=Encoder(full=False, formats=[0], max_size=262144, sensor="s"), records=False,
-        timeout=60 * NS)
-    done.engine = small
+    done.engine = engine_of(done.rings, done.slot, Rules(), max_pending=10, max_bytes=0)
     done.finish()
     assert done.statuses == ["no_reply", "no_reply", "success", "no_reply"]
     assert done.counts["evicted"] == 2 and done.counts["malformed.trailing"] == 1
@@ -430,11 +436,7 @@ def test_a_damaged_ring_is_said_to_be():
     feed.put(ask(), 1, START, START)
     feed.mark(START, 2)
     memory[1024 + 8 + 24:1024 + 8 + 28] = b"\xff\xff\xff\x7f"       # FrameEntry.caplen
-    engine = Engine(
-        frame_ring=ring, event_ring=done.rings[1], bell=-1, capture_bell=-1, sink_bell=-1,
-        slot=done.slot, table=Transactions(max_pending=10, max_bytes=0, window=NS, seed=1),
-        encoder=Encoder(full=False, formats=[0], max_size=262144, sensor="s"), records=False,
-        timeout=60 * NS)
+    engine = engine_of([ring, done.rings[1]], done.slot, Rules())
     assert engine.run() == "corrupt"
 
 

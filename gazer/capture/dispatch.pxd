@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from gazer.capture.fragments cimport Fragments
 from gazer.capture.source cimport Frame, Source
 from gazer.counters cimport Slot
-from gazer.packet cimport Packet, Ports
+from gazer.packet cimport Decoding, Fragment, Layer, Packet
 from gazer.ring cimport Producer
 
 cdef enum:
@@ -29,14 +30,17 @@ cdef class Dispatcher:
     cdef int workers
     cdef Slot slot
     cdef uint64_t* counters
-    cdef Ports ports
+    cdef Decoding decoding
+    cdef Fragments fragments
     cdef uint64_t seed
     cdef uint64_t sequence
-    cdef uint32_t snaplen
     cdef int bell
     cdef int policy
     cdef Clock clock
 
     cdef uint8_t* room(self, int worker, uint32_t n) noexcept nogil
     cdef void publish(self, bint wake) noexcept nogil
+    cdef int join(self, Frame* frame, Packet* packet, Layer* layers,
+                  Fragment* piece) noexcept nogil
+    cdef void count_pieces(self) noexcept nogil
     cdef int pump(self, Source source) noexcept nogil

@@ -1,5 +1,6 @@
 from collections.abc import Iterable, Sequence
 
+from gazer.capture.fragments import Fragments
 from gazer.capture.source import Source
 from gazer.counters import Slot
 from gazer.ring import Ring
@@ -15,6 +16,13 @@ class Dispatcher:
         ports: Iterable[int],
         seed: int,
         live: bool = ...,
+        fragments: Fragments | None = ...,
+        mdns: bool = ...,
+        llmnr: bool = ...,
+        decode: Iterable[str] = ...,
+        max_depth: int = ...,
+        vxlan_ports: Iterable[int] = ...,
+        geneve_ports: Iterable[int] = ...,
     ) -> None: ...
     def run(self, source: Source) -> str: ...
     def end(self) -> None: ...

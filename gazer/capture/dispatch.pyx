@@ -1,20 +1,30 @@
-"""Capture's hot loop; see dispatch.pxd and ARCHITECTURE.md, "Capture" and "Order".
+"""Capture's hot loop; see dispatch.pxd and ARCHITECTURE.md, "From frame to worker" and "Order".
 
-Each frame gets its number and the sensor clock, is decoded as far as its ports, and goes to the
-ring of the worker that its flow belongs to.  Entries are published in batches, and the watermark
-with them, to all rings: "nothing before this clock and number will follow".
+Each frame gets its number and the sensor clock, is decoded as far as its innermost ports, and goes
+to the ring of the worker that this flow belongs to.  Entries are published in batches, and the
+watermark with them, to all rings: "nothing before this clock and number will follow".
+
+A frame that is a piece of an IP datagram waits with the others (fragments.pyx).  The frame that
+makes the datagram whole stands for all of them: it goes on with its own number and time, and the
+datagram's bytes.  What comes of that is its fate; the others have the fate `fragment`.  A datagram
+may hold a tunnel with a piece of another datagram in it, and so on; that ends, since each level
+counts against max_depth, and so does each IPv6 fragment header against MAX_EXTENSIONS.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from gazer.capture.fragments cimport FRAGMENT_COUNTS, FRAGMENT_WHOLE, Fragments, Joined
 from gazer.capture.source cimport (
     FRAME_BAD_TIME, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
 from gazer.counters cimport (
-    C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED, C_SNAPPED,
-    C_WAITS, RUNNING, WAITING, Slot)
+    C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED,
+    C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, RUNNING, WAITING, Slot)
 from gazer.entry cimport FrameEntry
-from gazer.packet cimport DNS, Packet, Ports, flow_hash, packet_decode
+from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.packet cimport (
+    DNS, FRAGMENT, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
+    packet_foreign, packet_resume)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
     ring_producer_sleeps, ring_publish, ring_wake_consumer)
@@ -58,17 +68,28 @@ cdef inline bint clock_advance(Clock* clock, int64_t time) noexcept nogil:
     return True
 
 
+assert C_WAITING_PIECES - C_DATAGRAMS + 1 == FRAGMENT_COUNTS
+
+
 cdef class Dispatcher:
     """Shares out the frames of one run.
 
     `rings` and `bells`: the frame ring and the bell of each worker; `bell`: our own; `ports`:
-    UDP ports that carry DNS; `seed`: secret of the flow hash; `live`: drop instead of wait.
+    ports that carry DNS; `seed`: secret of the flow hash; `live`: drop instead of wait;
+    `fragments`: the table of datagrams in pieces (default: one with the configuration's defaults);
+    `tunnels`: the other rules of Decoding.
     """
 
-    def __init__(self, *, rings, bells, int bell, Slot slot, ports, seed, live=False):
+    def __init__(self, *, rings, bells, int bell, Slot slot, ports, seed, live=False,
+                 Fragments fragments=None, **tunnels):
         cdef Ring ring
         if not 0 < len(rings) <= MAX_WORKERS or len(rings) != len(bells):
             raise ValueError("one ring and one bell for each of 1 to 64 workers")
+        self.decoding = Decoding(ports, **tunnels)
+        if fragments is None:
+            fragments = Fragments(max_datagrams=4096, max_bytes=1 << 24, timeout=30 * SECOND,
+                                  seed=seed)
+        self.fragments = fragments
         self.rings = list(rings)
         self.workers = len(rings)
         for i, (ring, worker_bell) in enumerate(zip(rings, bells, strict=True)):
@@ -76,7 +97,6 @@ cdef class Dispatcher:
         self.bell = bell
         self.slot = slot
         self.counters = slot.counters
-        self.ports = Ports(ports)
         self.seed = seed
         self.policy = DROP if live else WAIT
 
@@ -98,6 +118,7 @@ cdef class Dispatcher:
     def end(self):
         """No frame will follow."""
         cdef int i
+        self.count_pieces()
         for i in range(self.workers):
             ring_publish(&self.producers[i])
             ring_mark(&self.producers[i], MARK_END, self.sequence + 1)
@@ -114,7 +135,11 @@ cdef class Dispatcher:
         cdef Frame frame
         cdef FrameEntry* entry
         cdef Packet packet
+        cdef Layer[MAX_TUNNELS] layers
+        cdef Fragment piece
+        cdef const Rules* rules = &self.decoding.rules
         cdef uint8_t* to
+        cdef uint32_t size, head
         cdef int result = PUMP_TURN, fate, worker, rounds, _
         for rounds in range(ROUNDS):
             self.slot.beat()
@@ -135,8 +160,10 @@ cdef class Dispatcher:
                     frame.flags |= FRAME_BAD_TIME
                 if frame.flags & FRAME_BAD_TIME:
                     self.counters[C_BAD_TIME] += 1
-                fate = packet_decode(frame.data, frame.caplen, frame.length, frame.linktype,
-                                     self.ports.bits, &packet)
+                fate = packet_decode(frame.data, frame.caplen, frame.length, frame.linktype, rules,
+                                     &packet, layers, &piece)
+                if fate == FRAGMENT:
+                    fate = self.join(&frame, &packet, layers, &piece)
                 if fate != DNS:
                     self.counters[C_FATE + fate] += 1
                     continue
@@ -144,7 +171,11 @@ cdef class Dispatcher:
                 if self.workers > 1:
                     worker = <int>(((flow_hash(frame.data, &packet, self.seed) >> 32)
                                     * <uint64_t>self.workers) >> 32)
-                to = self.room(worker, sizeof(FrameEntry) + frame.caplen)
+                head = sizeof(FrameEntry)
+                if packet.layers:
+                    head += packet.layers * <uint32_t>sizeof(Layer)
+                size = head + frame.caplen
+                to = self.room(worker, size)
                 if to == NULL:
                     self.counters[C_RING_DROPPED] += 1
                     continue
@@ -155,16 +186,55 @@ cdef class Dispatcher:
                 entry.caplen = frame.caplen
                 entry.linktype = <uint32_t>frame.linktype
                 entry.packet = packet
-                memcpy(to + sizeof(FrameEntry), frame.data, frame.caplen)
-                ring_commit(&self.producers[worker], sizeof(FrameEntry) + frame.caplen)
+                if packet.layers:
+                    memcpy(to + sizeof(FrameEntry), layers, packet.layers * sizeof(Layer))
+                    self.counters[C_TUNNELLED] += 1
+                memcpy(to + head, frame.data, frame.caplen)
+                ring_commit(&self.producers[worker], size)
                 self.counters[C_DELIVERED] += 1
             # A worker without work is not woken for each watermark, only now and then.
             self.publish(rounds == ROUNDS - 1)
         return PUMP_TURN
 
+    cdef int join(self, Frame* frame, Packet* packet, Layer* layers,
+                  Fragment* piece) noexcept nogil:
+        """A frame that is a piece: keep it, or go on with the datagram that it made whole, whose
+        bytes take the place of the frame's.  Returns the frame's fate."""
+        cdef uint8_t[MAX_SCOPE] scope
+        cdef Joined* joined = &self.fragments.joined
+        cdef const Rules* rules = &self.decoding.rules
+        cdef bint cut = frame.caplen < frame.length, foreign
+        cdef uint32_t n
+        cdef int fate = FRAGMENT
+        while fate == FRAGMENT:
+            n = packet_scope(frame.data, frame.caplen, packet, layers, scope)
+            foreign = piece.offset == 0 and packet_foreign(frame.data, rules, packet, layers, piece)
+            if self.fragments.add(frame.data, frame.caplen, piece, packet, layers, scope, n,
+                                  foreign, self.clock.now) != FRAGMENT_WHOLE:
+                break
+            frame.data = joined.frame
+            frame.caplen = joined.caplen
+            frame.length = joined.length
+            packet[0] = joined.packet
+            memcpy(layers, joined.layers, packet.layers * sizeof(Layer))
+            fate = packet_resume(joined.frame, joined.head_length, joined.caplen, joined.length,
+                                 joined.protocol, rules, packet, layers, piece)
+        if frame.caplen < frame.length and not cut:
+            self.counters[C_SNAPPED] += 1
+        self.count_pieces()
+        return fate
+
+    cdef void count_pieces(self) noexcept nogil:
+        """Bring the ledger up to date with the fragments' own account."""
+        cdef int i
+        self.fragments.expire(self.clock.now)
+        for i in range(FRAGMENT_COUNTS):
+            self.counters[C_DATAGRAMS + i] = self.fragments.counts[i]
+
     cdef void publish(self, bint wake) noexcept nogil:
         """Publish to all rings, and the watermark: the next frame comes after this one."""
         cdef int i
+        self.count_pieces()
         for i in range(self.workers):
             ring_publish(&self.producers[i])
             ring_mark(&self.producers[i], self.clock.now, self.sequence + 1)

@@ -12,10 +12,9 @@ of their sign.
 
 from libc.stdio cimport FILE
 from pylibpcap.pcap cimport (
-    bpf_program, bpf_u_int32, pcap_activate, pcap_close, pcap_compile, pcap_create, pcap_datalink,
-    pcap_datalink_val_to_name, pcap_freecode, pcap_geterr, pcap_lib_version, pcap_open_dead,
-    pcap_pkthdr, pcap_set_immediate_mode, pcap_set_promisc, pcap_set_snaplen, pcap_set_timeout,
-    pcap_setfilter, pcap_setnonblock, pcap_snapshot, pcap_stat, pcap_t, u_char,
+    bpf_insn, bpf_u_int32, pcap_activate, pcap_create, pcap_datalink, pcap_datalink_val_to_name,
+    pcap_lib_version, pcap_pkthdr, pcap_set_immediate_mode, pcap_set_promisc, pcap_set_snaplen,
+    pcap_set_timeout, pcap_setnonblock, pcap_snapshot, pcap_stat, pcap_t, u_char,
 )
 
 ctypedef void (*pcap_callback)(u_char* user, const pcap_pkthdr* header,
@@ -42,3 +41,18 @@ cdef extern from "pcap.h" nogil:
     int pcap_get_tstamp_precision(pcap_t* p)
     int pcap_get_selectable_fd(pcap_t* p)
     const char* pcap_statustostr(int status)
+
+    void pcap_close(pcap_t* p)
+    char* pcap_geterr(pcap_t* p)
+
+    const bpf_u_int32 PCAP_NETMASK_UNKNOWN
+    struct bpf_program:
+        unsigned int bf_len
+        bpf_insn* bf_insns
+    pcap_t* pcap_open_dead(int linktype, int snaplen)
+    int pcap_compile(pcap_t* p, bpf_program* program, const char* text, int optimize,
+                     bpf_u_int32 netmask)
+    void pcap_freecode(bpf_program* program)
+    int pcap_setfilter(pcap_t* p, bpf_program* program)
+    int pcap_offline_filter(const bpf_program* program, const pcap_pkthdr* header,
+                            const u_char* data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gazer.capture.dispatch import Dispatcher
 from gazer.capture.files import open_source
+from gazer.capture.fragments import Fragments
 from gazer.child import FAULT, Boot, Child, run
 from gazer.config.kinds import printable
 from gazer.errors import InputError
@@ -22,14 +23,28 @@ def capture(child: Child) -> None:
     files behind it are read all the same.
     """
     boot = child.boot
-    workers = Topology.of(boot.config).workers
+    config = boot.config
+    workers = Topology.of(config).workers
     dispatcher = Dispatcher(
         rings=[child.ring(f"frames{i}") for i in range(workers)],
         bells=[boot.bells[FIRST_WORKER + i] for i in range(workers)],
         bell=boot.bell,
         slot=child.slot,
-        ports=boot.config.capture.ports,
         seed=boot.seed,
+        ports=config.capture.ports,
+        mdns=config.capture.mdns,
+        llmnr=config.capture.llmnr,
+        decode=config.tunnels.decode,
+        max_depth=config.tunnels.max_depth,
+        vxlan_ports=config.tunnels.vxlan_ports,
+        geneve_ports=config.tunnels.geneve_ports,
+        fragments=Fragments(
+            max_datagrams=config.fragments.max_datagrams,
+            max_bytes=config.fragments.max_bytes,
+            timeout=config.fragments.timeout_ns,
+            seed=boot.seed,
+            snaplen=config.capture.snaplen,
+        ),
     )
     unread = [printable(path) for path in boot.config.capture.files]
     while unread and not child.slot.draining:

@@ -184,8 +184,9 @@ class Fragments:
         "without a new piece leaves and is counted.",
     )  # fmt: skip
     max_bytes: int = key(
-        "max_bytes", 16 * MIB, Size(256 * KIB, GIB),
-        "How much memory they may take; the same happens at this limit.",
+        "max_bytes", 16 * MIB, Size(512 * KIB, GIB),
+        "How much memory they may take, one that is put together included; the same happens at "
+        "this limit. The least holds one datagram of any size.",
     )  # fmt: skip
     timeout_ns: int = key(
         "timeout", 30 * SECOND, Duration(MS, HOUR),
@@ -209,8 +210,14 @@ class Streams:
     )  # fmt: skip
     max_bytes: int = key(
         "max_bytes", 128 * MIB, Size(MIB, TIB),
-        "How much may be kept of all connections, zone transfers included, all workers together; "
-        "at the limit the connection longest without a segment leaves.",
+        "How much may be kept of all connections, all workers together, a quarter of it for zone "
+        "transfers; at the limit the connection longest without a segment leaves, or the transfer "
+        "longest without a message ends.",
+    )  # fmt: skip
+    max_transfers: int = key(
+        "max_transfers", 1024, Whole(1, 100_000),
+        "How many zone transfers may be under way at once, all workers together; at the limit the "
+        "one longest without a message ends, with `complete: false`.",
     )  # fmt: skip
     timeout_ns: int = key(
         "timeout", 5 * MINUTE, Duration(MS, 24 * HOUR),
@@ -442,12 +449,13 @@ def _limit_problems(config: Config) -> list[tuple[str, str]]:
             "streams.max_streams",
             f"{streams.max_streams} is less than one for each of {workers} workers",
         ))  # fmt: skip
-    if streams.max_bytes < workers * streams.max_bytes_each:
+    least = workers * max(2 * streams.max_bytes_each, MIB)
+    if streams.max_bytes < least:
         found.append((
             "streams.max_bytes",
             f"{show_size(streams.max_bytes)} is too small: each of {workers} workers needs room "
-            f"for one connection (streams.max_bytes_each is {show_size(streams.max_bytes_each)}), "
-            f"so at least {show_size(workers * streams.max_bytes_each)}",
+            f"for one connection (streams.max_bytes_each is {show_size(streams.max_bytes_each)}) "
+            f"and one zone transfer, so at least {show_size(least)}",
         ))  # fmt: skip
     if streams.timeout_ns < limits.timeout_ns:
         found.append((

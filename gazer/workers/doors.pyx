@@ -12,22 +12,27 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT
                          mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
-from gazer.entry cimport FORMATS, EventHeader, FrameEntry
-from gazer.packet cimport DNS, Packet, Ports, flow_hash, packet_decode
+from gazer.entry cimport FORMATS, EventHeader, FrameEntry, frame_offset
+from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.packet cimport (
+    DNS, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, packet_decode)
 from gazer.ring cimport (
     MARK_END, Consumer, Producer, Ring, ring_claim, ring_commit, ring_mark, ring_poll, ring_publish,
     ring_release)
 from gazer.text cimport Text
 from gazer.workers.encode cimport Encoder, Exchange
 from gazer.workers.message cimport (
-    QUESTION, Message, message_decode, message_free, message_opcode, message_rcode,
+    QUESTION, Message, message_append, message_decode, message_free, message_opcode, message_rcode,
     message_setup)
 from gazer.workers.question cimport question_equal, question_hash
-from gazer.workers.transaction cimport CELL, Key, Transactions
+from gazer.workers.outer cimport Outer, outer_length
+from gazer.workers.transaction cimport CELL, Key, Pending, Transactions
 
 import ipaddress
+import sys
 
-from gazer.packet import FATES
+from gazer.event import STATUSES
+from gazer.packet import ENCAPSULATIONS, FATES, PROTOCOLS_OF_DNS
 from gazer.workers.anomaly import NAMES
 from gazer.workers.encode import entry_room
 
@@ -37,7 +42,6 @@ cdef enum:
     ROOM = 1 << 18              # of a guarded place: more than any frame
 
 SECTION_NAMES = ("question", "answer", "authority", "additional")
-STATUSES = ("success", "no_reply", "no_query")
 
 
 cdef class Guarded:
@@ -68,38 +72,79 @@ cdef Guarded PLACE = Guarded()
 
 # --- packets -------------------------------------------------------------------------------------
 
-def packet(bytes frame, int linktype=1, length=None, ports=(53,)):
-    """What packet_decode finds, as a dict; `length` is the frame's on the wire."""
+cdef tuple vids(bytes frame, uint32_t offset, int count):
+    return tuple((frame[offset + 4 * i] << 8 | frame[offset + 4 * i + 1]) & 0xFFF
+                 for i in range(count))
+
+
+cdef tuple ends(bytes frame, uint32_t offset, int family):
+    """(source, destination)"""
+    size = 4 if family == 4 else 16
+    return tuple(str(ipaddress.ip_address(frame[at:at + size])) for at in (offset, offset + size))
+
+
+def packet(bytes frame, int linktype=1, length=None, ports=(53,), **rules):
+    """What packet_decode finds, as a dict; `length` is the frame's on the wire, `rules` are those
+    of Decoding.  Only a packet has more than its fate, and a piece has `piece`."""
     cdef Packet p
-    cdef Ports set_ = Ports(ports)
+    cdef Layer[MAX_TUNNELS] around
+    cdef Fragment piece
+    cdef uint8_t[MAX_SCOPE] scope
+    cdef Decoding decoding = Decoding(ports, **rules)
     cdef const uint8_t* data = PLACE.put(frame)
     cdef uint32_t wire = len(frame) if length is None else length
-    fate = FATES[packet_decode(data, len(frame), wire, linktype, set_.bits, &p)]
+    cdef int i
+    fate = FATES[packet_decode(data, len(frame), wire, linktype, &decoding.rules, &p, around,
+                               &piece)]
+    if fate == "fragment":
+        source, destination = ends(frame, piece.addresses_offset, piece.family)
+        return {"fate": fate, "piece": {
+            "src": source, "dst": destination, "protocol": piece.protocol, "id": piece.id,
+            "offset": piece.offset, "more": bool(piece.more), "cut": bool(piece.cut),
+            "head": piece.head_length,
+            "payload": frame[piece.payload_offset:piece.payload_offset + piece.payload_length]}}
     if fate != "dns":
         return {"fate": fate}
-    size = 4 if p.family == 4 else 16
-    ends = frame[p.addresses_offset:p.addresses_offset + 2 * size]
-    tags = frame[p.tags_offset:]
-    return {
+    layers = []
+    for i in range(p.layers):
+        layer = {"type": ENCAPSULATIONS[around[i].kind],
+                 "vlan": vids(frame, around[i].tags_offset, around[i].tags)}
+        if around[i].has_id:
+            layer["id"] = around[i].id
+        if around[i].family:
+            layer["src"], layer["dst"] = ends(frame, around[i].addresses_offset, around[i].family)
+        layers.append(layer)
+    source, destination = ends(frame, p.addresses_offset, p.family)
+    n = packet_scope(data, len(frame), &p, around, scope)
+    found = {
         "fate": fate,
+        "protocol": PROTOCOLS_OF_DNS[p.protocol],
         "transport": p.transport,
-        "vlan": tuple(int.from_bytes(tags[4 * i:4 * i + 2], "big") & 0xFFF for i in range(p.tags)),
+        "vlan": vids(frame, p.tags_offset, p.tags),
+        "layers": layers,
+        "scope": (<const uint8_t*>scope)[:n],
         "cut": bool(p.cut),
-        "src": str(ipaddress.ip_address(ends[:size])),
+        "src": source,
         "sport": p.source_port,
-        "dst": str(ipaddress.ip_address(ends[size:])),
+        "dst": destination,
         "dport": p.destination_port,
         "payload": frame[p.payload_offset:p.payload_offset + p.payload_length],
         "length": p.wire_payload,
     }
+    if p.transport == 6:
+        found["tcp"] = {"seq": p.tcp_sequence, "ack": p.tcp_acknowledgement, "flags": p.tcp_flags}
+    return found
 
 
-def flow(bytes frame, uint64_t seed=0, int linktype=1, ports=(53,)):
+def flow(bytes frame, uint64_t seed=0, int linktype=1, ports=(53,), **rules):
     """The hash of the frame's flow; ValueError if it is no DNS packet."""
     cdef Packet p
-    cdef Ports set_ = Ports(ports)
+    cdef Layer[MAX_TUNNELS] around
+    cdef Fragment piece
+    cdef Decoding decoding = Decoding(ports, **rules)
     cdef const uint8_t* data = PLACE.put(frame)
-    if packet_decode(data, len(frame), len(frame), linktype, set_.bits, &p) != DNS:
+    if packet_decode(data, len(frame), len(frame), linktype, &decoding.rules, &p, around,
+                     &piece) != DNS:
         raise ValueError("no DNS packet")
     return flow_hash(data, &p, seed)
 
@@ -133,11 +178,16 @@ cdef class Reader:
         assert t.escapes == text.count(b'"') + text.count(b"\\"), (text, t.escapes)
         return text.decode("ascii")
 
-    def read(self, bytes wire, bint cut=False):
-        """The message as a dict."""
+    def read(self, bytes wire, bint cut=False, *, uint8_t protocol=0, further=()):
+        """The message as a dict; `further` are messages whose answers are appended to it."""
         cdef uint32_t i
+        self.m.protocol = protocol
         self.decode(wire, cut)
         m = &self.m
+        for other in further:
+            message_append(m, self.place.put(other), len(other))
+            assert m.arena.used <= m.arena.capacity and m.room <= m.budget
+            assert m.records_read <= m.capacity
         records = []
         for i in range(m.records_read):
             r = &m.records[i]
@@ -159,6 +209,7 @@ cdef class Reader:
             "id": m.id, "flags": m.flags, "counts": tuple(m.counts[i] for i in range(SECTIONS)),
             "anomaly": NAMES[m.anomaly], "readable": bool(m.readable), "plain": bool(m.plain),
             "question_end": m.question_end, "records": records, "omitted": m.omitted,
+            "tops": [m.records[i].top for i in range(m.records_read)], "dso": self.text(&m.dso),
             "room": m.room, "edns": edns, "rcode": message_rcode(m), "opcode": message_opcode(m),
         }
 
@@ -197,15 +248,34 @@ cdef class Reader:
 
 # --- the table -----------------------------------------------------------------------------------
 
+cdef bytes scope_bytes(vlan, vnis=()):
+    """VLAN ids and VNIs as outer.pxd describes a scope."""
+    return (b"".join(int(tag).to_bytes(2, "big") for tag in vlan)
+            + b"".join((0x80000000 | vni).to_bytes(4, "big") for vni in vnis))
+
+
+cdef bytes outer_bytes(vlan, tunnels):
+    """An Outer of VLAN ids and levels: maps of type, id, source, destination."""
+    levels = []
+    for level in tunnels:
+        ends = [ipaddress.ip_address(level[end]) for end in ("source", "destination")
+                if end in level]
+        levels.append(bytes([ENCAPSULATIONS.index(level["type"]), ends[0].version if ends else 0,
+                             "id" in level])
+                      + int(level.get("id", 0)).to_bytes(4, sys.byteorder)
+                      + b"".join(end.packed for end in ends))
+    return bytes([len(vlan)]) + scope_bytes(vlan) + bytes([len(levels)]) + b"".join(levels)
+
+
 cdef Key make_key(Transactions table, parts):
     cdef Key key
     client, client_port, server, server_port, ident, vlan = parts
     a, b = ipaddress.ip_address(client), ipaddress.ip_address(server)
-    tags = b"".join(int(tag).to_bytes(2, "big") for tag in vlan)
+    tags = scope_bytes(vlan)
     packed = a.packed + b.packed + tags
     key.family = a.version
     key.transport = 17
-    key.tags = len(vlan)
+    key.scope = len(tags)
     key.client_port = client_port
     key.server_port = server_port
     key.id = ident
@@ -234,12 +304,21 @@ cdef class Table:
     def has_room(self, length):
         return bool(self.table.has_room(length))
 
-    def add(self, key, bytes wire, sequence, clock=0, time=0, size=None):
+    def add(self, key, bytes wire, sequence, clock=0, time=0, size=None, tunnels=()):
         cdef Key k = make_key(self.table, key)
+        cdef Outer outer
+        cdef Pending* p
+        outer.length = 0
+        if tunnels:
+            packed = outer_bytes(key[5], tunnels)
+            outer.length = len(packed)
+            memcpy(outer.bytes, <const char*>packed, len(packed))
         self.reader.decode(wire, False)
-        assert self.table.has_room(len(wire))
-        self.table.add(&k, <uint32_t>self.hash(), self.reader.m.wire, len(wire),
-                       len(wire) if size is None else size, 0, clock, sequence, time)
+        assert self.table.has_room(len(wire) + outer.length)
+        p = self.table.add(&k, <uint32_t>self.hash(), &outer if tunnels else NULL,
+                           self.reader.m.wire, len(wire), clock, sequence, time)
+        if size is not None:
+            p.size = size
 
     def find(self, key, bytes wire):
         """The number (a place, not a sequence) of what waits for this message; 0: none."""
@@ -255,6 +334,11 @@ cdef class Table:
 
     def query(self, index):
         return self.table.query(index)[:self.table.at(index).wire_length]
+
+    def outer(self, index):
+        """The outer identity that it came with, as bytes; None: no tunnel."""
+        cdef const uint8_t* bytes_ = self.table.outer(index)
+        return None if bytes_ == NULL else bytes_[:outer_length(bytes_)]
 
     def order(self):
         """The sequences that wait, from the oldest on; the chain is followed both ways."""
@@ -313,20 +397,30 @@ cdef class Writer:
 
     def events(self, *, query=None, reply=None, client, client_port, server, server_port, ident,
                vlan=(), status="success", query_time=0, reply_time=0, repeats=0, records=False,
-               clock=0, sequence=0, query_size=None, reply_size=None):
+               clock=0, sequence=0, query_size=None, reply_size=None, transport=17,
+               protocol="dns", vnis=(), tunnels=(), transfer=None):
         """The tx event, or with `records` those of the one message: for each event a dict of
-        format number -> bytes.  Also returns what the encoder says was omitted."""
+        format number -> bytes.  Also returns what the encoder says was omitted.
+
+        `tunnels`: levels as maps, and then `vlan` tells of all levels; `transfer`: (complete,
+        messages, records, bytes)."""
         cdef Exchange x
         cdef uint32_t i, planned
         memset(&x, 0, sizeof(x))
         a, b = ipaddress.ip_address(client), ipaddress.ip_address(server)
         ends = a.packed + b.packed
-        tags = b"".join(int(tag).to_bytes(2, "big") for tag in vlan)
+        scope = scope_bytes(vlan, vnis)
+        outer = outer_bytes(vlan, tunnels)
         x.addresses = <const uint8_t*><const char*>ends
-        x.tags = <const uint8_t*><const char*>tags
+        x.scope = <const uint8_t*><const char*>scope
+        x.scope_length = len(scope)
+        x.outer = <const uint8_t*><const char*>outer if tunnels else NULL
         x.family = a.version
-        x.transport = 17
-        x.tag_count = len(vlan)
+        x.transport = transport
+        x.protocol = PROTOCOLS_OF_DNS.index(protocol)
+        if transfer is not None:
+            x.transfer = True
+            x.complete, x.messages, x.records, x.bytes = transfer
         x.client_port = client_port
         x.server_port = server_port
         x.id = ident
@@ -334,6 +428,7 @@ cdef class Writer:
         x.query_time = query_time
         x.reply_time = reply_time
         x.repeats = repeats
+        self.query.m.protocol = self.reply.m.protocol = x.protocol
         if query is not None:
             self.query.decode(query, False)
             x.query = &self.query.m
@@ -393,23 +488,27 @@ cdef class FrameRing:
 
     cdef Ring ring
     cdef Producer producer
-    cdef Ports ports
+    cdef Decoding decoding
 
-    def __init__(self, Ring ring, ports=(53,)):
+    def __init__(self, Ring ring, ports=(53,), **rules):
         self.ring = ring
         self.producer = ring.producer(-1)
-        self.ports = Ports(ports)
+        self.decoding = Decoding(ports, **rules)
 
     def put(self, bytes frame, uint64_t sequence, uint64_t clock, int64_t time, length=None,
             int linktype=1):
         """Decode the frame and put it into the ring; its fate."""
         cdef Packet p
         cdef FrameEntry* entry
+        cdef Layer[MAX_TUNNELS] around
+        cdef Fragment piece
         cdef uint32_t wire = len(frame) if length is None else length
-        cdef uint32_t size = sizeof(FrameEntry) + len(frame)
+        cdef uint32_t size
         cdef const uint8_t* data = <const uint8_t*><const char*>frame
-        fate = packet_decode(data, len(frame), wire, linktype, self.ports.bits, &p)
+        fate = packet_decode(data, len(frame), wire, linktype, &self.decoding.rules, &p, around,
+                             &piece)
         if fate == DNS:
+            size = sizeof(FrameEntry) + p.layers * sizeof(Layer) + len(frame)
             entry = <FrameEntry*>ring_claim(&self.producer, size)
             if entry == NULL:
                 raise BufferError("the ring is full")
@@ -419,7 +518,8 @@ cdef class FrameRing:
             entry.caplen = len(frame)
             entry.linktype = linktype
             entry.packet = p
-            memcpy(<uint8_t*>entry + sizeof(FrameEntry), data, len(frame))
+            memcpy(<uint8_t*>entry + sizeof(FrameEntry), around, p.layers * sizeof(Layer))
+            memcpy(<uint8_t*>entry + frame_offset(entry), data, len(frame))
             ring_commit(&self.producer, size)
         return FATES[fate]
 

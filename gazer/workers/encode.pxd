@@ -8,14 +8,19 @@ cdef enum Status:
     SUCCESS = 0
     NO_REPLY
     NO_QUERY
+    ONE_WAY                     # a message that no reply belongs to
+    FURTHER_REPLY               # another host's reply to a multicast query
+    STATUSES
 
 cdef struct Exchange:
     # What an event tells of: a query with its reply, or one of them, or one message's records.
     const uint8_t* addresses    # client's, then server's
-    const uint8_t* tags         # VLAN ids, two bytes each, network order
+    const uint8_t* outer        # outer identity (outer.pxd); NULL: it came in no tunnel
+    const uint8_t* scope        # ... which is then all VLAN ids, two octets each
+    uint8_t scope_length        # octets
     uint8_t family
     uint8_t transport
-    uint8_t tag_count
+    uint8_t protocol            # Protocol
     uint16_t client_port
     uint16_t server_port
     uint16_t id
@@ -25,8 +30,13 @@ cdef struct Exchange:
     int64_t query_time
     int64_t reply_time
     uint32_t query_size
-    uint32_t reply_size
+    uint64_t reply_size
     uint32_t repeats
+    bint transfer               # `reply` is a zone transfer's; the rest tells of all its messages
+    bint complete
+    uint64_t messages
+    uint64_t records
+    uint64_t bytes
 
 
 cdef class Encoder:
@@ -49,7 +59,8 @@ cdef class Encoder:
 
     cdef void set_date(self, int64_t second) noexcept nogil
     cdef uint32_t fit(self, const Message* m, uint32_t room) noexcept nogil
-    cdef char* frame_begin(self, int format, char* w, int kind, int64_t time) noexcept nogil
+    cdef char* frame_begin(self, int format, char* w, const char* tag,
+                           int64_t time) noexcept nogil
     cdef uint32_t finish(self, uint8_t* to, uint64_t clock, uint64_t sequence, int64_t time,
                          int kind, const Exchange* x, const Message* m,
                          const Record* r) noexcept nogil

@@ -5,7 +5,7 @@ msgpack version of them at compile time.  Keys are written in the order of their
 
 Room: `plan_tx` and `plan_record` return how much an event may take in its ring at most; the
 encoders write without further checks.  A record takes at most its texts and RECORD_ROOM
-(message.pxd) in either format; all the rest of an event is bounded by FIXED_ROOM and edns_room.
+(message.pxd) in either format; all the rest of an event is bounded by FIXED_ROOM, TUNNEL_ROOM and side_room.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,19 +13,22 @@ from libc.string cimport memcpy, strlen
 
 from gazer.entry cimport (
     EVENT_RECORD, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_TEXT, EventHeader)
-from gazer.packet cimport MAX_TAGS
-from gazer.text cimport Arena, put, put_bytes, put_digits, put_u16
+from gazer.packet cimport ENCAPSULATIONS_COUNT, MAX_TAGS, MAX_TUNNELS, TCP
+from gazer.packet cimport PROTOCOLS as PROTOCOLS_COUNT
+from gazer.text cimport Arena, put, put_bytes, put_digits, put_ip, put_u16, put_u64
 from gazer.workers.anomaly cimport OK, anomaly_name
 from gazer.workers.message cimport (
     ANSWER, AUTHORITY, FLAG_AA, FLAG_AD, FLAG_CD, FLAG_RA, FLAG_RD, FLAG_TC, QUESTION,
-    RECORD_ROOM, TYPE_OPT, Edns, Message, Record, message_opcode, message_rcode)
+    OPCODE_UPDATE, RECORD_ROOM, TYPE_OPT, Edns, Message, Record, message_opcode, message_rcode)
+from gazer.workers.outer cimport Level, outer_level, outer_levels, outer_tag, outer_tags
 from gazer.workers.rrtypes cimport ede_name, put_class, put_opcode, put_rcode, put_type
 from gazer.workers.values cimport (
     Json, Out, Pack, as_big32, list_begin, list_end, list_item, map_begin, map_end, next_key,
     pack_length, pack_uint, put_address, put_bool, put_duration, put_key, put_literal, put_port,
     put_string, put_text, put_time, put_uint)
 
-from gazer.event import TAG_RECORD, TAG_TX
+from gazer.event import PROTOCOLS, STATUSES as STATUS_NAMES, tag_of
+from gazer.packet import ENCAPSULATIONS
 
 cdef extern from "time.h" nogil:
     struct tm:
@@ -42,17 +45,47 @@ cdef enum:
     SMALLEST_EVENT = 16384              # all but the records fits, whatever a stranger sends
     SECOND = 1000000000
 
-cdef bytes _TX = TAG_TX.encode()
-cdef bytes _RECORD = TAG_RECORD.encode()
-cdef const char* TAGS[2]
-TAGS[EVENT_TX] = _TX
-TAGS[EVENT_RECORD] = _RECORD
+    TUNNEL_ROOM = MAX_TUNNELS * 192     # of all levels of a tunnel, in the longer form
+
+# The texts that C strings below point into.
+_TEXTS = [[tag_of(protocol, kind).encode() for kind in ("tx", "record")] for protocol in PROTOCOLS]
+_STATUSES = [name.encode() for name in STATUS_NAMES]
+_TUNNELS = [name.encode() for name in ENCAPSULATIONS]
+assert len(_STATUSES) == STATUSES and len(_TEXTS) == PROTOCOLS_COUNT
+
+cdef const char* TAGS[PROTOCOLS_COUNT][2]
+cdef const char* STATUS[STATUSES]
+cdef const char* TUNNEL[ENCAPSULATIONS_COUNT]
+
+
+cdef void fill_tables():
+    cdef int i
+    for i in range(PROTOCOLS_COUNT):
+        TAGS[i][EVENT_TX] = _TEXTS[i][0]
+        TAGS[i][EVENT_RECORD] = _TEXTS[i][1]
+    for i in range(STATUSES):
+        STATUS[i] = _STATUSES[i]
+    for i in range(ENCAPSULATIONS_COUNT):
+        TUNNEL[i] = _TUNNELS[i]
+
+
+fill_tables()
 
 
 # --- parts of events -----------------------------------------------------------------------------
 
-cdef inline void put_section(Out* o, int section) noexcept nogil:
-    if section == ANSWER:
+cdef inline void put_section(Out* o, int section, bint update) noexcept nogil:
+    """The section's name; an UPDATE has names of its own (RFC 2136, section 2)."""
+    if update:
+        if section == QUESTION:
+            put_literal(o, b"zone")
+        elif section == ANSWER:
+            put_literal(o, b"prerequisite")
+        elif section == AUTHORITY:
+            put_literal(o, b"update")
+        else:
+            put_literal(o, b"additional")
+    elif section == ANSWER:
         put_literal(o, b"answer")
     elif section == QUESTION:
         put_literal(o, b"question")
@@ -112,36 +145,46 @@ cdef inline void put_flags(Out* o, uint16_t flags) noexcept nogil:
     put_string(o, text, <uint32_t>(w - text) - (w != text))
 
 
-cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint full) noexcept nogil:
+cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint full,
+                            bint update) noexcept nogil:
     cdef bint question = r.section == QUESTION
     cdef bint opt = r.type == TYPE_OPT and not question
-    map_begin(o, 3 + (not question) + (full and not opt) + (full and not opt and not question))
+    cdef bint top = full and r.top
+    map_begin(o, 3 + (not question) + (full and not opt) + (full and not opt and not question)
+              + top)
     if full and not opt:
         put_key(o, b"class")
         put_class_name(o, r.klass)
     if not question:
         put_key(o, b"data")
         put_text(o, arena, &r.data)
+        if top:
+            next_key(o, b", \"flush\": ")
+            put_bool(o, True)
         next_key(o, b", \"name\": ")
     else:
         put_key(o, b"name")
     put_text(o, arena, &r.name)
     next_key(o, b", \"section\": ")
-    put_section(o, r.section)
+    put_section(o, r.section, update)
     if full and not opt and not question:
         next_key(o, b", \"ttl\": ")
         put_uint(o, r.ttl)
     next_key(o, b", \"type\": ")
     put_type_name(o, r.type)
+    if top and question:
+        next_key(o, b", \"unicast\": ")
+        put_bool(o, True)
     map_end(o)
 
 
 cdef void put_records(Out* o, const Message* m, uint32_t n, bint full) noexcept nogil:
     cdef uint32_t i
+    cdef bint update = message_opcode(m) == OPCODE_UPDATE
     list_begin(o, n)
     for i in range(n):
         list_item(o, i)
-        put_record(o, &m.arena, &m.records[i], full)
+        put_record(o, &m.arena, &m.records[i], full, update)
     list_end(o)
 
 
@@ -188,19 +231,88 @@ cdef void put_edns(Out* o, const Message* m) noexcept nogil:
     map_end(o)
 
 
-cdef uint32_t edns_room(const Message* m) noexcept nogil:
-    """What put_edns takes at most."""
-    cdef uint32_t i, n = 320
-    if m == NULL or not m.edns.present:
+cdef uint32_t side_room(const Message* m) noexcept nogil:
+    """What the query's or the reply's part of `edns` and `dso` takes at most."""
+    cdef uint32_t i, n = 0
+    if m == NULL:
         return 0
-    n += m.edns.subnet.length + m.edns.cookie.length + m.edns.nsid.length + m.edns.nsid.escapes
+    if m.dso.length:
+        n += 32 + m.dso.length
+    if not m.edns.present:
+        return n
+    n += 320 + m.edns.subnet.length + m.edns.cookie.length + m.edns.nsid.length + m.edns.nsid.escapes
     for i in range(m.edns.errors):
         n += 112 + m.edns.error_text[i].length + m.edns.error_text[i].escapes
     return n
 
 
-cdef uint16_t tag_id(const Exchange* x, int i) noexcept nogil:
-    return ((x.tags[2 * i] << 8) | x.tags[2 * i + 1]) & 0xFFF
+cdef inline uint32_t tag_count(const Exchange* x) noexcept nogil:
+    """How many VLAN ids there are, those of all levels if the outer identity is known."""
+    cdef uint32_t n = 0
+    if x.outer != NULL:
+        return outer_tags(x.outer)
+    while 2 * n < x.scope_length and x.scope[2 * n] < 0x80:     # VNIs stand behind them
+        n += 1
+    return n
+
+
+cdef inline uint16_t tag_id(const Exchange* x, uint32_t i) noexcept nogil:
+    if x.outer != NULL:
+        return outer_tag(x.outer, i)
+    return (<uint16_t>x.scope[2 * i] << 8) | x.scope[2 * i + 1]
+
+
+cdef inline void put_transport(Out* o, const Exchange* x) noexcept nogil:
+    if x.transport == TCP:
+        put_literal(o, b"tcp")
+    else:
+        put_literal(o, b"udp")
+
+
+cdef void put_tunnels(Out* o, const Exchange* x) noexcept nogil:
+    """The levels of encapsulation as maps, the outermost first."""
+    cdef uint32_t at, i, n = outer_levels(x.outer, &at)
+    cdef Level level
+    list_begin(o, n)
+    for i in range(n):
+        list_item(o, i)
+        outer_level(x.outer, &at, &level)
+        map_begin(o, 1 + level.has_id + 2 * (level.family != 0))
+        if level.family:
+            put_key(o, b"destination")
+            put_address(o, level.addresses + (4 if level.family == 4 else 16), level.family)
+        if level.has_id:
+            put_key(o, b"id")
+            put_uint(o, level.id)
+        if level.family:
+            put_key(o, b"source")
+            put_address(o, level.addresses, level.family)
+        put_key(o, b"type")
+        put_string(o, TUNNEL[level.kind], <uint32_t>strlen(TUNNEL[level.kind]))
+        map_end(o)
+    list_end(o)
+
+
+cdef void put_tunnel_path(Out* o, const Exchange* x) noexcept nogil:
+    """The same as one text: "vxlan 42 192.0.2.1>192.0.2.2, ip 10.0.0.1>10.0.0.2"."""
+    cdef char[TUNNEL_ROOM] path
+    cdef char* w = path
+    cdef uint32_t at, i
+    cdef Level level
+    for i in range(outer_levels(x.outer, &at)):
+        outer_level(x.outer, &at, &level)
+        if i:
+            w = put(w, b", ")
+        w = put_bytes(w, TUNNEL[level.kind], <uint32_t>strlen(TUNNEL[level.kind]))
+        if level.has_id:
+            w[0] = 32
+            w = put_u64(w + 1, level.id)
+        if level.family:
+            w[0] = 32
+            w = put_ip(w + 1, level.addresses, level.family)
+            w[0] = 62
+            w = put_ip(w + 1, level.addresses + (4 if level.family == 4 else 16), level.family)
+    put_string(o, path, <uint32_t>(w - path))
 
 
 # --- the two kinds of event ----------------------------------------------------------------------
@@ -214,17 +326,39 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     cdef bint r_edns = r != NULL and r.edns.present
     cdef bint q_bad = q != NULL and q.anomaly != OK
     cdef bint r_bad = r != NULL and r.anomaly != OK
+    cdef bint q_dso = q != NULL and q.dso.length > 0
+    cdef bint r_dso = r != NULL and r.dso.length > 0
     cdef bint latency = q != NULL and r != NULL and x.reply_time >= x.query_time
-    cdef int n = 6 + 2 * (q != NULL) + 2 * (r != NULL), i
+    cdef uint32_t tags = tag_count(x) if full else 0, i
+    cdef int n = 6 + 2 * (q != NULL) + 2 * (r != NULL)
     if full:
         n += (4 + 3 * (q != NULL) + 3 * (r != NULL) + (q_edns or r_edns) + (q_bad or r_bad)
-              + (e.omitted > 0) + latency + (x.tag_count > 0))
+              + (e.omitted > 0) + latency + (tags > 0) + 4 * x.transfer + (q_dso or r_dso)
+              + (x.outer != NULL))
     map_begin(o, n)
-    put_key(o, b"client_addr")
+    if full and x.transfer:
+        put_key(o, b"bytes")
+        put_uint(o, x.bytes)
+        next_key(o, b", \"client_addr\": ")
+    else:
+        put_key(o, b"client_addr")
     put_address(o, x.addresses, x.family)
     next_key(o, b", \"client_port\": ")
     put_port(o, x.client_port)
     if full:
+        if x.transfer:
+            next_key(o, b", \"complete\": ")
+            put_bool(o, x.complete)
+        if q_dso or r_dso:
+            next_key(o, b", \"dso\": ")
+            map_begin(o, q_dso + r_dso)
+            if q_dso:
+                put_key(o, b"query")
+                put_text(o, &q.arena, &q.dso)
+            if r_dso:
+                put_key(o, b"reply")
+                put_text(o, &r.arena, &r.dso)
+            map_end(o)
         if q_edns or r_edns:
             next_key(o, b", \"edns\": ")
             map_begin(o, q_edns + r_edns)
@@ -250,13 +384,16 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
                 put_key(o, b"reply")
                 put_literal(o, anomaly_name(r.anomaly))
             map_end(o)
+        if x.transfer:
+            next_key(o, b", \"messages\": ")
+            put_uint(o, x.messages)
         if e.omitted:
             next_key(o, b", \"omitted\": ")
             put_uint(o, e.omitted)
         next_key(o, b", \"opcode\": ")
         put_opcode_name(o, one)
         next_key(o, b", \"proto\": ")
-        put_literal(o, b"udp")
+        put_transport(o, x)
     if q != NULL:
         next_key(o, b", \"query\": ")
         put_records(o, q, e.shown_query, full)
@@ -272,6 +409,9 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
         if full:
             next_key(o, b", \"rcode\": ")
             put_rcode_name(o, r)
+            if x.transfer:
+                next_key(o, b", \"records\": ")
+                put_uint(o, x.records)
         next_key(o, b", \"reply\": ")
         put_records(o, r, e.shown_reply, full)
         if full:
@@ -298,16 +438,17 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     next_key(o, b", \"status\": ")
     if x.status == SUCCESS:
         put_literal(o, b"success")
-    elif x.status == NO_REPLY:
-        put_literal(o, b"no_reply")
     else:
-        put_literal(o, b"no_query")
+        put_string(o, STATUS[x.status], <uint32_t>strlen(STATUS[x.status]))
+    if full and x.outer != NULL:
+        next_key(o, b", \"tunnels\": ")
+        put_tunnels(o, x)
     next_key(o, b", \"tx_id\": ")
     put_port(o, x.id)
-    if full and x.tag_count:
+    if tags:
         next_key(o, b", \"vlan\": ")
-        list_begin(o, x.tag_count)
-        for i in range(x.tag_count):
+        list_begin(o, tags)
+        for i in range(tags):
             list_item(o, i)
             put_port(o, tag_id(x, i))
         list_end(o)
@@ -321,11 +462,12 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
     cdef bint opt = r.type == TYPE_OPT and not question
     cdef bint reply = x.reply != NULL
     cdef int64_t time = x.reply_time if reply else x.query_time
+    cdef bint top = full and r.top
+    cdef uint32_t tags = tag_count(x) if full else 0, i
     cdef char[6 * MAX_TAGS] path
     cdef char* w
-    cdef int i
     map_begin(o, 9 + (not question) + full * (
-        6 + reply + (not opt) + (not opt and not question) + (x.tag_count > 0)))
+        6 + reply + (not opt) + (not opt and not question) + (tags > 0) + (x.outer != NULL)) + top)
     if full and not opt:
         put_key(o, b"class")
         put_class_name(o, r.klass)
@@ -339,6 +481,9 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
     if full:
         next_key(o, b", \"flags\": ")
         put_flags(o, m.flags)
+    if top and not question:
+        next_key(o, b", \"flush\": ")
+        put_bool(o, True)
     next_key(o, b", \"msg_type\": ")
     if reply:
         put_literal(o, b"reply")
@@ -350,12 +495,12 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
         next_key(o, b", \"opcode\": ")
         put_opcode_name(o, m)
         next_key(o, b", \"proto\": ")
-        put_literal(o, b"udp")
+        put_transport(o, x)
         if reply:
             next_key(o, b", \"rcode\": ")
             put_rcode_name(o, m)
     next_key(o, b", \"section\": ")
-    put_section(o, r.section)
+    put_section(o, r.section, message_opcode(m) == OPCODE_UPDATE)
     if full:
         next_key(o, b", \"sensor\": ")
         if Out is Json:
@@ -374,14 +519,20 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
         if not opt and not question:
             next_key(o, b", \"ttl\": ")
             put_uint(o, r.ttl)
+        if x.outer != NULL:
+            next_key(o, b", \"tunnel_path\": ")
+            put_tunnel_path(o, x)
     next_key(o, b", \"tx_id\": ")
     put_port(o, x.id)
     next_key(o, b", \"type\": ")
     put_type_name(o, r.type)
-    if full and x.tag_count:
+    if top and question:
+        next_key(o, b", \"unicast\": ")
+        put_bool(o, True)
+    if tags:
         next_key(o, b", \"vlan_path\": ")
         w = path
-        for i in range(x.tag_count):
+        for i in range(tags):
             if i:
                 w[0] = 46
                 w += 1
@@ -459,8 +610,8 @@ cdef class Encoder:
         Records are left out from the end.  The query gives way to the reply, but keeps at least
         half of the room; a stranger's long query can't crowd out the reply.
         """
-        cdef uint32_t fixed = (FIXED_ROOM + self.sensor_length + edns_room(x.query)
-                               + edns_room(x.reply))
+        cdef uint32_t fixed = (FIXED_ROOM + self.sensor_length + side_room(x.query)
+                               + side_room(x.reply) + (TUNNEL_ROOM if x.outer != NULL else 0))
         cdef uint32_t room = self.max_size - fixed
         cdef uint32_t query = 0 if x.query == NULL else x.query.room
         cdef uint32_t reply = 0 if x.reply == NULL else x.reply.room
@@ -477,7 +628,8 @@ cdef class Encoder:
             reply = reply if reply < room - query else room - query
         return sizeof(EventHeader) + self.formats * (fixed + query + reply)
 
-    cdef char* frame_begin(self, int format, char* w, int kind, int64_t time) noexcept nogil:
+    cdef char* frame_begin(self, int format, char* w, const char* tag,
+                           int64_t time) noexcept nogil:
         """What stands before the record's map, in this format."""
         cdef int64_t second = time // SECOND
         cdef uint32_t n
@@ -487,19 +639,19 @@ cdef class Encoder:
             if format == FORMAT_TEXT:
                 memcpy(w, self.date, 19)
                 w = put(w + 19, b"+00:00\t")
-                w = put_bytes(w, TAGS[kind], strlen(TAGS[kind]))
+                w = put_bytes(w, tag, strlen(tag))
                 w[0] = 9
                 return w + 1
             w = put(w, b"{\"tag\": \"")
-            w = put_bytes(w, TAGS[kind], strlen(TAGS[kind]))
+            w = put_bytes(w, tag, strlen(tag))
             w = put(w, b"\", \"time\": \"")
             memcpy(w, self.date, 19)
             w[19] = 46
             w = put_digits(w + 20, <uint32_t>((time - second * SECOND) // 1000), 6)
             return put(w, b"Z\", ")
         w[0] = <char>0x93
-        n = <uint32_t>strlen(TAGS[kind])
-        w = put_bytes(pack_length(w + 1, n), TAGS[kind], n)
+        n = <uint32_t>strlen(tag)
+        w = put_bytes(pack_length(w + 1, n), tag, n)
         if format == FORMAT_MSGPACK:
             return pack_uint(w, <uint64_t>second)
         # Fluentd's EventTime: extension type 0, seconds and nanoseconds in 32 bits each.  It ends
@@ -536,7 +688,7 @@ cdef class Encoder:
                 header.lengths[format] = 0
                 continue
             start = w
-            w = self.frame_begin(format, w, kind, time)
+            w = self.frame_begin(format, w, TAGS[x.protocol][kind], time)
             if format == FORMAT_TEXT or format == FORMAT_JSON:
                 if format == FORMAT_JSON:
                     w -= 1              # the map's brace falls on the blank; see below
@@ -577,7 +729,8 @@ cdef class Encoder:
         """The most that the entry for record i of the exchange's one message may take."""
         cdef const Message* m = x.query if x.reply == NULL else x.reply
         return sizeof(EventHeader) + self.formats * (
-            FIXED_ROOM + self.sensor_length + m.records[i].name.length + m.records[i].name.escapes
+            FIXED_ROOM + (TUNNEL_ROOM if x.outer != NULL else 0) + self.sensor_length
+            + m.records[i].name.length + m.records[i].name.escapes
             + m.records[i].data.length + m.records[i].data.escapes + RECORD_ROOM)
 
     cdef uint32_t record(self, const Exchange* x, uint32_t i, uint8_t* to, uint64_t clock,

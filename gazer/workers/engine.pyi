@@ -1,7 +1,9 @@
 from gazer.counters import Slot
 from gazer.ring import Ring
 from gazer.workers.encode import Encoder
+from gazer.workers.stream import Streams
 from gazer.workers.transaction import Transactions
+from gazer.workers.transfer import Transfers
 
 class Engine:
     def __init__(
@@ -14,6 +16,8 @@ class Engine:
         sink_bell: int,
         slot: Slot,
         table: Transactions,
+        transfers: Transfers,
+        streams: Streams,
         encoder: Encoder,
         records: bool,
         timeout: int,

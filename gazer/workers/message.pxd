@@ -22,6 +22,8 @@ cdef enum Flag:             # in `flags`, as on the wire (RFC 1035 section 4.1.1
 cdef enum:
     HEADER = 12
     TYPE_OPT = 41
+    OPCODE_UPDATE = 5       # RFC 2136
+    OPCODE_DSO = 6          # RFC 8490
     EDNS_ERRORS = 4         # extended errors kept of a message; real ones have one or two
     RECORD_ROOM = 144       # what a record takes in an event besides its texts, at most
 
@@ -33,6 +35,8 @@ cdef struct Record:
     uint16_t type
     uint16_t klass
     uint8_t section
+    uint8_t top             # mDNS: the class's top bit was set (RFC 6762: 10.2 cache-flush of a
+                            # record, 5.4 unicast-response of a question); klass is without it
 
 
 cdef struct Edns:
@@ -63,8 +67,11 @@ cdef struct Message:
     uint32_t omitted        # well-formed, but beyond the room
     uint32_t room           # bytes that the records take in an event, at most
     Edns edns
+    Text dso                # what a stateful operation says (RFC 8490); length 0: nothing
+    # Set by the caller before a message is decoded; PROTOCOL_DNS to begin with.
+    uint8_t protocol        # Protocol, of packet.pxd
     # Set up once:
-    bint want_edns          # fill `edns`
+    bint want_edns          # fill `edns` and `dso`
     uint32_t budget         # limit of `room`
     uint32_t capacity       # of `records`
     Record* records
@@ -82,3 +89,4 @@ cdef inline uint16_t message_rcode(const Message* m) noexcept nogil:
 cdef int message_setup(Message* m, uint32_t budget, bint want_edns) except -1
 cdef void message_free(Message* m) noexcept nogil
 cdef void message_decode(Message* m, const uint8_t* wire, uint32_t length, bint cut) noexcept nogil
+cdef void message_append(Message* m, const uint8_t* wire, uint32_t length) noexcept nogil

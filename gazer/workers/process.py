@@ -8,7 +8,11 @@ from gazer.errors import ProcessError
 from gazer.topology import CAPTURE, SINK, Topology
 from gazer.workers.encode import Encoder
 from gazer.workers.engine import Engine
+from gazer.workers.stream import Streams
 from gazer.workers.transaction import Transactions
+from gazer.workers.transfer import Transfers
+
+TRANSFERS_SHARE = 4  # of streams.max_bytes, one part in so many is for zone transfers
 
 
 def main(boot: Boot) -> None:
@@ -21,6 +25,8 @@ def work(child: Child) -> None:
     boot = child.boot
     config = boot.config
     limits = config.transactions
+    streams = config.streams
+    stream_bytes = streams.max_bytes // workers
     workers = Topology.of(config).workers
     engine = Engine(
         frame_ring=child.ring(f"frames{boot.part.worker}"),
@@ -33,6 +39,19 @@ def work(child: Child) -> None:
             max_pending=max(1, limits.max_pending // workers),
             max_bytes=limits.max_pending_bytes // workers,
             window=limits.duplicate_window_ns,
+            seed=boot.seed,
+        ),
+        transfers=Transfers(
+            max_transfers=max(1, streams.max_transfers // workers),
+            max_bytes=stream_bytes // TRANSFERS_SHARE,
+            budget=config.events.max_size,
+            seed=boot.seed,
+        ),
+        streams=Streams(
+            max_streams=max(1, streams.max_streams // workers),
+            max_bytes=stream_bytes - stream_bytes // TRANSFERS_SHARE,
+            max_bytes_each=streams.max_bytes_each,
+            timeout=streams.timeout_ns,
             seed=boot.seed,
         ),
         encoder=Encoder(

@@ -1,15 +1,18 @@
 """The table of queries that wait for their reply, and the memory of those just answered.
 
-A transaction's key is client address and port, server address and port, transport, VLAN tags and
-DNS id; under one key several may wait, told apart by their question.  The table is one block of
+A transaction's key is client address and port, server address and port, transport, scope (VLAN ids
+and VNIs: what tells networks apart) and DNS id; under one key several may wait, told apart by their
+question.  The table is one block of
 cells of 128 bytes, reserved as address space at start and touched as it fills:
 
     first cell   +---------------------------+------------------------------------------+
-                 | Pending: links, times,    | addresses | tags | query, as on the wire |
-                 | ports, id, hashes (64)    | (8 or 32) | (2 n)| ... (64 in all)       |
+                 | Pending: links, times,    | addresses | scope | query, as on the     |
+                 | ports, id, hashes (64)    | (8 or 32) |       | wire ... (64 in all) |
                  +---------------------------+------------------------------------------+
     further      | more (4) | query, continued (124)                                    |
                  +----------------------------------------------------------------------+
+
+A query that came in a tunnel has its outer identity (workers/outer.pxd) between scope and query.
 
 One size of cell means that nothing fragments and that memory is exactly bounded, whatever comes.
 Transactions wait in the order of their queries (`older`, `newer`): the timeout is the same for all,
@@ -22,15 +25,16 @@ at most MAX_UNDER_KEY wait under it; then the oldest of these leaves.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from gazer.packet cimport MAX_TAGS
 from gazer.workers.message cimport Message
+from gazer.workers.outer cimport MAX_SCOPE, Outer
 
 cdef enum:
     CELL = 128
     FIRST_BYTES = 64        # of a first cell, behind Pending
     MORE_BYTES = 124        # of a further cell
     MAX_QUERY = 65535
-    FEWEST_CELLS = 1 + (MAX_QUERY + 2 * MAX_TAGS + 32 + MORE_BYTES - 1) // MORE_BYTES
+    MOST_BYTES = 65945      # of one transaction: 32 + MAX_SCOPE + MAX_OUTER + MAX_QUERY
+    FEWEST_CELLS = 533      # ... and the cells for it: 1 + ceil(MOST_BYTES / MORE_BYTES)
     MAX_UNDER_KEY = 64      # clients ask one to three questions under a key
 
 
@@ -42,9 +46,9 @@ cdef struct Key:
     uint16_t id
     uint8_t family          # 4 or 6
     uint8_t transport
-    uint8_t tags
+    uint8_t scope           # octets of scope
     uint8_t length          # bytes used of `bytes`
-    uint8_t[32 + 2 * MAX_TAGS] bytes    # client address, server address, tags (VLAN ids)
+    uint8_t[32 + MAX_SCOPE] bytes       # client address, server address, scope
 
 
 cdef struct Pending:
@@ -65,11 +69,13 @@ cdef struct Pending:
     uint16_t repeats
     uint8_t family
     uint8_t transport
-    uint8_t tags
+    uint8_t scope           # octets
     uint8_t flags           # PENDING_*
 
 cdef enum:
     PENDING_CUT = 1         # the capture lacks the end of the query
+    PENDING_OUTER = 2       # the outer identity stands before the query
+    PENDING_PROTOCOL = 4    # from this bit on: Protocol
 
 
 cdef struct Answered:
@@ -106,12 +112,14 @@ cdef class Transactions:
     cdef Pending* at(self, uint32_t index) noexcept nogil
     cdef void key_hash(self, Key* key) noexcept nogil
     cdef bint has_room(self, uint32_t length) noexcept nogil
-    cdef void add(self, const Key* key, uint32_t question, const uint8_t* wire, uint32_t length,
-                  uint32_t size, uint8_t flags, uint64_t clock, uint64_t sequence,
-                  int64_t time) noexcept nogil
+    cdef Pending* add(self, const Key* key, uint32_t question, const Outer* outer,
+                      const uint8_t* wire, uint32_t length, uint64_t clock, uint64_t sequence,
+                      int64_t time) noexcept nogil
     cdef uint32_t find(self, const Key* key, uint32_t question, const Message* m) noexcept nogil
     cdef void remove(self, uint32_t index) noexcept nogil
     cdef const uint8_t* query(self, uint32_t index) noexcept nogil
+    cdef const uint8_t* outer(self, uint32_t index) noexcept nogil
+    cdef const uint8_t* stored(self, uint32_t index) noexcept nogil
     cdef void remember(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil
     cdef bint remembered(self, const Key* key, uint64_t question, uint64_t clock) noexcept nogil
     cdef uint32_t take_cell(self) noexcept nogil

@@ -7,6 +7,7 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from gazer.atomics cimport prefetch
 from gazer.workers.message cimport FLAG_QR, Message
+from gazer.workers.outer cimport MAX_OUTER, MAX_SCOPE, Outer, outer_length
 from gazer.workers.question cimport hash_bytes, question_equal
 
 cdef extern from "sys/mman.h" nogil:
@@ -27,6 +28,9 @@ cdef enum:
     NO_QUESTION = 0x51      # what a reply without question is remembered under
 
 assert sizeof(Pending) + FIRST_BYTES == CELL
+assert MOST_BYTES == 32 + MAX_SCOPE + MAX_OUTER + MAX_QUERY
+assert FEWEST_CELLS == 1 + (MOST_BYTES + MORE_BYTES - 1) // MORE_BYTES
+assert 32 + MAX_SCOPE <= FIRST_BYTES
 
 
 cdef inline uint32_t answered_slot(const Answered* table, uint32_t mask,
@@ -69,7 +73,7 @@ cdef class Transactions:
         self.touched = 1
         self.bucket_mask = FEWEST_BUCKETS - 1
         self.buckets = <uint32_t*>calloc(FEWEST_BUCKETS, sizeof(uint32_t))
-        self.scratch = <uint8_t*>malloc(MAX_QUERY)
+        self.scratch = <uint8_t*>malloc(MOST_BYTES + MORE_BYTES)
         cdef int i
         for i in range(2):
             self.answered_mask[i] = FEWEST_BUCKETS - 1
@@ -91,7 +95,7 @@ cdef class Transactions:
     cdef void key_hash(self, Key* key) noexcept nogil:
         cdef uint64_t ports = (<uint64_t>key.client_port | <uint64_t>key.server_port << 16
                                | <uint64_t>key.id << 32 | <uint64_t>key.transport << 48
-                               | <uint64_t>key.tags << 56)
+                               | <uint64_t>key.scope << 56)
         cdef uint64_t addresses
         if key.length == 8:
             memcpy(&addresses, key.bytes, 8)
@@ -107,8 +111,9 @@ cdef class Transactions:
             prefetch(&self.answered[0][(key.hash >> 20) & self.answered_mask[0]])
 
     cdef bint has_room(self, uint32_t length) noexcept nogil:
-        """True if a query of so many bytes can be added without another one leaving."""
-        cdef uint32_t cells = 1 + (length + 2 * MAX_TAGS + 32 + MORE_BYTES - 1) // MORE_BYTES
+        """True if a query of so many bytes, outer identity included, can be added without another
+        one leaving."""
+        cdef uint32_t cells = 1 + (length + MAX_SCOPE + 32 + MORE_BYTES - 1) // MORE_BYTES
         return self.pending < self.max_pending and self.cells_used + cells <= self.max_cells
 
     cdef uint32_t take_cell(self) noexcept nogil:
@@ -144,11 +149,14 @@ cdef class Transactions:
         self.buckets = buckets
         self.bucket_mask = size - 1
 
-    cdef void add(self, const Key* key, uint32_t question, const uint8_t* wire, uint32_t length,
-                  uint32_t size, uint8_t flags, uint64_t clock, uint64_t sequence,
-                  int64_t time) noexcept nogil:
-        """A query begins to wait; has_room(length) was true."""
-        cdef uint32_t index, cell, n, bucket
+    cdef Pending* add(self, const Key* key, uint32_t question, const Outer* outer,
+                      const uint8_t* wire, uint32_t length, uint64_t clock, uint64_t sequence,
+                      int64_t time) noexcept nogil:
+        """A query begins to wait; has_room() was true.  `outer` may be NULL: it came in no tunnel.
+
+        The caller may change `size` (it is `length`) and add to `flags` of what is returned.
+        """
+        cdef uint32_t index, cell, n, size, bucket
         cdef Pending* p
         cdef uint8_t* to
         if self.pending > self.bucket_mask:
@@ -163,16 +171,21 @@ cdef class Transactions:
         p.client_port = key.client_port
         p.server_port = key.server_port
         p.id = key.id
-        p.wire_length = <uint16_t>length
-        p.size = <uint16_t>size
+        p.wire_length = p.size = <uint16_t>length
         p.repeats = 0
         p.family = key.family
         p.transport = key.transport
-        p.tags = key.tags
-        p.flags = flags
+        p.scope = key.scope
+        p.flags = 0
         p.more = 0
         to = <uint8_t*>p + sizeof(Pending)
         memcpy(to, key.bytes, key.length)
+        if outer != NULL:
+            p.flags = PENDING_OUTER
+            memcpy(self.scratch, outer.bytes, outer.length)
+            memcpy(self.scratch + outer.length, wire, length)
+            wire = self.scratch
+            length += outer.length
         n = FIRST_BYTES - key.length
         if n > length:
             n = length
@@ -196,6 +209,7 @@ cdef class Transactions:
             self.oldest = index
         self.newest = index
         self.pending += 1
+        return p
 
     cdef uint32_t find(self, const Key* key, uint32_t question, const Message* m) noexcept nogil:
         """The transaction that waits under the key with this message's question, or 0.
@@ -213,7 +227,7 @@ cdef class Transactions:
             if (p.hash == <uint32_t>key.hash and p.id == key.id
                     and p.client_port == key.client_port and p.server_port == key.server_port
                     and p.family == key.family and p.transport == key.transport
-                    and p.tags == key.tags
+                    and p.scope == key.scope
                     and memcmp(<uint8_t*>p + sizeof(Pending), key.bytes, key.length) == 0):
                 met += 1
                 if oldest == 0 or p.sequence < self.at(oldest).sequence:
@@ -258,23 +272,31 @@ cdef class Transactions:
             self.give_cell(index)
         self.pending -= 1
 
-    cdef const uint8_t* query(self, uint32_t index) noexcept nogil:
-        """The query's bytes (wire_length of them), valid until the next call of this or `add`."""
+    cdef const uint8_t* stored(self, uint32_t index) noexcept nogil:
+        """What stands behind the key, in one piece: valid until the next call of this or `add`."""
         cdef Pending* p = self.at(index)
-        cdef uint32_t key_length = (8 if p.family == 4 else 32) + 2 * p.tags
-        cdef uint32_t n = FIRST_BYTES - key_length, size
+        cdef uint32_t key_length = (8 if p.family == 4 else 32) + p.scope
+        cdef uint32_t n = FIRST_BYTES - key_length
         cdef uint32_t cell = p.more
         if cell == 0:
             return <uint8_t*>p + sizeof(Pending) + key_length
         memcpy(self.scratch, <uint8_t*>p + sizeof(Pending) + key_length, n)
         while cell:
-            size = p.wire_length - n
-            if size > MORE_BYTES:
-                size = MORE_BYTES
-            memcpy(self.scratch + n, <uint8_t*>self.at(cell) + 4, size)
-            n += size
+            memcpy(self.scratch + n, <uint8_t*>self.at(cell) + 4, MORE_BYTES)
+            n += MORE_BYTES
             cell = self.at(cell).more
         return self.scratch
+
+    cdef const uint8_t* query(self, uint32_t index) noexcept nogil:
+        """The query's bytes (wire_length of them), valid until the next call of this or `add`."""
+        cdef const uint8_t* bytes_ = self.stored(index)
+        if self.at(index).flags & PENDING_OUTER:
+            return bytes_ + outer_length(bytes_)
+        return bytes_
+
+    cdef const uint8_t* outer(self, uint32_t index) noexcept nogil:
+        """The outer identity it came with, or NULL; valid as long as `query`'s answer."""
+        return self.stored(index) if self.at(index).flags & PENDING_OUTER else NULL
 
     # --- answered transactions -------------------------------------------------------------------
     #
