@@ -4,6 +4,8 @@
                 bit 1   events.max_size is at its smallest, so that records are left out
                 bit 2   a query and its reply: two octets, the query's length, come first
                 bit 3   full detail, else brief
+                bit 5   over TCP
+                bits 6-7  the Protocol
     then        the message, or both
 
 All four formats of the transaction's event and of each record's are made, in exactly the room that
@@ -16,6 +18,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memset
 
 from gazer.entry cimport FORMATS
+from gazer.packet cimport PROTOCOLS, PROTOCOL_DNS
 from gazer.workers.encode cimport NO_QUERY, NO_REPLY, SUCCESS, Encoder, Exchange
 from gazer.workers.message cimport FLAG_QR, Message, message_decode, message_setup
 from gazer.workers.question cimport question_equal, question_hash
@@ -26,6 +29,7 @@ cdef enum:
     SMALL = 2
     PAIR = 4
     FULL_DETAIL = 8
+    STREAM = 32
     SMALLEST = 16384
     LARGEST = 262144
     BEYOND = 4096           # octets behind the room of an event that nobody may touch
@@ -114,10 +118,11 @@ cdef const char* handle(Set s, const uint8_t* data, uint32_t size) noexcept nogi
     cdef const char* failed
     memset(&x, 0, sizeof(x))
     x.addresses = ENDS
-    x.tags = TAGS
+    x.scope = TAGS
+    x.scope_length = 4
     x.family = 4
-    x.transport = 17
-    x.tag_count = 2
+    x.transport = 6 if data[0] & STREAM else 17
+    x.protocol = data[0] >> 6 if data[0] >> 6 < PROTOCOLS else PROTOCOL_DNS
     x.client_port = 4000
     x.server_port = 53
     x.query_time = 1700000000123456789
@@ -139,7 +144,7 @@ cdef const char* handle(Set s, const uint8_t* data, uint32_t size) noexcept nogi
     if not first.readable or (second != NULL and not second.readable):
         return NULL
     x.id = first.id
-    x.repeats = data[0] >> 4
+    x.repeats = data[0] >> 4 & 1
     x.query_size = length
     if second != NULL:
         x.status = SUCCESS

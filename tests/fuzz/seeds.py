@@ -119,7 +119,93 @@ def captures() -> Iterator[bytes]:
     yield b"\1" + (CAPTURES / "mixed.pcapng").read_bytes()[:12000]
 
 
-SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {"captures": captures, "message": messages}
+LINKS = {ETHERNET: 0, RAW: 4, SLL: 7, SLL2: 8}      # as in packet.pyx
+
+
+def _ethernet(kind: int, *rest: bytes) -> bytes:
+    return bytes(12) + kind.to_bytes(2, "big") + b"".join(rest)
+
+
+def _ipv4(protocol: int, payload: bytes, fragment: int = 0) -> bytes:
+    return struct.pack("!BBHHHBBH8s", 0x45, 0, 20 + len(payload), 7, fragment, 64, protocol, 0,
+                       bytes([10, 0, 0, 1, 10, 0, 0, 2])) + payload
+
+
+def _ipv6(following: int, payload: bytes) -> bytes:
+    return struct.pack("!IHBB", 6 << 28, len(payload), following, 64) + bytes(31) + b"\1" * 1 + payload
+
+
+def _udp(source: int, destination: int, payload: bytes) -> bytes:
+    return struct.pack("!HHHH", source, destination, 8 + len(payload), 0) + payload
+
+
+def tunnelled() -> Iterator[bytes]:
+    """One DNS packet in each encapsulation, and a stack of several."""
+    dns = _udp(4000, 53, bytes(12))
+    for inner4 in (_ipv4(17, dns), _ipv4(6, struct.pack("!HHIIBBHHH", 4000, 53, 1, 2, 0x50, 24, 9, 0,
+                                                      0) + b"\0\x0c" + bytes(12))):
+        inner = _ethernet(0x0800, inner4)
+        yield inner
+        yield _ethernet(0x86DD, _ipv6(17, dns))
+        yield _ethernet(0x88A8, b"\0\x07\x81\0\0\x08\x08\0", inner4)
+        yield _ethernet(0x8847, b"\0\0\x10\x40\0\0\x21\x40", inner4)
+        yield _ethernet(0x8847, b"\0\0\x11\x40", bytes(4), inner)
+        yield _ethernet(0x8864, struct.pack("!BBHHH", 0x11, 0, 9, 2 + len(inner4), 0x21), inner4)
+        for head, body in (
+            (b"\0\0\x08\0", inner4), (b"\xb0\0\x65\x58" + bytes(12), inner),
+            (b"\0\0\x88\xbe", inner), (b"\x10\0\x88\xbe" + bytes(4) + b"\x10\0\0\x07" + bytes(4), inner),
+            (b"\x10\0\x22\xeb" + bytes(4) + b"\x20\0\0\x07" + bytes(7) + b"\1" + bytes(8), inner),
+            (b"\x30\x81\x88\x0b" + struct.pack("!HHII", 4 + len(inner4), 9, 1, 2) + b"\xff\3\0\x21",
+             inner4)):
+            yield _ethernet(0x0800, _ipv4(47, head + body))
+        yield _ethernet(0x0800, _ipv4(17, _udp(9, 4789, b"\x08\0\0\0\0\0\x2a\0" + inner)))
+        yield _ethernet(0x0800, _ipv4(17, _udp(
+            9, 6081, b"\1\0\x65\x58\0\0\x2a\0" + bytes(4) + inner)))
+        yield _ethernet(0x86DD, _ipv6(4, _ipv4(4, inner4)))
+        yield _ethernet(0x0800, _ipv4(1, b"\3\3" + bytes(6) + inner4))
+        yield _ethernet(0x86DD, _ipv6(0, b"\x3c" + bytes(7) + b"\x2c" + bytes(7) + b"\x11\0\0\1"
+                                      + bytes(4) + dns))
+
+
+def packets() -> Iterator[bytes]:
+    for frame in tunnelled():
+        yield bytes([0x30, 0x7F, 0]) + frame
+        yield bytes([0xF0, 0x7F, 1]) + frame
+    for path in pcaps():
+        for linktype, _, _, frame in frames(path):
+            yield bytes([0x30 | LINKS[linktype], 0x7F, 0]) + frame[:200]
+
+
+def streams() -> Iterator[bytes]:
+    """Queries and replies over TCP, whole, in parts, and with a part that comes late."""
+    tiny = b"\0\x11" + struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + b"\0\0\1\0\1"
+    answer = tiny[:4] + b"\x81\x80" + tiny[6:]
+
+    def segment(who: int, flags: int, octets: bytes = b"", ahead: int = 0, charge: int = 0) -> bytes:
+        return bytes([who, flags, ahead & 255, 0, len(octets), charge]) + octets
+
+    for who in (0, 8, 16, 2):
+        hello = segment(who, 2) + segment(who | 1, 18)
+        end = segment(who, 17) + segment(who | 1, 17) + segment(who | 1, 4)
+        yield hello + segment(who, 24, tiny * 3) + segment(who | 1, 24, answer * 2, charge=3) + end
+        yield hello + b"".join(segment(who, 24, tiny[i:i + 1]) for i in range(len(tiny))) + end
+        yield hello + segment(who, 24, tiny[9:], 9) + segment(who, 24, tiny[:9], -128 + 100) + end
+        yield segment(who, 24, answer * 9) + segment(who | 0xC0, 24, tiny) + end
+
+
+def fragments() -> Iterator[bytes]:
+    for who in (0, 8, 64):
+        first, middle, last = bytes([who | 16, 0, 4, 0]), bytes([who | 16, 4, 4, 0]), bytes([who, 8, 2, 3])
+        yield first + middle + last
+        yield last + first + first + middle
+        yield first + bytes([who | 48, 2, 4, 0]) + last
+        yield bytes([who | 16, 0, 4, 32]) + last + bytes([who | 16, 4, 4, 0x18])
+        yield bytes([who, 31, 255, 64]) + b"".join(bytes([who | 16, n, 255, 64]) for n in range(31))
+
+
+SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "captures": captures, "fragments": fragments, "message": messages, "packet": packets,
+    "streams": streams}
 
 
 def make(target: str, folder: Path) -> int:
