@@ -102,6 +102,8 @@ def main() -> int:
     tally = Tally()
     with ProcessPoolExecutor(options.processes) as pool:
         for one in pool.map(block, range(first, first + blocks)):
+            for what in one.unexplained:
+                print(f"not explained: {what}", flush=True)
             tally.add(one)
     report(tally, time.monotonic() - start)
     return int(bool(tally.unexplained))

@@ -40,8 +40,10 @@ class Lenient(dns.wire.Parser):
         return name
 
     def seek(self, where: int) -> None:
-        if self.in_name and self.after is None:
-            self.after = self.current
+        if self.in_name:
+            if self.after is None:
+                self.after = self.current
+            self.end = len(self.wire)       # behind a pointer, a record's end is none
         super().seek(where)
 
     def restrict_end(self, end: int) -> None:
