@@ -148,6 +148,23 @@ def mnemonics(ours: Record, theirs: Theirs) -> bool:
     return same_data(ours, text, theirs.type, theirs.rdata)
 
 
+@a_class(DATA, "mixed addresses", """dnspython, as inet_ntop, writes the last 32 bits of IPv4-compatible
+         addresses (::/96, deprecated by RFC 4291) in dots; gazer only IPv4-mapped ones (RFC 5952 5)""")
+def mixed(ours: Record, theirs: Theirs) -> bool:
+    return (theirs.type in (28, 64, 65) and theirs.text is not None and ours[5] is not None
+            and _plain_addresses(ours[5]) == _plain_addresses(theirs.text))
+
+
+def _plain_addresses(text: str) -> str:
+    """Each IPv6 address in the text as its octets."""
+    def octets(match: re.Match[str]) -> str:
+        try:
+            return socket.inet_pton(socket.AF_INET6, match[0]).hex()
+        except OSError:
+            return match[0]
+    return re.sub(r"[0-9a-f:.]*::?[0-9a-f:.]+", octets, text)
+
+
 @a_class(DATA, "LOC's defaults", """dnspython leaves size and precisions out when all three are at
          their defaults, gazer each that nothing but defaults follow""")
 def location(ours: Record, theirs: Theirs) -> bool:
@@ -198,6 +215,12 @@ def beyond(ours: Record | None, anomaly: str) -> bool:
     if ours is None:
         return anomaly in ("rdlength", "bad_rdata")
     return bool(ours[5] and ours[5].startswith("\\# "))
+
+
+@a_class(DNSLIB, "names that are none", """dnslib takes the reserved label types 01 and 10 for lengths,
+         reads names of more than 255 octets, and follows some pointers that do not lead back""")
+def odd_names(ours: Record | None, anomaly: str) -> bool:
+    return anomaly in ("bad_label", "name_too_long", "pointer_loop")
 
 
 # --- all of it -----------------------------------------------------------------------------------
