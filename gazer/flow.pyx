@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_u16
-from gazer.packet cimport GENEVE, VXLAN, Layer, Packet
+from gazer.packet cimport GENEVE, MAX_SCOPE, VXLAN, Layer, Packet
 
 
 cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* packet,
@@ -28,7 +28,7 @@ cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* 
         scope[n + 1] = tag & 0xFF
         n += 2
     for i in range(packet.layers):
-        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
+        if (layers[i].kind == VXLAN or layers[i].kind == GENEVE) and n + 4 <= MAX_SCOPE:
             scope[n] = 0x80
             scope[n + 1] = <uint8_t>(layers[i].id >> 16)
             scope[n + 2] = <uint8_t>(layers[i].id >> 8)

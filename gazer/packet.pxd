@@ -76,6 +76,8 @@ cdef enum:          # Encapsulation; the names, in this order, are gazer.packet.
 cdef enum:
     MAX_TAGS = 16       # of 802.1Q/802.1ad, all levels together; real networks stack two or three
     MAX_TUNNELS = 8     # levels, at most; tunnels.max_depth may be less
+    MAX_SCOPE = 32      # octets of what tells networks apart (flow.pxd): sixteen VLAN tags of the
+                        # innermost link layer, or eight VNIs, or fewer of both
     MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
     TCP = 6
     UDP = 17
@@ -167,6 +169,15 @@ cdef inline int protocol_of(const Rules* rules, uint16_t a, uint16_t b) noexcept
     return -1
 
 
+cdef inline int tunnel_of(const Rules* rules, uint16_t destination) noexcept nogil:
+    """The Encapsulation that is sent to this UDP port; -1 if none that is opened."""
+    if (rules.decode >> VXLAN) & 1 and has_port(rules.vxlan_ports, destination):
+        return VXLAN
+    if (rules.decode >> GENEVE) & 1 and has_port(rules.geneve_ports, destination):
+        return GENEVE
+    return -1
+
+
 # `layers` has room for MAX_TUNNELS.
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
                        const Rules* rules, Packet* packet, Layer* layers,
@@ -175,4 +186,4 @@ cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, ui
                        uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil
 cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
-                         const Layer* layers, const Fragment* piece) noexcept nogil
+                         const Fragment* piece) noexcept nogil

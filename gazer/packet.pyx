@@ -1,7 +1,8 @@
 """From frame to packet; see packet.pxd.
 
 Link types (their LINKTYPE_ numbers, as pcap files have them): Ethernet (1) with any stack of
-802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags; PPPoE without Ethernet before it (51); Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108);
+802.1Q (0x8100), 802.1ad (0x88a8) and the older 0x9100 tags; PPPoE without Ethernet before it (51);
+Linux cooked v1 (113) and v2 (276); BSD null (0) and loop (108);
 raw IP (101, and 12 and 14 as BSDs write it), IPv4 (228), IPv6 (229); PPP (9) and PPP in HDLC-like
 framing (50, RFC 1662).
 
@@ -20,9 +21,10 @@ from gazer.cursor cimport (
 from gazer.tunnel cimport (
     ANY_IP, BROKEN, ETHERNET, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_MPLS,
     ETHERTYPE_MPLS_UPSTREAM, ETHERTYPE_PPPOE_SESSION, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD,
-    ETHERTYPE_VLAN, FRAGMENT_HEADER, ICMP, ICMP_6, IPV4, IPV6, NOTHING, OPEN, PPP, PPP_FRAMED,
-    PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, Inner, Quoted, extension_skip, geneve_open,
-    gre_open, icmp_quotes, is_extension, mpls_inside, mpls_open, ppp_inside, pppoe_open, vxlan_open)
+    ETHERTYPE_VLAN, FRAGMENT_HEADER, ICMP, ICMP_6, IPV4, IPV6, NO_LENGTH, NOTHING, OPEN, PPP,
+    PPP_FRAMED, PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, Inner, Ports, extension_skip,
+    geneve_open, gre_open, icmp_quotes, is_extension, mpls_inside, mpls_open, ports_behind,
+    ppp_inside, pppoe_open, vxlan_open)
 
 
 FATES = (
@@ -72,7 +74,6 @@ cdef struct Walk:
 
 
 cdef int set_ports(uint64_t* bits, ports) except -1:
-    memset(bits, 0, 1024 * sizeof(uint64_t))
     for port in ports:
         if not 0 < port < 65536:
             raise ValueError(f"not a port: {port}")
@@ -85,6 +86,7 @@ cdef class Decoding:
 
     def __init__(self, ports=(53,), *, bint mdns=False, bint llmnr=False, decode=ENCAPSULATIONS,
                  int max_depth=4, vxlan_ports=(4789,), geneve_ports=(6081,)):
+        memset(&self.rules, 0, sizeof(Rules))
         set_ports(self.rules.ports, ports)
         set_ports(self.rules.vxlan_ports, vxlan_ports)
         set_ports(self.rules.geneve_ports, geneve_ports)
@@ -93,7 +95,6 @@ cdef class Decoding:
         self.rules.max_depth = <uint8_t>max_depth
         self.rules.mdns = mdns
         self.rules.llmnr = llmnr
-        self.rules.decode = 0
         for name in decode:
             self.rules.decode |= 1 << <uint32_t>ENCAPSULATIONS.index(name)
 
@@ -116,10 +117,23 @@ cdef inline bint bound(Walk* w, uint32_t length) noexcept nogil:
     return True
 
 
+cdef inline bint ip_bound(Walk* w, uint32_t length) noexcept nogil:
+    """The same for IP, whose length counts in a frame that was cut, whatever is around it."""
+    if w.beyond != 0:
+        w.beyond = UNKNOWN
+    return bound(w, length)
+
+
+cdef inline void clear(Inner* inner) noexcept nogil:
+    memset(inner, 0, sizeof(Inner))
+    inner.length = NO_LENGTH
+
+
 cdef int enter(Walk* w, const Inner* inner, bint in_ip) noexcept nogil:
     """A level of encapsulation, whose header has been read."""
     cdef Packet* packet = w.packet
     cdef Layer* layer
+    cdef uint32_t room
     if packet.layers >= w.rules.max_depth:
         return TUNNEL_DEPTH
     if w.c.pos > FARTHEST:
@@ -137,6 +151,12 @@ cdef int enter(Walk* w, const Inner* inner, bint in_ip) noexcept nogil:
     packet.tags_offset = 0
     w.next = inner.next
     w.ethertype = inner.ethertype
+    if inner.length != NO_LENGTH:
+        room = cursor_left(&w.c)
+        if inner.length <= room:
+            bound(w, inner.length)
+        elif w.beyond > inner.length - room:    # too long: what is inside says it better
+            w.beyond = inner.length - room
     return GO_ON
 
 
@@ -144,24 +164,14 @@ cdef int enter(Walk* w, const Inner* inner, bint in_ip) noexcept nogil:
 
 cdef int pppoe_decode(Walk* w) noexcept nogil:
     cdef Inner inner
-    cdef uint16_t length
-    cdef uint32_t room
-    cdef int opening, fate
+    cdef int opening
     if not opens(w, PPPOE):
         return OTHER_PROTOCOL
-    memset(&inner, 0, sizeof(Inner))
-    opening = pppoe_open(&w.c, &inner, &length)
+    clear(&inner)
+    opening = pppoe_open(&w.c, &inner)
     if opening != OPEN:
         return TUNNEL_HEADER if opening == BROKEN else OTHER_PROTOCOL
-    fate = enter(w, &inner, False)
-    if fate != GO_ON:
-        return fate
-    room = cursor_left(&w.c)
-    if length > room:       # IP's own length is what counts
-        w.beyond = min(w.beyond, length - room)
-    else:
-        bound(w, length)
-    return GO_ON
+    return enter(w, &inner, False)
 
 
 cdef int mpls_decode(Walk* w) noexcept nogil:
@@ -169,7 +179,7 @@ cdef int mpls_decode(Walk* w) noexcept nogil:
     cdef int fate
     if not opens(w, MPLS):
         return OTHER_PROTOCOL
-    memset(&inner, 0, sizeof(Inner))
+    clear(&inner)
     if mpls_open(&w.c, &inner) != OPEN:
         return TUNNEL_HEADER
     fate = enter(w, &inner, False)
@@ -235,8 +245,8 @@ cdef inline int link_layer(Walk* w) noexcept nogil:
         elif w.next == PPP or w.next == PPP_FRAMED:
             fate = GO_ON
             w.next = ppp_inside(&w.c, w.next == PPP_FRAMED)
-            if w.c.failed:
-                return LINK_HEADER
+            if w.c.failed:      # within a tunnel it belongs to that one's header
+                return TUNNEL_HEADER if w.packet.layers else LINK_HEADER
         else:
             return OTHER_PROTOCOL
         if fate != GO_ON:
@@ -325,11 +335,13 @@ cdef inline int ipv4_decode(Walk* w) noexcept nogil:
     if p == NULL or p[0] >> 4 != 4:
         return IP_HEADER
     header = (p[0] & 15) * 4
-    if header < 20 or not cursor_skip(&w.c, header - 20):
+    if header < 20:
         return IP_HEADER
     total = (p[2] << 8) | p[3]
-    if total < header or not bound(w, total - header):
+    if total < header or not ip_bound(w, total - 20):
         return IP_LENGTH
+    if not cursor_skip(&w.c, header - 20):
+        return IP_HEADER
     packet.family = 4
     packet.transport = p[9]
     packet.addresses_offset = <uint16_t>(start + 12)
@@ -377,7 +389,7 @@ cdef inline int ipv6_decode(Walk* w) noexcept nogil:
     cdef const uint8_t* p = cursor_take(&w.c, 40)
     if p == NULL or p[0] >> 4 != 6:
         return IP_HEADER
-    if not bound(w, (p[4] << 8) | p[5]):
+    if not ip_bound(w, (p[4] << 8) | p[5]):
         return IP_LENGTH
     packet.family = 6
     packet.addresses_offset = <uint16_t>(start + 8)
@@ -389,22 +401,18 @@ cdef inline int ipv6_decode(Walk* w) noexcept nogil:
 
 cdef int udp_tunnel(Walk* w) noexcept nogil:
     """UDP between ports that are not ours: perhaps to a tunnel's."""
-    cdef uint16_t port = w.packet.destination_port, size
+    cdef uint16_t size
     cdef Inner inner
-    cdef int kind, opening
-    if opens(w, VXLAN) and has_port(w.rules.vxlan_ports, port):
-        kind = VXLAN
-    elif opens(w, GENEVE) and has_port(w.rules.geneve_ports, port):
-        kind = GENEVE
-    else:
-        return OTHER_PORT
+    cdef int kind = tunnel_of(w.rules, w.packet.destination_port), opening
+    if kind < 0:
+        return OTHER_PORT if cursor_has(&w.c, 4) else TRANSPORT_HEADER
     size = cursor_u16(&w.c)
     cursor_skip(&w.c, 2)
     if w.c.failed:
         return TRANSPORT_HEADER
     if size < 8 or not bound(w, size - 8):
         return UDP_LENGTH
-    memset(&inner, 0, sizeof(Inner))
+    clear(&inner)
     opening = vxlan_open(&w.c, &inner) if kind == VXLAN else geneve_open(&w.c, &inner)
     if opening != OPEN:
         return TUNNEL_HEADER if opening == BROKEN else OTHER_PORT
@@ -483,17 +491,19 @@ cdef int other_decode(Walk* w) noexcept nogil:
     """IP that carries neither UDP nor TCP: a tunnel, or ICMP."""
     cdef Packet* packet = w.packet
     cdef Inner inner
-    cdef Quoted quoted
+    cdef Ports ports
     cdef int opening
     if packet.transport == (ICMP if packet.family == 4 else ICMP_6):
-        if (icmp_quotes(&w.c, packet.family == 6, &quoted)
-                and protocol_of(w.rules, quoted.source_port, quoted.destination_port) >= 0):
+        if (icmp_quotes(&w.c, packet.family == 6, &ports) >= 0
+                and protocol_of(w.rules, ports.source, ports.destination) >= 0):
             return ICMP_ERROR
         return OTHER_TRANSPORT
     if not may_be_ours(w, packet.transport):
         return OTHER_TRANSPORT
-    memset(&inner, 0, sizeof(Inner))
+    clear(&inner)
     if packet.transport == PROTOCOL_GRE:
+        if cursor_left(&w.c) < 4:
+            return TUNNEL_HEADER
         opening = gre_open(&w.c, &inner)
         if not opens(w, inner.kind):
             return OTHER_TRANSPORT
@@ -529,6 +539,18 @@ cdef inline int walk(Walk* w) noexcept nogil:
             return fate
 
 
+cdef inline int bounded(int fate, const Packet* packet, const Layer* layers) noexcept nogil:
+    """The fate, or TAGS if the packet's scope would take more than MAX_SCOPE."""
+    cdef uint32_t scope = 2 * packet.tags
+    cdef int i
+    if packet.layers == 0:
+        return fate
+    for i in range(packet.layers):
+        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
+            scope += 4
+    return TAGS if scope > MAX_SCOPE and (fate == DNS or fate == FRAGMENT) else fate
+
+
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
                        const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil:
@@ -551,7 +573,7 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
         fate = rare_link(&w, linktype)
         if fate != GO_ON:
             return fate
-    return walk(&w)
+    return bounded(walk(&w), packet, layers)
 
 
 cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
@@ -579,19 +601,17 @@ cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, ui
         fate = extensions_decode(&w, protocol)
     if fate == GO_ON:
         fate = transport_decode(&w)
-    return walk(&w) if fate == GO_ON else fate
+    return bounded(walk(&w) if fate == GO_ON else fate, packet, layers)
 
 
 cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
-                         const Layer* layers, const Fragment* piece) noexcept nogil:
-    """Does the first piece of a datagram show already that it can't be ours?  It is read as the
-    beginning of a datagram of which the rest was not captured."""
-    cdef Packet inner = packet[0]
-    cdef Layer[MAX_TUNNELS] around
-    cdef Fragment smaller
-    cdef uint32_t end = piece.payload_offset + piece.payload_length
-    cdef int fate
-    memcpy(around, layers, packet.layers * sizeof(Layer))
-    fate = packet_resume(frame, piece.payload_offset, end, end + 0x10000, piece.protocol, rules,
-                         &inner, around, &smaller)
-    return fate == OTHER_PORT or fate == OTHER_TRANSPORT or fate == ICMP_ERROR
+                         const Fragment* piece) noexcept nogil:
+    """Does the first piece of a datagram show ports that are neither ours nor a tunnel's?  What is
+    too short to tell is not foreign yet."""
+    cdef Cursor c = cursor_over(
+        frame, piece.payload_offset, piece.payload_offset + piece.payload_length)
+    cdef Ports ports
+    cdef int transport = ports_behind(&c, packet.family == 6, piece.protocol, &ports)
+    if transport < 0 or protocol_of(rules, ports.source, ports.destination) >= 0:
+        return False
+    return transport == TCP or tunnel_of(rules, ports.destination) < 0

@@ -38,10 +38,11 @@ cdef enum:          # Next: what stands behind a header
 
 cdef enum:          # Opening
     OPEN = 0
-    CLOSED              # sound, for all we know, but nothing that we open: counts as if it were none
+    CLOSED              # for all we know sound, but nothing that we open: counts as if it were none
     BROKEN              # breaks off, or can't be right
 
 cdef enum:
+    NO_LENGTH = 0xFFFFFFFF
     MAX_LABELS = 16     # of an MPLS stack; real ones have two or three
 
 
@@ -51,22 +52,24 @@ cdef struct Inner:
     uint8_t kind        # Encapsulation
     bint has_id
     uint32_t id
+    uint32_t length     # of what follows, if the header says so; else NO_LENGTH
 
 
-cdef struct Quoted:
-    # The ports of the packet in an ICMP error.
-    uint16_t source_port
-    uint16_t destination_port
+cdef struct Ports:
+    # As they stand in the first four octets of UDP and TCP.
+    uint16_t source
+    uint16_t destination
 
 
 cdef int mpls_open(Cursor* c, Inner* inner) noexcept nogil
 cdef int mpls_inside(Cursor* c, Inner* inner) noexcept nogil
-cdef int pppoe_open(Cursor* c, Inner* inner, uint16_t* length) noexcept nogil
+cdef int pppoe_open(Cursor* c, Inner* inner) noexcept nogil
 cdef int ppp_inside(Cursor* c, bint framed) noexcept nogil
 cdef int gre_open(Cursor* c, Inner* inner) noexcept nogil
 cdef int vxlan_open(Cursor* c, Inner* inner) noexcept nogil
 cdef int geneve_open(Cursor* c, Inner* inner) noexcept nogil
-cdef bint icmp_quotes(Cursor* c, bint v6, Quoted* quoted) noexcept nogil
+cdef int ports_behind(Cursor* c, bint v6, int protocol, Ports* ports) noexcept nogil
+cdef int icmp_quotes(Cursor* c, bint v6, Ports* ports) noexcept nogil
 
 
 cdef inline int extension_skip(Cursor* c, uint8_t kind) noexcept nogil:

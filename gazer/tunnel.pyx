@@ -24,7 +24,8 @@ it is; where GRE's protocol has said that it is ERSPAN, another version than its
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from gazer.cursor cimport (
-    Cursor, cursor_has, cursor_skip, cursor_take, cursor_u8, cursor_u16, cursor_u32)
+    Cursor, cursor_has, cursor_left, cursor_skip, cursor_take, cursor_u8, cursor_u16,
+    cursor_u32)
 from gazer.packet cimport (
     ERSPAN, GENEVE, GRE, MAX_EXTENSIONS, MPLS, PPPOE, TCP, UDP, VXLAN)
 
@@ -53,16 +54,13 @@ cdef int mpls_open(Cursor* c, Inner* inner) noexcept nogil:
             inner.kind = MPLS
             inner.has_id = True
             inner.id = label >> 12
-            return OPEN
+            return OPEN if cursor_has(c, 1) else BROKEN
     return BROKEN
 
 
 cdef int mpls_inside(Cursor* c, Inner* inner) noexcept nogil:
-    """Behind the bottom label."""
-    cdef uint8_t first
-    if not cursor_has(c, 1):
-        return BROKEN
-    first = cursor_u8(c) >> 4
+    """Behind the bottom label, where there is an octet."""
+    cdef uint8_t first = cursor_u8(c) >> 4
     c.pos -= 1
     inner.next = NOTHING
     if first == 4:
@@ -76,13 +74,13 @@ cdef int mpls_inside(Cursor* c, Inner* inner) noexcept nogil:
     return OPEN
 
 
-cdef int pppoe_open(Cursor* c, Inner* inner, uint16_t* length) noexcept nogil:
-    """Behind PPPoE's EtherType.  `length` is that of what follows."""
+cdef int pppoe_open(Cursor* c, Inner* inner) noexcept nogil:
+    """Behind PPPoE's EtherType."""
     cdef uint16_t kind = cursor_u16(c)
     inner.kind = PPPOE
     inner.has_id = True
     inner.id = cursor_u16(c)
-    length[0] = cursor_u16(c)
+    inner.length = cursor_u16(c)
     inner.next = PPP
     if c.failed:
         return BROKEN
@@ -94,10 +92,8 @@ cdef int ppp_inside(Cursor* c, bint framed) noexcept nogil:
     follow address and control (RFC 1662).  Returns Next; the cursor has failed if it breaks off."""
     cdef const uint8_t* p
     cdef uint16_t protocol
-    if framed:
+    if framed and cursor_left(c) >= 2:
         p = cursor_take(c, 2)
-        if p == NULL:
-            return NOTHING
         if not (p[0] == 0xFF and p[1] == 0x03):     # they may be compressed away
             c.pos -= 2
     protocol = cursor_u8(c)
@@ -133,8 +129,7 @@ cdef int gre_open(Cursor* c, Inner* inner) noexcept nogil:
     inner.next = ETHERTYPE
     inner.ethertype = protocol
     if version == 1:
-        # Without a sequence number there is no payload: an acknowledgement alone.
-        if protocol != ETHERTYPE_PPP or not flags & GRE_SEQUENCE:
+        if protocol != ETHERTYPE_PPP:
             return CLOSED
         inner.next = PPP_FRAMED
     elif protocol == GRE_ERSPAN_2 or protocol == GRE_ERSPAN_3:
@@ -156,11 +151,15 @@ cdef int gre_open(Cursor* c, Inner* inner) noexcept nogil:
     if flags & GRE_SEQUENCE:
         cursor_skip(c, 4)
     if version == 1:
-        inner.id &= 0xFFFF          # the other half is the packet's length
+        if flags & GRE_KEY:
+            inner.length = inner.id >> 16
+            inner.id &= 0xFFFF
         if flags & GRE_ACKNOWLEDGEMENT:
             cursor_skip(c, 4)
     if c.failed:
         return BROKEN
+    if version == 1 and not flags & GRE_SEQUENCE:
+        return CLOSED               # an acknowledgement alone
     if inner.kind == ERSPAN:
         inner.has_id = False        # GRE's key is not what tells mirrors apart
         inner.id = 0
@@ -206,49 +205,57 @@ cdef int geneve_open(Cursor* c, Inner* inner) noexcept nogil:
     return OPEN if cursor_skip(c, (p[0] & 0x3F) * 4) else BROKEN
 
 
-cdef bint icmp_quotes(Cursor* c, bint v6, Quoted* quoted) noexcept nogil:
-    """Behind an IP header that announced ICMP: is it an error, and does it quote the ports of a UDP
-    or TCP packet?
+cdef int ports_behind(Cursor* c, bint v6, int protocol, Ports* ports) noexcept nogil:
+    """The ports of what this protocol number announces, in IPv6 behind extension headers.  Returns
+    UDP or TCP, or -1 if there are none, or not enough octets to tell.
 
-    RFC 792, RFC 4443: type, code, checksum, 4 octets by type, then as much of the packet as fits.
-    So its lengths mean nothing here.  Of fragments only the first has ports.
-    """
-    cdef const uint8_t* p = cursor_take(c, 8)
-    cdef int protocol, _
-    cdef uint32_t header
-    if p == NULL:
-        return False
-    if not v6:
-        if p[0] not in (3, 4, 5, 11, 12):
-            return False
-        p = cursor_take(c, 20)
-        if p == NULL or p[0] >> 4 != 4:
-            return False
-        header = (p[0] & 15) * 4
-        if header < 20 or not cursor_skip(c, header - 20) or ((p[6] & 0x1F) | p[7]):
-            return False
-        protocol = p[9]
-    else:
-        if not 1 <= p[0] <= 4:
-            return False
-        p = cursor_take(c, 40)
-        if p == NULL or p[0] >> 4 != 6:
-            return False
-        protocol = p[6]
+    For datagrams that are there in part: lengths mean nothing.  Of fragments only the first has
+    ports."""
+    cdef const uint8_t* p
+    cdef int _
+    if v6:
         for _ in range(MAX_EXTENSIONS):
             if protocol == FRAGMENT_HEADER:
                 p = cursor_take(c, 8)
                 if p == NULL or (((p[2] << 8) | p[3]) & 0xFFF8):
-                    return False
+                    return -1
                 protocol = p[0]
             elif is_extension(<uint8_t>protocol):
                 protocol = extension_skip(c, <uint8_t>protocol)
                 if protocol < 0:
-                    return False
+                    return -1
             else:
                 break
     if protocol != UDP and protocol != TCP:
-        return False
-    quoted.source_port = cursor_u16(c)
-    quoted.destination_port = cursor_u16(c)
-    return not c.failed
+        return -1
+    ports.source = cursor_u16(c)
+    ports.destination = cursor_u16(c)
+    return -1 if c.failed else protocol
+
+
+cdef int icmp_quotes(Cursor* c, bint v6, Ports* ports) noexcept nogil:
+    """Behind an IP header that announced ICMP: the ports of the packet that it quotes, if it is an
+    error; as ports_behind.
+
+    RFC 792, RFC 4443: type, code, checksum, 4 octets by type, then as much of the packet as fits.
+    """
+    cdef const uint8_t* p = cursor_take(c, 8)
+    cdef uint32_t header
+    if p == NULL:
+        return -1
+    if v6:
+        if not 1 <= p[0] <= 4:
+            return -1
+        p = cursor_take(c, 40)
+        if p == NULL or p[0] >> 4 != 6:
+            return -1
+        return ports_behind(c, True, p[6], ports)
+    if p[0] not in (3, 4, 5, 11, 12):
+        return -1
+    p = cursor_take(c, 20)
+    if p == NULL or p[0] >> 4 != 4:
+        return -1
+    header = (p[0] & 15) * 4
+    if header < 20 or not cursor_skip(c, header - 20) or ((p[6] & 0x1F) | p[7]):
+        return -1
+    return ports_behind(c, False, p[9], ports)

@@ -20,23 +20,30 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Doors: compiled modules for tests and benchmarks, which see a part from Python.
 DOORS = {
-    "gazer.testing", "gazer.capture.doors", "gazer.capture.testing", "gazer.workers.doors",
-    "gazer.workers.probe"}
+    "gazer.capture.doors",
+    "gazer.capture.testing",
+    "gazer.testing",
+    "gazer.workers.doors",
+    "gazer.workers.probe",
+    "gazer.workers.stream_door",
+    "gazer.workers.transfer_door",
+}
 
 ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics cursor errors event tunnel",
-    1: "config packet ring segment system text",
-    2: "counters entry flow pidfile",
-    3: "capture workers sinks topology",
-    4: "child check docgen summary",
-    5: "capture.process workers.process sinks.process",
-    6: "supervisor",
-    7: "cli",
-    8: "compat",
-    9: "__main__",
+    0: "gazer atomics cursor errors event",
+    1: "config ring segment system text tunnel",
+    2: "packet",
+    3: "counters entry flow pidfile",
+    4: "capture workers sinks topology",
+    5: "child check docgen summary",
+    6: "capture.process workers.process sinks.process",
+    7: "supervisor",
+    8: "cli",
+    9: "compat",
+    10: "__main__",
 }
 
 EXCEPTIONS = {
@@ -258,15 +265,21 @@ DECODERS = [ROOT / name for name in (
     "gazer/packet.pyx",
     "gazer/tunnel.pyx",
     "gazer/capture/fragments.pyx",
+    "gazer/workers/connections.pyx",
+    "gazer/workers/dso.pyx",
     "gazer/workers/edns.pyx",
     "gazer/workers/engine.pyx",
+    "gazer/workers/framing.pyx",
     "gazer/workers/message.pyx",
     "gazer/workers/names.pyx",
+    "gazer/workers/pieces.pyx",
     "gazer/workers/question.pyx",
     "gazer/workers/rdata.pyx",
     "gazer/workers/rdata_opt.pyx",
     "gazer/workers/rdata_svcb.pyx",
+    "gazer/workers/stream.pyx",
     "gazer/workers/transaction.pyx",
+    "gazer/workers/transfer.pyx",
 )]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from gazer.capture.filter cimport Filter
 from gazer.capture.fragments cimport Fragments
 from gazer.capture.source cimport Frame, Source
 from gazer.counters cimport Slot
@@ -32,6 +33,8 @@ cdef class Dispatcher:
     cdef uint64_t* counters
     cdef Decoding decoding
     cdef Fragments fragments
+    cdef Filter filter
+    cdef bint filtering
     cdef uint64_t seed
     cdef uint64_t sequence
     cdef int bell

@@ -1,5 +1,6 @@
 from collections.abc import Iterable, Sequence
 
+from gazer.capture.filter import Filter
 from gazer.capture.fragments import Fragments
 from gazer.capture.source import Source
 from gazer.counters import Slot
@@ -16,6 +17,7 @@ class Dispatcher:
         ports: Iterable[int],
         seed: int,
         live: bool = ...,
+        filter: Filter | None = ...,
         fragments: Fragments | None = ...,
         mdns: bool = ...,
         llmnr: bool = ...,

@@ -4,6 +4,8 @@ Each frame gets its number and the sensor clock, is decoded as far as its innerm
 to the ring of the worker that this flow belongs to.  Entries are published in batches, and the
 watermark with them, to all rings: "nothing before this clock and number will follow".
 
+A frame that the operator's filter leaves out has its number and moves the clock like any other.
+
 A frame that is a piece of an IP datagram waits with the others (fragments.pyx).  The frame that
 makes the datagram whole stands for all of them: it goes on with its own number and time, and the
 datagram's bytes.  What comes of that is its fate; the others have the fate `fragment`.  A datagram
@@ -14,6 +16,7 @@ counts against max_depth, and so does each IPv6 fragment header against MAX_EXTE
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from gazer.capture.filter cimport Filter
 from gazer.capture.fragments cimport FRAGMENT_COUNTS, FRAGMENT_WHOLE, Fragments, Joined
 from gazer.capture.source cimport (
     FRAME_BAD_TIME, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
@@ -21,9 +24,13 @@ from gazer.counters cimport (
     C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED,
     C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, RUNNING, WAITING, Slot)
 from gazer.entry cimport FrameEntry
-from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
-    DNS, FRAGMENT, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
+<<<<<<< HEAD
+    DNS, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
+=======
+    DNS, FILTERED, FRAGMENT, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
+>>>>>>> 375ff85cbeabe39204a7c5274952d9b6c7142385
     packet_foreign, packet_resume)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
@@ -75,13 +82,13 @@ cdef class Dispatcher:
     """Shares out the frames of one run.
 
     `rings` and `bells`: the frame ring and the bell of each worker; `bell`: our own; `ports`:
-    ports that carry DNS; `seed`: secret of the flow hash; `live`: drop instead of wait;
-    `fragments`: the table of datagrams in pieces (default: one with the configuration's defaults);
-    `tunnels`: the other rules of Decoding.
+    ports that carry DNS; `seed`: secret of the flow hash; `live`: drop instead of wait; `filter`:
+    what frames must pass; `fragments`: the table of datagrams in pieces (default: one with the
+    configuration's defaults); `tunnels`: the other rules of Decoding.
     """
 
     def __init__(self, *, rings, bells, int bell, Slot slot, ports, seed, live=False,
-                 Fragments fragments=None, **tunnels):
+                 Filter filter=None, Fragments fragments=None, **tunnels):
         cdef Ring ring
         if not 0 < len(rings) <= MAX_WORKERS or len(rings) != len(bells):
             raise ValueError("one ring and one bell for each of 1 to 64 workers")
@@ -90,6 +97,8 @@ cdef class Dispatcher:
             fragments = Fragments(max_datagrams=4096, max_bytes=1 << 24, timeout=30 * SECOND,
                                   seed=seed)
         self.fragments = fragments
+        self.filter = filter
+        self.filtering = filter is not None
         self.rings = list(rings)
         self.workers = len(rings)
         for i, (ring, worker_bell) in enumerate(zip(rings, bells, strict=True)):
@@ -160,6 +169,9 @@ cdef class Dispatcher:
                     frame.flags |= FRAME_BAD_TIME
                 if frame.flags & FRAME_BAD_TIME:
                     self.counters[C_BAD_TIME] += 1
+                if self.filtering and not self.filter.passes(&frame):
+                    self.counters[C_FATE + FILTERED] += 1
+                    continue
                 fate = packet_decode(frame.data, frame.caplen, frame.length, frame.linktype, rules,
                                      &packet, layers, &piece)
                 if fate == FRAGMENT:
@@ -208,7 +220,7 @@ cdef class Dispatcher:
         cdef int fate = FRAGMENT
         while fate == FRAGMENT:
             n = packet_scope(frame.data, frame.caplen, packet, layers, scope)
-            foreign = piece.offset == 0 and packet_foreign(frame.data, rules, packet, layers, piece)
+            foreign = piece.offset == 0 and packet_foreign(frame.data, rules, packet, piece)
             if self.fragments.add(frame.data, frame.caplen, piece, packet, layers, scope, n,
                                   foreign, self.clock.now) != FRAGMENT_WHOLE:
                 break

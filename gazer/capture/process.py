@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gazer.capture.dispatch import Dispatcher
 from gazer.capture.files import open_source
+from gazer.capture.filter import Filter
 from gazer.capture.fragments import Fragments
 from gazer.child import FAULT, Boot, Child, run
 from gazer.config.kinds import printable
@@ -38,6 +39,7 @@ def capture(child: Child) -> None:
         max_depth=config.tunnels.max_depth,
         vxlan_ports=config.tunnels.vxlan_ports,
         geneve_ports=config.tunnels.geneve_ports,
+        filter=Filter(config.capture.filter) if config.capture.filter else None,
         fragments=Fragments(
             max_datagrams=config.fragments.max_datagrams,
             max_bytes=config.fragments.max_bytes,

@@ -44,12 +44,19 @@ there is none, the message under way is broken off: what is left of it will be s
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from gazer.workers.connections cimport (
+    MAX_ENDS, Connection, Connections, Direction, Segment, StreamCounts)
 from gazer.workers.framing cimport LOOK_AHEAD
-from gazer.workers.outer cimport MAX_SCOPE
+<<<<<<< HEAD
+from gazer.packet cimport MAX_SCOPE
 from gazer.workers.pieces cimport Pieces
 
 cdef enum:
     MAX_ENDS = 32 + MAX_SCOPE
+=======
+
+cdef enum:
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
     MAX_STREAM_MESSAGE = 65535
 
 cdef enum StreamResult:
@@ -59,6 +66,7 @@ cdef enum StreamResult:
     STREAM_END              # this direction has ended
 
 
+<<<<<<< HEAD
 cdef struct Segment:
     const uint8_t* ends         # source address, destination address, scope
     uint8_t family              # 4 or 6
@@ -76,6 +84,8 @@ cdef struct Segment:
     int64_t time                # of the frame
 
 
+=======
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
 cdef struct StreamItem:
     # What `next` hands on.  Pointers are valid until the next call of `next`.
     const uint8_t* wire         # STREAM_MESSAGE: without its length
@@ -98,6 +108,7 @@ cdef struct StreamItem:
     int64_t time
 
 
+<<<<<<< HEAD
 cdef struct StreamCounts:
     uint64_t opened
     uint64_t evicted            # left because a limit was reached, before both directions ended
@@ -149,12 +160,15 @@ cdef struct Connection:
 
 
 cdef class Streams:
+=======
+cdef class Streams(Connections):
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
     # For the engine.
-    cdef StreamCounts counts
     cdef void feed(self, const Segment* s, uint64_t clock) noexcept nogil
     cdef int next(self, StreamItem* item) noexcept nogil
     cdef void expire(self, uint64_t clock, bint ending) noexcept nogil
     cdef void finish(self) noexcept nogil
+<<<<<<< HEAD
     cdef uint64_t due(self, uint64_t* number) noexcept nogil
     cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
     cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
@@ -175,13 +189,14 @@ cdef class Streams:
     cdef uint64_t timeout
     cdef uint64_t seed
     cdef uint64_t serial            # the last one given
+=======
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
 
     # What `next` is at.
     cdef const Segment* segment
     cdef uint64_t clock
     cdef int stage
     cdef uint32_t current           # the segment's connection
-    cdef int side                   # ... and direction
     cdef const uint8_t* rest        # of its payload, not looked at yet
     cdef uint32_t rest_length
     cdef uint32_t rest_sequence
@@ -195,23 +210,10 @@ cdef class Streams:
     cdef uint32_t live_length
     cdef uint32_t live_chunk        # where they stand; 0: in the segment
     cdef uint32_t live_left         # of the run, behind this chunk
-    cdef uint32_t hash              # of the segment's connection
-    cdef uint8_t[MAX_ENDS] ends     # ... as in Connection
     cdef uint8_t[MAX_ENDS] turned   # for the item
     cdef uint8_t[LOOK_AHEAD * 2] window
     cdef uint8_t* scratch
 
-    cdef Connection* at(self, uint32_t index) noexcept nogil
-    cdef void grow(self) noexcept nogil
-    cdef uint32_t find(self, const Segment* s) noexcept nogil
-    cdef uint32_t create(self, const Segment* s) noexcept nogil
-    cdef void restart(self, Connection* c) noexcept nogil
-    cdef void remove(self, uint32_t index) noexcept nogil
-    cdef void link_newest(self, uint32_t index) noexcept nogil
-    cdef void unlink(self, uint32_t index) noexcept nogil
-    cdef void hold_newest(self, uint32_t index) noexcept nogil
-    cdef void unhold(self, uint32_t index) noexcept nogil
-    cdef void settle(self, uint32_t index) noexcept nogil
     cdef int hand_on(self, StreamItem* item, const Connection* c, int d, int what) noexcept nogil
     cdef bint resync(self, Connection* c, Direction* r) noexcept nogil
     cdef uint32_t unread(self, const Direction* r) noexcept nogil

@@ -1,25 +1,14 @@
 """TCP connections put together into DNS messages; see stream.pxd."""
 
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strerror
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u8, cursor_u16
 from gazer.packet cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
+from gazer.workers.connections cimport Connection, Connections, Direction, Segment
 from gazer.workers.framing cimport LOOK_AHEAD, PLAUSIBLE, Verdict, framing_search
-from gazer.workers.pieces cimport CHUNK_OCTETS, Chunk, Pieces
-from gazer.workers.question cimport hash_bytes
-
-cdef extern from "sys/mman.h" nogil:
-    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t length)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_NORESERVE
+from gazer.workers.pieces cimport CHUNK_OCTETS, Chunk
 
 cdef enum:          # of a direction
     UNSEEN = 0
@@ -45,48 +34,33 @@ cdef enum Stage:
     SETTLING
 
 cdef enum:
-    FEWEST_BUCKETS = 4096
     RST_BELOW = 65535           # how far from `next` a RST may be
     RST_ABOVE = 1 << 20
 
+<<<<<<< HEAD
 cdef uint64_t NEVER = ~<uint64_t>0
 
-assert sizeof(Connection) == 224
+assert sizeof(Connection) == 192
 
+=======
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
 
 cdef inline bint is_open(const Connection* c) noexcept nogil:
     return c.direction[0].state == OPEN or c.direction[1].state == OPEN
 
 
-cdef class Streams:
-    """All connections of one worker; `timeout` in ns."""
+cdef class Streams(Connections):
+    """All connections of one worker; for what it takes see Connections."""
 
-    def __cinit__(self, *, max_streams, max_bytes, max_bytes_each, timeout, seed):
-        self.pieces = Pieces(max_bytes=max_bytes, max_bytes_each=max_bytes_each)
-        self.max_streams = max(1, max_streams)
-        self.timeout = timeout
-        self.seed = seed
-        # Cell 0 is never used: index 0 means "none".
-        self.reserved = (<size_t>self.max_streams + 1) * sizeof(Connection)
-        cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == <void*>-1:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for TCP connections: "
-                              f"{strerror(errno).decode()}")
-        self.cells = <uint8_t*>block
-        self.touched = 1
-        self.bucket_mask = FEWEST_BUCKETS - 1
-        self.buckets = <uint32_t*>calloc(FEWEST_BUCKETS, sizeof(uint32_t))
+    def __cinit__(self, **_):
         self.scratch = <uint8_t*>malloc(2 + MAX_STREAM_MESSAGE)
-        if self.buckets == NULL or self.scratch == NULL:
+        if self.scratch == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        if self.cells != NULL:
-            munmap(self.cells, self.reserved)
-        free(self.buckets)
         free(self.scratch)
 
+<<<<<<< HEAD
     # --- the table -------------------------------------------------------------------------------
 
     cdef Connection* at(self, uint32_t index) noexcept nogil:
@@ -264,6 +238,8 @@ cdef class Streams:
             self.pieces.charged -= octets
             self.settle(connection)
 
+=======
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
     # --- in order: octets to messages ------------------------------------------------------------
 
     cdef int hand_on(self, StreamItem* item, const Connection* c, int d, int what) noexcept nogil:
@@ -285,7 +261,7 @@ cdef class Streams:
         item.idle = self.segment == NULL or self.stage == EXPIRING
         item.own = not item.idle and item.connection == self.current
         if item.idle:
-            item.clock = c.clock + self.timeout if c.clock < NEVER - self.timeout else NEVER
+            item.clock = self.idle_at(c)
             item.number = c.number
             item.time = c.time
         else:
@@ -540,10 +516,10 @@ cdef class Streams:
 
     cdef bint make_room(self) noexcept nogil:
         """True if there is room for the segment's payload, or nobody else who could give it."""
-        cdef uint32_t need = self.segment.length // CHUNK_OCTETS + 2
+        cdef const Direction* r = &self.at(self.current).direction[self.side]
+        cdef uint32_t need = self.segment.length // CHUNK_OCTETS + 2 + r.runs
         cdef uint32_t index = self.held_oldest
-        need += self.at(self.current).direction[self.side].runs
-        if self.pieces.has_room(need):
+        if self.pieces.has_room(need) or r.state == ENDED or self.segment.flags & TCP_RST:
             return True
         if index == self.current:
             index = self.at(index).held_newer
@@ -577,6 +553,7 @@ cdef class Streams:
         self.segment = NULL
         self.stage = FINISHING
 
+<<<<<<< HEAD
     cdef uint64_t due(self, uint64_t* number) noexcept nogil:
         """The clock at which the next connection will be idle, and the number of the frame with its
         last segment; the largest number if there is none."""
@@ -588,6 +565,8 @@ cdef class Streams:
         number[0] = self.at(self.oldest).number
         return clock + self.timeout if clock < NEVER - self.timeout else NEVER
 
+=======
+>>>>>>> 073a593dd9b5994fc560bfbf91118948476c0f7a
     cdef int take_syn(self) noexcept nogil:
         """SYN or RST of the segment; the stage that follows."""
         cdef const Segment* s = self.segment

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from .capture import Frame
 from .framing import Framing
-from .packets import Packet
+from .parts import Packet
 
 GAP, END = "gap", "end"
 BACK, AHEAD = 65535, 1 << 20  # how far an RST may be from what is expected
