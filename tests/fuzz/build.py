@@ -31,7 +31,7 @@ CORES = len(os.sched_getaffinity(0))
 PLAIN = ["-O0", "-g0", "-fno-strict-aliasing"]
 # Signed numbers must not overflow here, whatever -fwrapv makes of it in the sensor.
 SANITIZED = [
-    "-O2", "-g1", "-fno-strict-aliasing", "-fno-wrapv", "-fno-omit-frame-pointer",
+    "-O1", "-g1", "-fno-strict-aliasing", "-fno-wrapv", "-fno-omit-frame-pointer",
     "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all",
     f"-fsanitize-ignorelist={HERE / 'ignore.txt'}", "-Wno-unused-function",
 ]

@@ -127,6 +127,7 @@ cdef const char* handle(Set s, const uint8_t* data, uint32_t size) noexcept nogi
     x.server_port = 53
     x.query_time = 1700000000123456789
     x.reply_time = x.query_time + 1000000
+    first.protocol = s.reply.protocol = x.protocol
     if data[0] & PAIR:
         if size < 3 or (<uint32_t>data[1] << 8 | data[2]) > size - 3:
             return NULL
