@@ -56,7 +56,7 @@ class Run:
         ledger = bytearray(counters.ledger_bytes(3))
         counters.ledger_create(ledger)
         self.slot = counters.Slot(ledger, 1)
-        self.feed = doors.FrameRing(self.rings[0])
+        self.feed = doors.FrameRing(self.rings[0], mdns=rules.mdns, llmnr=rules.llmnr)
         self.sink = doors.EventRing(self.rings[1])
         self.clock, self.sequence, self.taken, self.fates = 0, 0, 0, []
         self.engine = engine_of(self.rings, self.slot, rules)

@@ -26,12 +26,8 @@ from gazer.counters cimport (
 from gazer.entry cimport FrameEntry
 from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
-<<<<<<< HEAD
-    DNS, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
-=======
-    DNS, FILTERED, FRAGMENT, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules, packet_decode,
->>>>>>> 375ff85cbeabe39204a7c5274952d9b6c7142385
-    packet_foreign, packet_resume)
+    DNS, FILTERED, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules,
+    packet_decode, packet_foreign, packet_resume)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
     ring_producer_sleeps, ring_publish, ring_wake_consumer)

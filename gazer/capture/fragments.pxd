@@ -27,12 +27,7 @@ piece fills a hole, lies where others are, or does both; at the same cost in any
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-<<<<<<< HEAD
 from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, Fragment, Layer, Packet
-=======
-from gazer.flow cimport MAX_SCOPE
-from gazer.packet cimport MAX_TUNNELS, Fragment, Layer, Packet
->>>>>>> 449192142b2c8ba1989f8ad8b1876818bbc55acb
 
 cdef enum:
     FRAGMENT_HELD = 0       # kept, or discarded: nothing to do now

@@ -8,10 +8,10 @@ whose oldest is the first to leave when room ends.  What is kept stands in piece
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from gazer.packet cimport MAX_SCOPE
 from gazer.workers.pieces cimport Pieces
 
 cdef enum:
-    MAX_SCOPE = 64          # octets: 16 VLAN ids of two, 8 VNIs of four
     MAX_ENDS = 32 + MAX_SCOPE
 
 
@@ -19,6 +19,7 @@ cdef struct Segment:
     const uint8_t* ends         # source address, destination address, scope
     uint8_t family              # 4 or 6
     uint8_t scope_length        # octets, at most MAX_SCOPE
+    uint8_t protocol            # Protocol
     uint8_t flags               # TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK; others don't matter
     uint16_t source_port
     uint16_t destination_port
@@ -75,6 +76,7 @@ cdef struct Connection:
     uint16_t port[2]            # the sender's of direction 0, and of direction 1
     uint8_t family
     uint8_t scope_length
+    uint8_t protocol
     uint8_t holding             # is in the second list
     Direction direction[2]
     uint8_t[MAX_ENDS] ends      # address of direction 0's sender, of 1's, scope
@@ -102,7 +104,7 @@ cdef class Connections:
     cdef uint32_t hash              # of its connection
     cdef uint8_t[MAX_ENDS] ends     # ... as in Connection
 
-    cdef uint64_t due(self) noexcept nogil
+    cdef uint64_t due(self, uint64_t* number) noexcept nogil
     cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
     cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
 

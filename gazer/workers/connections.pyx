@@ -24,7 +24,7 @@ cdef enum:
 
 cdef uint64_t NEVER = ~<uint64_t>0
 
-assert sizeof(Connection) == 224
+assert sizeof(Connection) == 192
 
 
 cdef class Connections:
@@ -119,6 +119,7 @@ cdef class Connections:
         memset(c, 0, sizeof(Connection) - MAX_ENDS)
         c.hash = self.hash
         c.family = s.family
+        c.protocol = s.protocol
         c.scope_length = s.scope_length
         c.port[self.side] = s.source_port
         c.port[1 - self.side] = s.destination_port
@@ -232,6 +233,8 @@ cdef class Connections:
         """The clock at which it will have been idle for the timeout."""
         return c.clock + self.timeout if c.clock < NEVER - self.timeout else NEVER
 
-    cdef uint64_t due(self) noexcept nogil:
-        """The clock at which the next connection will be idle; the largest number if none."""
+    cdef uint64_t due(self, uint64_t* number) noexcept nogil:
+        """The clock at which the next connection will be idle, and the number of the frame with its
+        last segment; the largest number and 0 if there is none."""
+        number[0] = self.at(self.oldest).number if self.oldest else 0
         return self.idle_at(self.at(self.oldest)) if self.oldest else NEVER

@@ -29,8 +29,8 @@ from gazer.workers.emitter cimport Emitter
 from gazer.workers.encode cimport Encoder
 from gazer.workers.matcher cimport Due, Matcher, Origin
 from gazer.workers.outer cimport Outer, outer_of
-from gazer.workers.stream cimport (
-    STREAM_MESSAGE, STREAM_NOTHING, Segment, StreamCounts, StreamItem, Streams)
+from gazer.workers.connections cimport Segment, StreamCounts
+from gazer.workers.stream cimport STREAM_MESSAGE, STREAM_NOTHING, StreamItem, Streams
 from gazer.workers.transaction cimport Transactions
 from gazer.workers.transfer cimport Transfers
 
