@@ -33,7 +33,8 @@ FINDINGS = build.BUILD / "findings"
 CORPORA = ROOT / "tests" / "corpora"
 PACKAGES = "clang libclang-rt-14-dev llvm"      # Debian 12's names
 
-LONGEST = {"captures": 8192, "fragments": 512, "message": 2048, "packet": 512, "streams": 2048}
+LONGEST = {"captures": 8192, "engine": 4096, "fragments": 512, "message": 2048, "packet": 512,
+           "streams": 2048}
 LARGEST_KEPT = 4096         # octets; a longer input is not worth its place in the repository
 MOST_KEPT = 280_000         # octets of a target's corpus
 

@@ -90,6 +90,27 @@ def test_messages(target):
     assert events > 5000
 
 
+def test_frames_through_the_engine(target):
+    module, outputs, tags = target("engine"), target("outputs"), set()
+
+    def run(data: bytes) -> str | None:
+        outputs.keep(True)
+        failed = module.run(data)
+        events = outputs.kept()
+        keys = [(clock, sequence) for clock, sequence, _, _ in events]
+        if keys != sorted(keys):
+            failed = failed or "events are out of order"
+        for _, _, _, texts in events:
+            check_event(texts)
+            tags.add(texts[0].split(b"\t")[1].decode())
+        return failed
+
+    assert failures("engine", run) == []
+    outputs.keep(False)
+    assert tags == {f"dns-gazer.{protocol}.{kind}" for protocol in ("dns", "mdns", "llmnr")
+                    for kind in ("tx", "record")}
+
+
 def test_capture_files(target):
     module, frames = target("captures"), 0
 

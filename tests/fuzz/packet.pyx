@@ -114,7 +114,7 @@ cdef const char* one_input(const uint8_t* data, size_t size) noexcept nogil:
             return b"a piece's head beyond the frame"
         if <uint32_t>f.addresses_offset + (8 if f.family == 4 else 32) > caplen:
             return b"a piece's addresses beyond the frame"
-        packet_foreign(frame, rules, &p, layers, &f)
+        packet_foreign(frame, rules, &p, &f)
         head = f.payload_offset
         fate = packet_resume(frame, head, caplen, length, f.protocol, rules, &p, layers, &f)
     return b"pieces within pieces without end"

@@ -203,8 +203,38 @@ def fragments() -> Iterator[bytes]:
         yield bytes([who, 31, 255, 64]) + b"".join(bytes([who | 16, n, 255, 64]) for n in range(31))
 
 
+def engine() -> Iterator[bytes]:
+    """Queries with their replies over all that carries them, and what a client does besides."""
+    def frame(what: int, content: bytes = b"", more: int = 0) -> bytes:
+        return bytes([what, more, 0, 0]) + len(content).to_bytes(2, "big") + content
+
+    pairs = []
+    for seed in messages():
+        if seed[0] == 0x0C:
+            length = int.from_bytes(seed[1:3], "big")
+            pairs.append((seed[3:3 + length], seed[3 + length:]))
+    for number, (query, reply) in enumerate(pair for pair in pairs[::9] if len(pair[1]) < 1400):
+        start = bytes([number & 3])
+        six = 8 if number & 4 else 0
+        yield start + frame(six, query) + frame(six | 1, reply) + frame(six | 1, reply)
+        yield start + frame(16, query) + frame(16, query) + frame(0xC0, query)
+        yield start + frame(5, reply) + frame(6, query) + frame(1, reply)
+        framed = [len(wire).to_bytes(2, "big") + wire for wire in (query, reply)]
+        yield start + b"".join((
+            frame(2, more=2), frame(3, more=18), frame(2, framed[0], 24), frame(3, framed[1], 24),
+            frame(3, framed[1][:9], 24), frame(2, more=17), frame(3, more=4)))
+        datagram = _udp(4000, 53, query)
+        yield start + frame(7, datagram[:16], 0x80) + frame(7, datagram[16:], 2)
+    for tunnel in tunnelled():
+        yield b"\1" + frame(4, tunnel) + frame(4, tunnel)
+    for path in ("transfers.pcap", "tcp.pcap", "vlan.pcap", "fragments.pcap"):
+        every = [data for _, _, _, data in frames(CAPTURES / path) if len(data) <= 1500]
+        for at in range(0, len(every), 7):
+            yield b"\3" + b"".join(frame(4, data) for data in every[at:at + 7])
+
+
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
-    "captures": captures, "fragments": fragments, "message": messages, "packet": packets,
+    "captures": captures, "engine": engine, "fragments": fragments, "message": messages, "packet": packets,
     "streams": streams}
 
 
