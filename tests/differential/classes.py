@@ -29,7 +29,7 @@ class Class:
 
 
 DATA: list[Class] = []          # explains(ours: Record, theirs: Theirs)
-DNSLIB: list[Class] = []        # explains(ours: Record or None, our anomaly)
+DNSLIB: list[Class] = []        # explains(ours: Record or None, our whole reading)
 
 
 def a_class(where: list[Class], name: str, reason: str) -> Callable[..., Any]:
@@ -81,8 +81,8 @@ GENERIC = frozenset((
 JUDGED = frozenset((29, 43, 44, 48, 50, 51, 52, 59, 60, 61, 63, 64, 65, 256,
                     257, 32769, 25))
 # Forms that gazer holds to what their RFC says, and dnspython does not.
-STRICT = frozenset((13, 16, 25, 29, 43, 44, 46, 47, 48, 50, 51, 52, 53, 59, 60, 61, 62, 63, 64, 65, 99,
-                    257, 32769))
+STRICT = frozenset((13, 16, 25, 29, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 59, 60, 61, 62, 63, 64,
+                    65, 99, 257, 32769))
 
 
 @a_class(DATA, "chunks", """dnspython parts base64 and hex by blanks, as on the lines of a zone file;
@@ -211,16 +211,17 @@ CAUSES = {
 @a_class(DNSLIB, "data beyond its length", """dnslib reads a record's data by its type alone, and so
          beyond its length, or not to its end; to gazer it does not fit its type, or ends the
          message""")
-def beyond(ours: Record | None, anomaly: str) -> bool:
-    if ours is None:
-        return anomaly in ("rdlength", "bad_rdata")
+def beyond(ours: Record | None, read: dict[str, Any]) -> bool:
+    if ours is None:        # some record before was read so, and what follows from elsewhere
+        return read["anomaly"] in ("rdlength", "bad_rdata") or any(
+            beyond(record, read) for record in read["records"])
     return bool(ours[5] and ours[5].startswith("\\# "))
 
 
 @a_class(DNSLIB, "names that are none", """dnslib takes the reserved label types 01 and 10 for lengths,
          reads names of more than 255 octets, and follows some pointers that do not lead back""")
-def odd_names(ours: Record | None, anomaly: str) -> bool:
-    return anomaly in ("bad_label", "name_too_long", "pointer_loop")
+def odd_names(ours: Record | None, read: dict[str, Any]) -> bool:
+    return read["anomaly"] in ("bad_label", "name_too_long", "pointer_loop")
 
 
 # --- all of it -----------------------------------------------------------------------------------
@@ -272,10 +273,10 @@ def against_dnslib(ours: dict[str, Any],
     for mine, his in zip(ours["records"], records, strict=False):
         want = (SECTIONS[his.section], name_text(his.labels), his.type, his.rdclass, his.ttl)
         if mine[:5] != want or (his.data is not None and mine[5] != data_text(his)):
-            yield _explain(DNSLIB, mine, ours["anomaly"]), f"{mine} / {his}"
+            yield _explain(DNSLIB, mine, ours), f"{mine} / {his}"
             return
     if len(ours["records"]) + ours["omitted"] != len(records):
-        yield _explain(DNSLIB, None, ours["anomaly"]), (
+        yield _explain(DNSLIB, None, ours), (
             f"{len(ours['records'])} records and {ours['anomaly']} / {len(records)}")
 
 
