@@ -5,7 +5,7 @@
     python scripts/fuzz.py --replay FILE message
     python scripts/fuzz.py --keep               what is new goes into tests/corpora, minimised
 
-Everything is compiled anew by clang into build/fuzz (tests/fuzz/build.py); the modules that the
+Everything is compiled anew by clang into build/fuzz (tests/fuzz/compiling.py); the modules that the
 sensor runs on are not touched.  A target begins with its corpus in tests/corpora, with what it has
 found before (build/fuzz/work) and with seeds from tests/captures.  What makes it fail is kept in
 build/fuzz/findings, and the exit code is 1.
@@ -25,11 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
-import build  # noqa: E402
+import compiling  # noqa: E402
 import seeds  # noqa: E402
 
-WORK = build.BUILD / "work"
-FINDINGS = build.BUILD / "findings"
+WORK = compiling.BUILD / "work"
+FINDINGS = compiling.BUILD / "findings"
 CORPORA = ROOT / "tests" / "corpora"
 PACKAGES = "clang libclang-rt-14-dev llvm"      # Debian 12's names
 
@@ -51,14 +51,14 @@ class Result:
 
 def install() -> str:
     """clang with libFuzzer, installed if need be."""
-    found = build.clang()
+    found = compiling.clang()
     if found:
         return found
     sys.path.insert(0, str(ROOT / "scripts"))
     import prepare
 
     prepare.apt_install(PACKAGES.split())
-    found = build.clang()
+    found = compiling.clang()
     if not found:
         raise SystemExit(f"gazer: fuzzing needs clang with libFuzzer: apt-get install {PACKAGES}")
     return found
@@ -66,14 +66,14 @@ def install() -> str:
 
 def drive(driver: Path, lib: Path, target: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [str(driver), *arguments], env=build.environment(lib, target), cwd=ROOT,
+        [str(driver), *arguments], env=compiling.environment(lib, target), cwd=ROOT,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", check=False)
 
 
 def folders(target: str) -> list[str]:
     """Where its inputs are; the first is where libFuzzer puts new ones."""
-    work, kept, made = WORK / target, CORPORA / target, build.BUILD / "seeds" / target
+    work, kept, made = WORK / target, CORPORA / target, compiling.BUILD / "seeds" / target
     work.mkdir(parents=True, exist_ok=True)
     seeds.make(target, made)
     return [str(path) for path in (work, kept, made) if path.is_dir()]
@@ -129,17 +129,17 @@ def keep(driver: Path, lib: Path, target: str) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", nargs="*", help=f"of {', '.join(build.TARGETS)}; default all")
+    parser.add_argument("target", nargs="*", help=f"of {', '.join(compiling.TARGETS)}; default all")
     parser.add_argument("-s", "--seconds", type=int, default=60, help="for each target (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations; 0: another each time")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations; 0: any")
     parser.add_argument("--replay", metavar="FILE", help="run one input and show what happens")
-    parser.add_argument("--keep", action="store_true", help="then put what is new into tests/corpora")
+    parser.add_argument("--keep", action="store_true", help="put what is new into tests/corpora")
     options = parser.parse_args()
-    names = options.target or build.TARGETS
-    unknown = [name for name in names if name not in build.TARGETS]
+    names = options.target or compiling.TARGETS
+    unknown = [name for name in names if name not in compiling.TARGETS]
     if unknown:
-        parser.error(f"no target {', '.join(unknown)}; there are {', '.join(build.TARGETS)}")
-    driver, lib = build.sanitized(compiler=install())
+        parser.error(f"no target {', '.join(unknown)}; there are {', '.join(compiling.TARGETS)}")
+    driver, lib = compiling.sanitized(compiler=install())
     FINDINGS.mkdir(parents=True, exist_ok=True)
     if options.replay:
         done = drive(driver, lib, names[0], str(Path(options.replay).resolve()))

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
-import build  # noqa: E402
+import compiling  # noqa: E402
 import seeds  # noqa: E402
 
 CORPORA = ROOT / "tests" / "corpora"
@@ -28,7 +28,7 @@ MOST = 300_000          # octets of one target's corpus
 @pytest.fixture(scope="module")
 def target():
     """The target's module, compiled for the sensor's own ones."""
-    path = str(build.plain())
+    path = str(compiling.plain())
     sys.path.insert(0, path)
     yield importlib.import_module
     sys.path.remove(path)
@@ -52,9 +52,9 @@ def failures(name: str, run) -> list[str]:
 
 
 def test_each_target_has_a_corpus_that_is_small():
-    assert sorted(path.name for path in CORPORA.iterdir()) == build.TARGETS
-    assert sorted(seeds.SEEDS) == build.TARGETS
-    for name in build.TARGETS:
+    assert sorted(path.name for path in CORPORA.iterdir()) == compiling.TARGETS
+    assert sorted(seeds.SEEDS) == compiling.TARGETS
+    for name in compiling.TARGETS:
         assert 0 < sum(path.stat().st_size for path in corpus(name)) <= MOST
 
 
@@ -166,18 +166,18 @@ def test_streams(target):
 
 # --- what the fuzzer sees ------------------------------------------------------------------------
 
-needs_clang = pytest.mark.skipif(build.clang() is None, reason="no clang with libFuzzer")
+needs_clang = pytest.mark.skipif(compiling.clang() is None, reason="no clang with libFuzzer")
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return build.sanitized(["planted"])
+    return compiling.sanitized(["planted"])
 
 
 def drive(planted, *arguments: str, leaks: bool = True) -> subprocess.CompletedProcess[str]:
     driver, lib = planted
     return subprocess.run(
-        [str(driver), *arguments], env=build.environment(lib, "planted", leaks),
+        [str(driver), *arguments], env=compiling.environment(lib, "planted", leaks),
         capture_output=True, text=True, errors="replace", timeout=100)
 
 

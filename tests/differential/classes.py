@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.differential.readings import (
-    ALIKE, Dnslib, Lenient, Reading, Theirs, dnspython, name_text)
+    ALIKE,
+    Dnslib,
+    Lenient,
+    Reading,
+    Theirs,
+    dnspython,
+    name_text,
+)
 
 SECTIONS = ("question", "answer", "authority", "additional")
 OPT = 41
+NAPTR = 35
 
 Record = tuple[str, str, int, int, int | None, str | None]     # as doors.Reader.read gives it
 
@@ -47,6 +55,10 @@ def generic(rdata: bytes) -> str:
     return f"\\# {len(rdata)} {rdata.hex()}".rstrip()
 
 
+def unescaped(text: str) -> str:
+    return re.sub(r'\\(["();@$])', r"\1", text)
+
+
 def same_data(ours: Record, theirs: str | None, rdtype: int, rdata: bytes) -> bool:
     """The same but for what `chunks` and `escapes` name."""
     if theirs is None:
@@ -56,7 +68,10 @@ def same_data(ours: Record, theirs: str | None, rdtype: int, rdata: bytes) -> bo
     if theirs.startswith("\\# "):
         return ours[5] == generic(rdata)
     if rdtype in NAMED:
-        theirs = re.sub(r'\\(["();@$])', r"\1", theirs)
+        theirs = unescaped(theirs)
+    elif rdtype == NAPTR:           # behind strings, which have escapes of their own
+        strings, _, name = theirs.rpartition('" ')
+        theirs = f'{strings}" {unescaped(name)}'
     fixed = FIXED_FIELDS.get(rdtype)
     if fixed is not None:
         parts = theirs.split(" ")
@@ -67,7 +82,8 @@ def same_data(ours: Record, theirs: str | None, rdtype: int, rdata: bytes) -> bo
 # --- record data, against dnspython --------------------------------------------------------------
 
 # Types with names in them, as text begins or ends with one.
-NAMED = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15, 17, 18, 21, 26, 33, 36, 39, 46, 47, 64, 65))
+NAMED = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15, 17, 18, 21, 26, 33, 36, 39, 46, 47, 64, 65,
+                   107))
 # Fields before the base64 or hex at the end.
 FIXED_FIELDS = {
     24: 8, 25: 3, 43: 3, 44: 2, 46: 8, 48: 3, 49: 0, 52: 3, 53: 3, 59: 3, 60: 3, 61: 0, 63: 3,
@@ -75,7 +91,7 @@ FIXED_FIELDS = {
 # What gazer shows by RFC 3597, whatever it holds: experimental, withdrawn, never seen, or, as TSIG
 # and TKEY, of no use in a log.
 GENERIC = frozenset((
-    11, 19, 20, 22, 23, 27, 31, 32, 34, 37, 38, 40, 42, 45, 55, 66, 67, 104, 105, 106, 107, 108,
+    11, 19, 20, 22, 23, 27, 31, 32, 34, 37, 38, 40, 42, 45, 55, 66, 67, 68, 104, 105, 106, 108,
     109, 249, 250, 258, 260, 261, 262))
 # Forms that dnspython judges by more than whether they can be read.
 JUDGED = frozenset((29, 43, 44, 48, 50, 51, 52, 59, 60, 61, 63, 64, 65, 256,
@@ -85,8 +101,9 @@ STRICT = frozenset((13, 16, 25, 29, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 59, 
                     65, 99, 257, 32769))
 
 
-@a_class(DATA, "chunks", """dnspython parts base64 and hex by blanks, as on the lines of a zone file;
-         an event has them in one piece""")
+@a_class(DATA, "chunks", """
+    dnspython parts base64 and hex by blanks, as on the lines of a zone file; an event has them
+    in one piece""")
 def chunks(ours: Record, theirs: Theirs) -> bool:
     return (theirs.text is not None and ours[5] is not None
             and theirs.text.replace(" ", "") == ours[5].replace(" ", "")
@@ -96,12 +113,13 @@ def chunks(ours: Record, theirs: Theirs) -> bool:
 @a_class(DATA, "zone file escapes", """in names dnspython escapes what has a meaning in a zone file,
          `"();@$`; an event is no zone file (RFC 4343 2.1)""")
 def escapes(ours: Record, theirs: Theirs) -> bool:
-    return theirs.text is not None and theirs.type in NAMED and same_data(
+    return theirs.text is not None and theirs.type in (NAPTR, *NAMED) and same_data(
         ours, theirs.text, theirs.type, theirs.rdata)
 
 
-@a_class(DATA, "class NONE or ANY", """dnspython shows types of class IN generically in these classes;
-         updates (RFC 2136) use them for IN's data, so gazer reads them as IN""")
+@a_class(DATA, "class NONE or ANY", """
+    dnspython shows types of class IN generically in these classes; updates (RFC 2136) use them
+    for IN's data, so gazer reads them as IN""")
 def update_classes(ours: Record, theirs: Theirs) -> bool:
     if theirs.rdclass not in (254, 255):
         return False
@@ -111,8 +129,9 @@ def update_classes(ours: Record, theirs: Theirs) -> bool:
         c.explains(ours, again) for c in DATA if c.name != "class NONE or ANY")
 
 
-@a_class(DATA, "types dnspython does not know", """MB, MD, MF, MG, MR, MINFO and TA: it shows them
-         generically; read as the type of the same form (NS, RP, DS) they are the same""")
+@a_class(DATA, "types dnspython does not know", """
+    MB, MD, MF, MG, MR, MINFO and TA: it shows them generically; read as the type of the same
+    form (NS, RP, DS) they are the same""")
 def unknown(ours: Record, theirs: Theirs) -> bool:
     if theirs.type not in ALIKE:
         return False
@@ -121,14 +140,14 @@ def unknown(ours: Record, theirs: Theirs) -> bool:
         theirs.alike is None and alike in JUDGED)
 
 
-@a_class(DATA, "types gazer shows generically", """WKS, ISDN, CERT, HIP, EUI48, TSIG and the like, in
-         the form of RFC 3597 whatever they hold""")
+@a_class(DATA, "types gazer shows generically", """
+    WKS, ISDN, CERT, HIP, EUI48, TSIG and the like, in the form of RFC 3597 whatever they hold""")
 def not_decoded(ours: Record, theirs: Theirs) -> bool:
     return theirs.type in GENERIC and ours[5] == generic(theirs.rdata)
 
 
-@a_class(DATA, "class CH A", """dnspython reads the data of class CH's own A (RFC 1035); gazer shows it
-         by RFC 3597""")
+@a_class(DATA, "class CH A", """
+    dnspython reads the data of class CH's own A (RFC 1035); gazer shows it by RFC 3597""")
 def chaos(ours: Record, theirs: Theirs) -> bool:
     return theirs.type == 1 and theirs.rdclass == 3 and ours[5] == generic(theirs.rdata)
 
@@ -136,11 +155,13 @@ def chaos(ours: Record, theirs: Theirs) -> bool:
 # RFC 1002, RFC 1348 and the ATM Forum's, which dnspython writes as TYPE31 and so on.
 MNEMONICS = {"TYPE31": "EID", "TYPE32": "NIMLOC", "TYPE34": "ATMA", "TYPE40": "SINK",
              "TYPE100": "UINFO", "TYPE101": "UID", "TYPE102": "GID", "TYPE57": "RKEY",
-             "TYPE58": "TALINK", "TYPE10": "NULL", "TYPE128": "NXNAME", "TYPE261": "RESINFO"}
+             "TYPE58": "TALINK", "TYPE10": "NULL", "TYPE128": "NXNAME", "TYPE259": "DOA",
+             "TYPE261": "RESINFO", "TYPE262": "WALLET", "TYPE263": "CLA", "TYPE264": "IPN"}
 
 
-@a_class(DATA, "mnemonics", """types in bitmaps and in RRSIG by their IANA mnemonics, of which
-         dnspython lacks some old ones""")
+@a_class(DATA, "mnemonics", """
+    types in bitmaps and in RRSIG by their IANA mnemonics, of which dnspython lacks some old
+    ones""")
 def mnemonics(ours: Record, theirs: Theirs) -> bool:
     if theirs.type not in (46, 47, 50, 62, 24) or theirs.text is None:
         return False
@@ -148,8 +169,9 @@ def mnemonics(ours: Record, theirs: Theirs) -> bool:
     return same_data(ours, text, theirs.type, theirs.rdata)
 
 
-@a_class(DATA, "mixed addresses", """dnspython, as inet_ntop, writes the last 32 bits of IPv4-compatible
-         addresses (::/96, deprecated by RFC 4291) in dots; gazer only IPv4-mapped ones (RFC 5952 5)""")
+@a_class(DATA, "mixed addresses", """
+    dnspython, as inet_ntop, writes the last 32 bits of IPv4-compatible addresses (::/96,
+    deprecated by RFC 4291) in dots; gazer only IPv4-mapped ones (RFC 5952 5)""")
 def mixed(ours: Record, theirs: Theirs) -> bool:
     return (theirs.type in (28, 64, 65) and theirs.text is not None and ours[5] is not None
             and _plain_addresses(ours[5]) == _plain_addresses(theirs.text))
@@ -165,8 +187,9 @@ def _plain_addresses(text: str) -> str:
     return re.sub(r"[0-9a-f:.]*::?[0-9a-f:.]+", octets, text)
 
 
-@a_class(DATA, "LOC's defaults", """dnspython leaves size and precisions out when all three are at
-         their defaults, gazer each that nothing but defaults follow""")
+@a_class(DATA, "LOC's defaults", """
+    dnspython leaves size and precisions out when all three are at their defaults, gazer each
+    that nothing but defaults follow""")
 def location(ours: Record, theirs: Theirs) -> bool:
     if theirs.type != 29 or theirs.text is None or ours[5] is None:
         return False
@@ -175,16 +198,18 @@ def location(ours: Record, theirs: Theirs) -> bool:
         "1.00m", "10000.00m", "10.00m"][len(mine) - len(his):]
 
 
-@a_class(DATA, "senseless to dnspython", """it refuses data that can be read and is merely senseless,
-         and more of it with each version: a digest of the wrong length, a place beyond the poles,
-         SVCB parameters that contradict one another; gazer shows what is there""")
+@a_class(DATA, "senseless to dnspython", """
+    it refuses data that can be read and is merely senseless, and more of it with each version:
+    a digest of the wrong length, a place beyond the poles, SVCB parameters that contradict one
+    another; gazer shows what is there""")
 def refused(ours: Record, theirs: Theirs) -> bool:
     return theirs.text is None and theirs.type in JUDGED
 
 
-@a_class(DATA, "not well-formed to gazer", """dnspython shows data that its type's RFC rules out: an
-         empty key, hash or digest, a CAA tag of other octets, a bitmap with a zero at its end or in
-         disorder; gazer shows its octets and says `bad_rdata`""")
+@a_class(DATA, "not well-formed to gazer", """
+    dnspython shows data that its type's RFC rules out: an empty key, hash or digest, a CAA tag
+    of other octets, a bitmap with a zero at its end or in disorder; gazer shows its octets and
+    says `bad_rdata`""")
 def lenient(ours: Record, theirs: Theirs) -> bool:
     return theirs.text is not None and theirs.type in STRICT and ours[5] == generic(theirs.rdata)
 
@@ -208,9 +233,9 @@ CAUSES = {
 # --- dnslib --------------------------------------------------------------------------------------
 
 
-@a_class(DNSLIB, "data beyond its length", """dnslib reads a record's data by its type alone, and so
-         beyond its length, or not to its end; to gazer it does not fit its type, or ends the
-         message""")
+@a_class(DNSLIB, "data beyond its length", """
+    dnslib reads a record's data by its type alone, and so beyond its length, or not to its end;
+    to gazer it does not fit its type, or ends the message""")
 def beyond(ours: Record | None, read: dict[str, Any]) -> bool:
     if ours is None:        # some record before was read so, and what follows from elsewhere
         return read["anomaly"] in ("rdlength", "bad_rdata") or any(
@@ -218,8 +243,9 @@ def beyond(ours: Record | None, read: dict[str, Any]) -> bool:
     return bool(ours[5] and ours[5].startswith("\\# "))
 
 
-@a_class(DNSLIB, "names that are none", """dnslib takes the reserved label types 01 and 10 for lengths,
-         reads names of more than 255 octets, and follows some pointers that do not lead back""")
+@a_class(DNSLIB, "names that are none", """
+    dnslib takes the reserved label types 01 and 10 for lengths, reads names of more than 255
+    octets, and follows some pointers that do not lead back""")
 def odd_names(ours: Record | None, read: dict[str, Any]) -> bool:
     return read["anomaly"] in ("bad_label", "name_too_long", "pointer_loop")
 

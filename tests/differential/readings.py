@@ -58,8 +58,8 @@ CHAIN = "MAX_COMPRESSION_POINTER_CHAIN"
 ALIKE = {3: 2, 4: 2, 7: 2, 8: 2, 9: 2, 14: 17, 32768: 43}
 NONE, ANY, IN = 254, 255, 1
 
-# dnspython looks for a type's form in class ANY before IN; one that it first meets in class ANY, and
-# that only IN has, would be generic in all classes from then on.  So it meets all of them in IN.
+# dnspython looks for a type's form in class ANY before IN; one that only IN has, if it first meets
+# it in class ANY, is generic in all classes from then on.  So it meets all of them in IN.
 for _type in (*range(1, 300), 32768, 32769, 65280):
     dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.RdataType.make(_type))
 

@@ -132,7 +132,7 @@ def _ipv4(protocol: int, payload: bytes, fragment: int = 0) -> bytes:
 
 
 def _ipv6(following: int, payload: bytes) -> bytes:
-    return struct.pack("!IHBB", 6 << 28, len(payload), following, 64) + bytes(31) + b"\1" * 1 + payload
+    return struct.pack("!IHBB31xB", 6 << 28, len(payload), following, 64, 1) + payload
 
 
 def _udp(source: int, destination: int, payload: bytes) -> bytes:
@@ -142,8 +142,8 @@ def _udp(source: int, destination: int, payload: bytes) -> bytes:
 def tunnelled() -> Iterator[bytes]:
     """One DNS packet in each encapsulation, and a stack of several."""
     dns = _udp(4000, 53, bytes(12))
-    for inner4 in (_ipv4(17, dns), _ipv4(6, struct.pack("!HHIIBBHHH", 4000, 53, 1, 2, 0x50, 24, 9, 0,
-                                                      0) + b"\0\x0c" + bytes(12))):
+    tcp = struct.pack("!HHIIBBHHH", 4000, 53, 1, 2, 0x50, 24, 9, 0, 0) + b"\0\x0c" + bytes(12)
+    for inner4 in (_ipv4(17, dns), _ipv4(6, tcp)):
         inner = _ethernet(0x0800, inner4)
         yield inner
         yield _ethernet(0x86DD, _ipv6(17, dns))
@@ -153,10 +153,11 @@ def tunnelled() -> Iterator[bytes]:
         yield _ethernet(0x8864, struct.pack("!BBHHH", 0x11, 0, 9, 2 + len(inner4), 0x21), inner4)
         for head, body in (
             (b"\0\0\x08\0", inner4), (b"\xb0\0\x65\x58" + bytes(12), inner),
-            (b"\0\0\x88\xbe", inner), (b"\x10\0\x88\xbe" + bytes(4) + b"\x10\0\0\x07" + bytes(4), inner),
+            (b"\0\0\x88\xbe", inner),
+            (b"\x10\0\x88\xbe" + bytes(4) + b"\x10\0\0\x07" + bytes(4), inner),
             (b"\x10\0\x22\xeb" + bytes(4) + b"\x20\0\0\x07" + bytes(7) + b"\1" + bytes(8), inner),
-            (b"\x30\x81\x88\x0b" + struct.pack("!HHII", 4 + len(inner4), 9, 1, 2) + b"\xff\3\0\x21",
-             inner4)):
+            (b"\x30\x81\x88\x0b" + struct.pack("!HHII", 4 + len(inner4), 9, 1, 2)
+             + b"\xff\3\0\x21", inner4)):
             yield _ethernet(0x0800, _ipv4(47, head + body))
         yield _ethernet(0x0800, _ipv4(17, _udp(9, 4789, b"\x08\0\0\0\0\0\x2a\0" + inner)))
         yield _ethernet(0x0800, _ipv4(17, _udp(
@@ -181,7 +182,8 @@ def streams() -> Iterator[bytes]:
     tiny = b"\0\x11" + struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + b"\0\0\1\0\1"
     answer = tiny[:4] + b"\x81\x80" + tiny[6:]
 
-    def segment(who: int, flags: int, octets: bytes = b"", ahead: int = 0, charge: int = 0) -> bytes:
+    def segment(who: int, flags: int, octets: bytes = b"", ahead: int = 0,
+                charge: int = 0) -> bytes:
         return bytes([who, flags, ahead & 255, 0, len(octets), charge]) + octets
 
     for who in (0, 8, 16, 2):
@@ -195,7 +197,8 @@ def streams() -> Iterator[bytes]:
 
 def fragments() -> Iterator[bytes]:
     for who in (0, 8, 64):
-        first, middle, last = bytes([who | 16, 0, 4, 0]), bytes([who | 16, 4, 4, 0]), bytes([who, 8, 2, 3])
+        first, middle = bytes([who | 16, 0, 4, 0]), bytes([who | 16, 4, 4, 0])
+        last = bytes([who, 8, 2, 3])
         yield first + middle + last
         yield last + first + first + middle
         yield first + bytes([who | 48, 2, 4, 0]) + last
@@ -234,8 +237,8 @@ def engine() -> Iterator[bytes]:
 
 
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
-    "captures": captures, "engine": engine, "fragments": fragments, "message": messages, "packet": packets,
-    "streams": streams}
+    "captures": captures, "engine": engine, "fragments": fragments, "message": messages,
+    "packet": packets, "streams": streams}
 
 
 def make(target: str, folder: Path) -> int:

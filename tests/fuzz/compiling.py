@@ -83,7 +83,8 @@ def translate(sources: list[Source], to: Path) -> dict[str, Path]:
         made = cythonize(
             [Extension(name, [str(pyx.relative_to(ROOT))]) for name, pyx, _ in sources],
             compiler_directives=setup.DIRECTIVES,       # type: ignore[attr-defined]
-            include_path=[str(ROOT), str(HERE)], build_dir=str(to / "c"), nthreads=CORES, quiet=True)
+            include_path=[str(ROOT), str(HERE)], build_dir=str(to / "c"),
+            nthreads=CORES, quiet=True)
     finally:
         os.chdir(before)
     return {extension.name: ROOT / extension.sources[0] for extension in made}
@@ -150,7 +151,8 @@ def sanitized(names: list[str] | None = None, compiler: str | None = None) -> tu
             parts = pyx.relative_to(ROOT).with_suffix("").parts
             if parts[-1] not in DOORS and not parts[-1].endswith("_door"):
                 sources.append((".".join(parts), pyx, ["pcap"] if "capture" in parts else []))
-    compile_all(sources + targets([*SUPPORT, *TARGETS] if names is None else names), to, [compiler], SANITIZED)
+    sources += targets([*SUPPORT, *TARGETS] if names is None else names)
+    compile_all(sources, to, [compiler], SANITIZED)
     if names is None:
         _mirror(to / "lib")
     return _driver(compiler), to / "lib"
