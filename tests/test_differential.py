@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,9 @@ def test_each_class_has_a_reason_and_a_name_of_its_own():
     names = [one.name for one in classes.ALL]
     assert len(set(names)) == len(names)
     assert all(len(one.reason) > 40 for one in classes.ALL)
+
+
+def test_the_page_lists_each_class():
+    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
+    for one in classes.ALL:
+        assert f"| {one.name} | {one.reason} |" in page, one.name
