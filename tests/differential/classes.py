@@ -37,7 +37,7 @@ class Class:
 
 
 DATA: list[Class] = []          # explains(ours: Record, theirs: Theirs)
-DNSLIB: list[Class] = []        # explains(ours: Record or None, our whole reading)
+DNSLIB: list[Class] = []        # explains(number of the record, our reading)
 
 
 def a_class(where: list[Class], name: str, reason: str) -> Callable[..., Any]:
@@ -236,17 +236,17 @@ CAUSES = {
 @a_class(DNSLIB, "data beyond its length", """
     dnslib reads a record's data by its type alone, and so beyond its length, or not to its end;
     to gazer it does not fit its type, or ends the message""")
-def beyond(ours: Record | None, read: dict[str, Any]) -> bool:
-    if ours is None:        # some record before was read so, and what follows from elsewhere
-        return read["anomaly"] in ("rdlength", "bad_rdata") or any(
-            beyond(record, read) for record in read["records"])
-    return bool(ours[5] and ours[5].startswith("\\# "))
+def beyond(number: int, read: dict[str, Any]) -> bool:
+    """This record, or one before it, after which dnslib reads from elsewhere."""
+    return read["anomaly"] == "rdlength" or any(
+        record[5] is not None and record[5].startswith("\\# ")
+        for record in read["records"][:number + 1])
 
 
 @a_class(DNSLIB, "names that are none", """
     dnslib takes the reserved label types 01 and 10 for lengths, reads names of more than 255
     octets, and follows some pointers that do not lead back""")
-def odd_names(ours: Record | None, read: dict[str, Any]) -> bool:
+def odd_names(number: int, read: dict[str, Any]) -> bool:
     return read["anomaly"] in ("bad_label", "name_too_long", "pointer_loop")
 
 
@@ -296,13 +296,13 @@ def against_dnslib(ours: dict[str, Any],
     if (ours["id"], ours["flags"]) != (ident, flags):
         yield None, "header"
         return
-    for mine, his in zip(ours["records"], records, strict=False):
+    for number, (mine, his) in enumerate(zip(ours["records"], records, strict=False)):
         want = (SECTIONS[his.section], name_text(his.labels), his.type, his.rdclass, his.ttl)
         if mine[:5] != want or (his.data is not None and mine[5] != data_text(his)):
-            yield _explain(DNSLIB, mine, ours), f"{mine} / {his}"
+            yield _explain(DNSLIB, number, ours), f"{mine} / {his}"
             return
     if len(ours["records"]) + ours["omitted"] != len(records):
-        yield _explain(DNSLIB, None, ours), (
+        yield _explain(DNSLIB, len(records), ours), (
             f"{len(ours['records'])} records and {ours['anomaly']} / {len(records)}")
 
 

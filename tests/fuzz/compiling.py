@@ -37,7 +37,9 @@ SANITIZED = [
 ]
 DRIVER = [*SANITIZED[:5], "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
-Source = tuple[str, Path, list[str]]    # module, .pyx, libraries
+Source = tuple[str, Path, list[str]]    # module, .pyx, further arguments
+# What checks is not what is tested: its branches are no coverage, and it is to be fast.
+UNSANITIZED = ["-O2", "-fno-sanitize=all"]
 
 
 def clang() -> str | None:
@@ -107,13 +109,13 @@ def compile_all(sources: list[Source], to: Path, compiler: list[str], flags: lis
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     include = [f"-I{sysconfig.get_path('include')}", f"-I{ROOT / 'gazer'}", f"-I{HERE}"]
     jobs = []
-    for name, _, libraries in sources:
+    for name, _, more in sources:
         product = (to / "lib").joinpath(*name.split(".")).with_suffix(suffix)
         if same and _newer(product, made[name], *headers):
             continue
         product.parent.mkdir(parents=True, exist_ok=True)
         jobs.append([*command, "-shared", "-fPIC", *include, str(made[name]), "-o", str(product),
-                     *(f"-l{library}" for library in libraries)])
+                     *more])
     note.unlink(missing_ok=True)
     with ThreadPoolExecutor(CORES) as pool:
         for job, done in zip(jobs, pool.map(_run, jobs), strict=True):
@@ -126,8 +128,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, check=False)
 
 
-def targets(names: list[str]) -> list[Source]:
-    return [(name, HERE / f"{name}.pyx", []) for name in names]
+def targets(names: list[str], support: list[str]) -> list[Source]:
+    return [(name, HERE / f"{name}.pyx", support if name in SUPPORT else []) for name in names]
 
 
 def plain(names: list[str] | None = None) -> Path:
@@ -136,7 +138,7 @@ def plain(names: list[str] | None = None) -> Path:
     compiler = [(sysconfig.get_config_var("CC") or "cc").split()[0]]
     if not shutil.which(compiler[0]):
         compiler = ["cc"]
-    compile_all(targets([*SUPPORT, *TARGETS] if names is None else names), to, compiler, PLAIN)
+    compile_all(targets([*SUPPORT, *TARGETS] if names is None else names, []), to, compiler, PLAIN)
     return to / "lib"
 
 
@@ -150,8 +152,8 @@ def sanitized(names: list[str] | None = None, compiler: str | None = None) -> tu
         for pyx in sorted(ROOT.glob("gazer/**/*.pyx")):
             parts = pyx.relative_to(ROOT).with_suffix("").parts
             if parts[-1] not in DOORS and not parts[-1].endswith("_door"):
-                sources.append((".".join(parts), pyx, ["pcap"] if "capture" in parts else []))
-    sources += targets([*SUPPORT, *TARGETS] if names is None else names)
+                sources.append((".".join(parts), pyx, ["-lpcap"] if "capture" in parts else []))
+    sources += targets([*SUPPORT, *TARGETS] if names is None else names, UNSANITIZED)
     compile_all(sources, to, [compiler], SANITIZED)
     if names is None:
         _mirror(to / "lib")

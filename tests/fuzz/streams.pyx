@@ -58,7 +58,7 @@ cdef struct Charge:
 
 
 cdef struct Play:
-    uint32_t[CONNECTIONS][2] position
+    uint32_t[2][CONNECTIONS] position
     Charge[SEVERAL] charges
     int charged
     uint32_t connection         # of the last message
