@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_u16
-from gazer.packet cimport GENEVE, MAX_SCOPE, VXLAN, Layer, Packet
+from gazer.packet cimport (
+    GENEVE, LLMNR_PORT, MAX_SCOPE, MDNS_PORT, PROTOCOL_DNS, PROTOCOL_MDNS, VXLAN, Layer, Packet)
 
 
 cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* packet,
@@ -41,17 +42,38 @@ cdef extern from "mix.h" nogil:
     uint64_t fold_multiply(uint64_t a, uint64_t b)
 
 
+cdef uint64_t asker_hash(const uint8_t* addresses, const Packet* packet,
+                         uint64_t seed) noexcept nogil:
+    """A hash of the end that has not the protocol's own port: of mDNS and LLMNR, where a query goes
+    to a group and the reply comes from one of its hosts."""
+    cdef uint16_t service = MDNS_PORT if packet.protocol == PROTOCOL_MDNS else LLMNR_PORT
+    cdef bint asked = packet.source_port == service
+    cdef uint32_t size = 4 if packet.family == 4 else 16
+    cdef uint64_t[2] words = [0, 0]
+    memcpy(words, addresses + size if asked else addresses, size)
+    return fold_multiply(
+        words[0] ^ seed ^ (packet.destination_port if asked else packet.source_port),
+        words[1] ^ 0xD6E8FEB86659FD93ULL)
+
+
 cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t seed) noexcept nogil:
     """A hash of the 5-tuple that is the same in both directions.
 
     Each endpoint is hashed by itself, then both in the order of their hashes; adding or xoring the
     fields would put whole subnets on one worker.  The seed is secret, so that a stranger can't
     choose flows that all meet on one worker.
+
+    Of mDNS and LLMNR it is a hash of the endpoint that asks: the question goes to a group, and the
+    replies come from wherever, and all of them belong on one worker.  Where both ports are the
+    protocol's, ports don't tell who asks; mDNS matches none of these, LLMNR's all go one way.
     """
     cdef uint64_t a, b, low
+    cdef uint16_t port
     cdef uint64_t[4] words
     cdef uint32_t[2] v4
     cdef const uint8_t* addresses = frame + packet.addresses_offset
+    if packet.protocol != PROTOCOL_DNS and packet.source_port != packet.destination_port:
+        return asker_hash(addresses, packet, seed)
     if packet.family == 4:
         memcpy(v4, addresses, 8)
         a = fold_multiply((<uint64_t>v4[0] << 16 | packet.source_port) ^ seed,
@@ -64,5 +86,13 @@ cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t see
         a = fold_multiply(a ^ packet.source_port, 0x9E3779B97F4A7C15ULL ^ seed)
         b = fold_multiply(words[2] ^ seed, words[3] ^ 0xD6E8FEB86659FD93ULL)
         b = fold_multiply(b ^ packet.destination_port, 0x9E3779B97F4A7C15ULL ^ seed)
+    if packet.protocol != PROTOCOL_DNS:
+        port = MDNS_PORT if packet.protocol == PROTOCOL_MDNS else LLMNR_PORT
+        if packet.source_port != port:
+            b = a
+        elif packet.destination_port != port:
+            a = b
+        elif port == LLMNR_PORT:
+            a = b = seed
     low = a if a < b else b
     return fold_multiply(low ^ 0xE7037ED1A0B428DBULL, (a ^ b ^ low) ^ seed ^ packet.transport)

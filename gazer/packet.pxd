@@ -185,5 +185,3 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
 cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
                        uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil
-cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
-                         const Fragment* piece) noexcept nogil

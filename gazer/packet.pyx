@@ -23,36 +23,19 @@ from gazer.tunnel cimport (
     ETHERTYPE_MPLS_UPSTREAM, ETHERTYPE_PPPOE_SESSION, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD,
     ETHERTYPE_VLAN, FRAGMENT_HEADER, ICMP, ICMP_6, IPV4, IPV6, NO_LENGTH, NOTHING, OPEN, PPP,
     PPP_FRAMED, PROTOCOL_GRE, PROTOCOL_IPV4, PROTOCOL_IPV6, Inner, Ports, extension_skip,
-    geneve_open, gre_open, icmp_quotes, is_extension, mpls_inside, mpls_open, ports_behind,
-    ppp_inside, pppoe_open, vxlan_open)
+    geneve_open, gre_open, icmp_quotes, is_extension, mpls_inside, mpls_open, ppp_inside,
+    pppoe_open, vxlan_open)
 
 
 FATES = (
-    "dns",
-    "other_port",
-    "other_transport",
-    "other_protocol",
-    "icmp_error",
-    "filtered",
-    "fragment",
-    "link_type",
-    "link_header",
-    "too_many_tags",
-    "tunnel_header",
-    "tunnel_depth",
-    "ip_header",
-    "ip_length",
-    "ip_extension",
-    "transport_header",
-    "udp_length",
-    "tcp_header",
-)
-
+    "dns", "other_port", "other_transport", "other_protocol", "icmp_error", "filtered", "fragment",
+    "link_type", "link_header", "too_many_tags", "tunnel_header", "tunnel_depth", "ip_header",
+    "ip_length", "ip_extension", "transport_header", "udp_length", "tcp_header")
 ENCAPSULATIONS = ("mpls", "pppoe", "gre", "erspan", "vxlan", "geneve", "ip")
 PROTOCOLS_OF_DNS = ("dns", "mdns", "llmnr")
 
-assert len(FATES) == FATES_COUNT and len(ENCAPSULATIONS) == ENCAPSULATIONS_COUNT
-assert len(PROTOCOLS_OF_DNS) == PROTOCOLS
+assert len(FATES) == FATES_COUNT and len(PROTOCOLS_OF_DNS) == PROTOCOLS
+assert len(ENCAPSULATIONS) == ENCAPSULATIONS_COUNT
 
 cdef enum:
     GO_ON = -1              # no fate yet
@@ -551,14 +534,43 @@ cdef inline int bounded(int fate, const Packet* packet, const Layer* layers) noe
     return TAGS if scope > MAX_SCOPE and (fate == DNS or fate == FRAGMENT) else fate
 
 
+cdef inline bint plain_decode(Cursor* c, const Rules* rules, Packet* packet) noexcept nogil:
+    """Nearly every frame at one look: Ethernet, IPv4 without options and in one piece, UDP, a port
+    of DNS, all of it there.  False: anything else, of which nothing has been noted."""
+    cdef const uint8_t* p = cursor_take(c, 42)
+    cdef uint32_t total, size
+    cdef uint16_t source, destination
+    if p == NULL or p[12] != 8 or p[13] != 0 or p[14] != 0x45 or p[23] != UDP:
+        return False
+    total = (p[16] << 8) | p[17]
+    size = (p[38] << 8) | p[39]
+    source = (p[34] << 8) | p[35]
+    destination = (p[36] << 8) | p[37]
+    if ((p[20] & 0x3F) | p[21] or total > cursor_left(c) + 28 or size < 8 or size + 20 > total
+            or not (has_port(rules.ports, source) or has_port(rules.ports, destination))):
+        return False
+    packet.family = 4
+    packet.transport = UDP
+    packet.source_port = source
+    packet.destination_port = destination
+    packet.addresses_offset = 26
+    packet.payload_offset = 42
+    packet.wire_payload = <uint16_t>(size - 8)
+    packet.payload_length = size - 8
+    return True
+
+
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
                        const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil:
-    """Decode frame[0:caplen], of `length` bytes on the wire.  Returns a Fate; the packet, and
-    packet.layers of the layers, are whole only if that is DNS; the piece is there if it is
-    FRAGMENT."""
+    """Decode frame[0:caplen], of `length` bytes on the wire.  Returns a Fate; packet and layers are
+    whole only if that is DNS; the piece is there if it is FRAGMENT."""
     cdef Walk w
     cdef int fate
+    memset(packet, 0, sizeof(Packet))
+    w.c = cursor_over(frame, 0, caplen)
+    if linktype == 1 and plain_decode(&w.c, rules, packet):
+        return DNS
     w.c = cursor_over(frame, 0, caplen)
     w.beyond = UNKNOWN if caplen < length else 0
     w.next = ETHERNET
@@ -568,7 +580,6 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
     w.layers = layers
     w.piece = piece
     w.rules = rules
-    memset(packet, 0, sizeof(Packet))
     if linktype != 1:
         fate = rare_link(&w, linktype)
         if fate != GO_ON:
@@ -579,10 +590,9 @@ cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, i
 cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, uint32_t length,
                        uint8_t protocol, const Rules* rules, Packet* packet, Layer* layers,
                        Fragment* piece) noexcept nogil:
-    """Go on behind the IP header of a datagram that came in pieces: its payload is at
-    frame[start:caplen], and what is before it, and the packet and the layers, are of its first
-    piece, as packet_decode left them.  `length` is that of the frame before it was cut to caplen;
-    no header outside the payload knows it.  Returns a Fate, as packet_decode does."""
+    """Go on behind the IP header of a datagram that came in pieces: its payload is
+    frame[start:caplen]; what is before it, and packet and layers, are of its first piece.
+    `length` is that of the frame before it was cut.  Returns a Fate, as packet_decode does."""
     cdef Walk w
     cdef int fate = GO_ON, i
     w.c = cursor_over(frame, start, caplen)
@@ -602,16 +612,3 @@ cdef int packet_resume(const uint8_t* frame, uint32_t start, uint32_t caplen, ui
     if fate == GO_ON:
         fate = transport_decode(&w)
     return bounded(walk(&w) if fate == GO_ON else fate, packet, layers)
-
-
-cdef bint packet_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
-                         const Fragment* piece) noexcept nogil:
-    """Does the first piece of a datagram show ports that are neither ours nor a tunnel's?  What is
-    too short to tell is not foreign yet."""
-    cdef Cursor c = cursor_over(
-        frame, piece.payload_offset, piece.payload_offset + piece.payload_length)
-    cdef Ports ports
-    cdef int transport = ports_behind(&c, packet.family == 6, piece.protocol, &ports)
-    if transport < 0 or protocol_of(rules, ports.source, ports.destination) >= 0:
-        return False
-    return transport == TCP or tunnel_of(rules, ports.destination) < 0

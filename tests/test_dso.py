@@ -15,7 +15,7 @@ from tests.oracle import build
 READER = doors.Reader()
 PLAIN = doors.Reader(edns=False)
 QUERY, REPLY = 0x3000, 0xB000       # opcode 6
-LIMIT = 4096
+LIMIT = 1024
 
 # RFC 8490, section 10.3, and RFC 8765, section 9.
 NAMES = {1: "KEEPALIVE", 2: "RETRYDELAY", 3: "PADDING", 0x40: "SUBSCRIBE", 0x41: "PUSH",

@@ -182,6 +182,7 @@ def exchanges(draw) -> dict:
     v6 = draw(st.booleans())
     family = addresses.filter(lambda a: (":" in a) == v6)
     query_time = draw(times)
+    transfer = draw(st.tuples(st.booleans(), *[st.integers(0, 2**64 - 1)] * 3))
     return {
         "query": None if one_sided == "reply" else draw(messages(False)),
         "reply": None if one_sided == "query" else draw(messages(True)),
@@ -189,12 +190,12 @@ def exchanges(draw) -> dict:
         "server_port": draw(numbers16), "ident": draw(numbers16), "status": status,
         "vlan": draw(st.lists(st.integers(0, 4095), max_size=16)), "query_time": query_time,
         "reply_time": draw(st.one_of(times.filter(lambda t: abs(t - query_time) < 2**53),
-                                     st.integers(0, 60 * NS).map(lambda d: query_time + d))),
+                                     st.integers(0, 60 * NS).map(
+                                         lambda d: min(query_time + d, 2**32 * NS - 1)))),
         "repeats": draw(numbers16), "transport": draw(st.sampled_from([6, 17])),
         "protocol": draw(st.sampled_from(event.PROTOCOLS)),
         "tunnels": draw(st.one_of(st.just([]), st.lists(levels(), max_size=8))),
-        "transfer": draw(st.one_of(st.none(), st.none(), st.tuples(
-            st.booleans(), *[st.integers(0, 2**64 - 1)] * 3))),
+        "transfer": transfer if one_sided != "query" and draw(st.booleans()) else None,
     }
 
 
@@ -329,11 +330,14 @@ def test_an_update_has_sections_of_its_own():
     assert one(wire, status="no_reply", records=True)["section"] == "zone"
 
 
+MDNS = (build.header(0, 0x8400, (1, 1, 0, 0))
+        + build.question(build.labels("a", "local"), 1, 0x8001)
+        + build.record(b"\xc0\x0c", 1, b"\xc0\0\2\1", rdclass=0x8001))
+
+
 def test_mdns_class_bits():
     """RFC 6762, sections 5.4 and 10.2: the class is shown without its top bit."""
-    wire = (build.header(0, 0x8400, (1, 1, 0, 0)) + build.question(build.labels("a", "local"),
-                                                                   1, 0x8001)
-            + build.record(b"\xc0\x0c", 1, b"\xc0\0\2\1", rdclass=0x8001))
+    wire = MDNS
     found = one(reply=wire, status="one_way", protocol="mdns")
     question, answer = found["reply"]
     assert (question["class"], question["unicast"]) == ("IN", True) and "flush" not in question
@@ -460,15 +464,22 @@ def test_every_documented_field_occurs():
     query = build.header(1, 0x100, (1, 0, 0, 0)) + build.question(b"\1a\0") + b"?"
     reply = heavy(3000, reply=True)
     writer = doors.Writer(full=True, formats=range(4), max_size=16384)
-    (out,), _ = writer.events(query=query, reply=reply, **ENDS, vlan=[7], reply_time=5)
+    (out,), _ = writer.events(query=query, reply=reply, **ENDS, vlan=[7], reply_time=5,
+                              transfer=(True, 1, 2, 3))
     (other,), _ = writer.events(
         query=build.header(1, 0x100, (0, 0, 0, 1)) + opt, status="no_reply", **ENDS)
     found, second = check(out, True, False), check(other, True, False)
-    assert found.keys() | second.keys() == FIELDS.keys()
-    assert {k for side in ("query", "reply") for one in found[side] for k in one} == NESTED.keys()
+    level = {"type": "vxlan", "id": 5, "source": "192.0.2.1", "destination": "192.0.2.2"}
+    third = one(dso((1, bytes(8))), status="no_reply", tunnels=[level])
+    assert third["tunnels"] == [level] and set(level) == set(TUNNELS)
+    assert found.keys() | second.keys() | third.keys() == FIELDS.keys()
+    fourth = one(reply=MDNS, status="one_way", protocol="mdns")
+    assert {k for side in (found["query"], found["reply"], fourth["reply"])
+            for entry in side for k in entry} == NESTED.keys()
     assert second["edns"]["query"].keys() == EDNS.keys()
-    events, _ = writer.events(reply=reply, **ENDS, vlan=[7], records=True)
-    assert {k for one in events for k in check(one, True, True)} == FLAT.keys()
+    events, _ = writer.events(reply=reply, **ENDS, vlan=[7], records=True, tunnels=[level])
+    events += writer.events(reply=MDNS, **ENDS, records=True, protocol="mdns")[0]
+    assert {k for event in events for k in check(event, True, True)} == FLAT.keys()
 
 
 def test_event_time_stands_still_behind_its_end():

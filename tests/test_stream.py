@@ -440,7 +440,7 @@ def test_the_least_recently_used_leaves():
     t.segment("c", 0, ABC[:10], port=4002)
     t.segment("c", 10, ABC[10:20], port=4001)
     assert t.segment("c", 0, framed(A), port=4003) == [("c", "end"), ("c", A)]
-    assert [i["source"][1] for i in t.items] == [4002, 4003]
+    assert [(i["source"][1], i["own"]) for i in t.items] == [(4002, False), (4003, True)]
     assert t.count("evicted") == 1 and t.count("live") == 2
 
 

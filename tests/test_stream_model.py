@@ -18,7 +18,7 @@ PAIRS = [
     (CLIENT, SERVER, b""),
     (CLIENT, SERVER, b"\0\x64"),
     ((b"\xc0\0\2\1", 53), (b"\xc0\0\2\2", 53), b""),
-    ((bytes(15) + b"\1", 4000), (bytes(15) + b"\2", 53), b"\x80\0\0\x2a" * 16),
+    ((bytes(15) + b"\1", 4000), (bytes(15) + b"\2", 53), b"\x80\0\0\x2a" * 8),
     ((bytes(15) + b"\2", 4000), (bytes(15) + b"\1", 53), b""),
     (CLIENT, CLIENT, b""),
 ]

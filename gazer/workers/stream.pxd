@@ -32,7 +32,7 @@ What the RFCs leave open to who only listens, and how it is settled here:
 - FIN and RST of an unknown connection make it known (as ended), so that what comes late is old.
 - A direction ends with END only if it had begun.
 
-Limits: a connection costs 224 octets, and there are `max_streams` at most.  Kept octets stand in
+Limits: a connection costs 192 octets, and there are `max_streams` at most.  Kept octets stand in
 chunks of CHUNK octets, CHUNK_OCTETS of them payload (pieces.pxd).  A connection may hold so many
 chunks as `max_bytes_each` has room for, all together (with what was charged) `max_bytes`; and a
 direction MAX_RUNS separate runs of octets: one octet at every other number would else take a chunk
@@ -98,7 +98,7 @@ cdef class Streams(Connections):
     cdef uint32_t ending            # the connection that is ending; 0: none
     cdef int ending_side            # ... the direction
     cdef int ending_last            # ... the last direction that ends
-    cdef bint over                  # the input has ended
+    cdef bint ending_all            # the input is over
     cdef bint ending_stays          # ... stays in the table
     # Octets in order that are being read: of the segment, or of a run that is in order now.
     cdef const uint8_t* live

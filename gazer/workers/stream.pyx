@@ -348,16 +348,16 @@ cdef class Streams(Connections):
         """Take a segment.  `next` must be called until it says STREAM_NOTHING, then `s` may go."""
         self.segment = s
         self.clock = clock
-        self.over = False
+        self.ending_all = False
         self.stage = EXPIRING
 
     cdef void expire(self, uint64_t clock, bint ending) noexcept nogil:
         """Connections idle at this clock leave; call `next` as after `feed`, which does it too.
 
-        `ending`: the input is over, so they do not count as timed out.
+        `ending`: the input is over, so they are not counted as timed out.
         """
         self.segment = NULL
-        self.over = ending
+        self.ending_all = ending
         self.clock = clock
         self.stage = EXPIRING
 
@@ -472,7 +472,7 @@ cdef class Streams(Connections):
                     return what
             if self.stage == EXPIRING:
                 if self.oldest and self.clock >= self.due(&number):
-                    if not self.over:
+                    if not self.ending_all:
                         self.counts.timed_out += is_open(self.at(self.oldest))
                     self.begin_end(self.oldest, 0, 1, False)
                     continue

@@ -11,6 +11,7 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT
                          mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
+from gazer.packet cimport PROTOCOL_DNS
 from gazer.workers.framing cimport REFUSED, Verdict, framing_judge, framing_search
 from gazer.workers.pieces cimport CHUNK, CHUNK_OCTETS, MAX_RUNS, Chunk
 from gazer.workers.stream cimport (
@@ -73,6 +74,7 @@ cdef int fill(Segment* s, segment, const uint8_t* ends, const uint8_t* payload) 
     s.payload = payload
     s.family = 4 if len(source[0]) == 4 else 6
     s.scope_length = len(segment.scope)
+    s.protocol = PROTOCOL_DNS
     s.flags = segment.flags
     s.source_port = source[1]
     s.destination_port = segment.destination[1]
@@ -120,7 +122,7 @@ cdef class Connections:
                 "scope": ends[2 * half:],
                 "wire": item.wire[:item.length] if what == STREAM_MESSAGE else None,
                 "idle": bool(item.idle), "clock": item.clock, "number": item.number,
-                "time": item.time, "connection": item.connection,
+                "time": item.time, "connection": item.connection, "own": bool(item.own),
             })
             if what != STREAM_MESSAGE:
                 assert item.wire == NULL and item.length == 0
