@@ -82,8 +82,8 @@ def same_data(ours: Record, theirs: str | None, rdtype: int, rdata: bytes) -> bo
 # --- record data, against dnspython --------------------------------------------------------------
 
 # Types with names in them, as text begins or ends with one.
-NAMED = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15, 17, 18, 21, 26, 33, 36, 39, 46, 47, 64, 65,
-                   107))
+NAMED = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15, 17, 18, 21, 24, 26, 33, 36, 39, 46, 47, 64,
+                   65, 107))
 # Fields before the base64 or hex at the end.
 FIXED_FIELDS = {
     24: 8, 25: 3, 43: 3, 44: 2, 46: 8, 48: 3, 49: 0, 52: 3, 53: 3, 59: 3, 60: 3, 61: 0, 63: 3,
@@ -94,11 +94,11 @@ GENERIC = frozenset((
     11, 19, 20, 22, 23, 27, 31, 32, 34, 37, 38, 40, 42, 45, 55, 66, 67, 68, 104, 105, 106, 108,
     109, 249, 250, 258, 260, 261, 262))
 # Forms that dnspython judges by more than whether they can be read.
-JUDGED = frozenset((29, 43, 44, 48, 50, 51, 52, 59, 60, 61, 63, 64, 65, 256,
+JUDGED = frozenset((24, 29, 43, 44, 48, 50, 51, 52, 53, 59, 60, 61, 63, 64, 65, 256,
                     257, 32769, 25))
 # Forms that gazer holds to what their RFC says, and dnspython does not.
-STRICT = frozenset((13, 16, 25, 29, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 59, 60, 61, 62, 63, 64,
-                    65, 99, 257, 32769))
+STRICT = frozenset((13, 16, 24, 25, 29, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 59, 60, 61, 62, 63,
+                    64, 65, 99, 257, 32769))
 
 
 @a_class(DATA, "chunks", """

@@ -55,8 +55,8 @@ cdef enum:
     SHIFT = 977
     OCTETS = 40 * SHIFT + 70000
 
-_PATTERN = bytes((n * 37 + (n >> 8) * 11) & 255 for n in range(OCTETS))
-_INVERSE = bytes(255 - octet for octet in _PATTERN)
+cdef bytes _PATTERN = bytes([(n * 37 + (n >> 8) * 11) & 255 for n in range(OCTETS)])
+cdef bytes _INVERSE = bytes([255 - octet for octet in _PATTERN])
 cdef const uint8_t* PATTERN = _PATTERN
 cdef const uint8_t* INVERSE = _INVERSE
 

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 from gazer.flow cimport flow_hash
 from gazer.packet cimport (
     DNS, FATES_COUNT, FRAGMENT, ENCAPSULATIONS_COUNT, MAX_TAGS, MAX_TUNNELS, PROTOCOLS, TCP, UDP,
-    Decoding, Fragment, Layer, Packet, Rules, packet_decode, packet_foreign,
+    Decoding, Fragment, Layer, Packet, Rules, packet_decode,
     packet_resume)
 
 from gazer.packet import FATES
@@ -114,7 +114,6 @@ cdef const char* one_input(const uint8_t* data, size_t size) noexcept nogil:
             return b"a piece's head beyond the frame"
         if <uint32_t>f.addresses_offset + (8 if f.family == 4 else 32) > caplen:
             return b"a piece's addresses beyond the frame"
-        packet_foreign(frame, rules, &p, &f)
         head = f.payload_offset
         fate = packet_resume(frame, head, caplen, length, f.protocol, rules, &p, layers, &f)
     return b"pieces within pieces without end"

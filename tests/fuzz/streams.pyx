@@ -72,7 +72,8 @@ cdef const char* balance() noexcept nogil:
         return b"the octets do not add up"
     if c.live > MAX_STREAMS:
         return b"more connections than max_streams"
-    if TABLE.pieces.used * <uint64_t>CHUNK + TABLE.pieces.charged > MAX_BYTES:
+    # What is charged is somebody else's memory: it takes room from the chunks that follow only.
+    if TABLE.pieces.used * <uint64_t>CHUNK > MAX_BYTES:
         return b"more memory than max_bytes"
     return NULL
 
