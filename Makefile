@@ -16,13 +16,13 @@ export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:cacheprovider
 export HYPOTHESIS_STORAGE_DIRECTORY = /root/.cache/gazer-hypothesis
 endif
 
-.PHONY: build help setup run test bench lint clean
+.PHONY: build help setup run test fuzz differential bench lint clean
 
 build: ## set up and compile what is missing or has changed
 	@sh scripts/setup.sh build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## compiler, headers and .venv only
 	@sh scripts/setup.sh setup
@@ -32,6 +32,12 @@ run: build ## print the transactions of a real capture (CAPTURE=another.pcap)
 
 test: build ## the whole test suite (ARGS='-k names')
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: build ## fuzz with coverage and sanitizers, a minute a target (ARGS='-s 600 message')
+	$(BIN)/python scripts/fuzz.py $(ARGS)
+
+differential: build ## two million mutated messages against dnspython and dnslib
+	$(BIN)/python -m tests.differential $(ARGS)
 
 bench: build ## measure speed and memory on generated traffic
 	$(BIN)/python -m benchmarks $(ARGS)

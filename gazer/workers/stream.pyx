@@ -138,7 +138,7 @@ cdef class Streams(Connections):
         """The next whole message of what is unread: of the head, then of the live octets."""
         cdef Cursor live
         cdef uint32_t length, n
-        if r.skip:
+        if r.skip and self.live_length:
             n = min(r.skip, self.live_length)
             r.skip -= n
             self.live += n
@@ -148,6 +148,8 @@ cdef class Streams(Connections):
             return False
         live = cursor_over(self.live, 0, self.live_length)
         if r.head == 0:
+            if self.live_length < 2:    # there may be no octets at all: `live` is NULL then
+                return False
             item.length = cursor_u16(&live)
             item.wire = cursor_take(&live, item.length)
             if live.failed:
@@ -161,9 +163,10 @@ cdef class Streams(Connections):
         n = self.pieces.copy(r.head, self.scratch, length)
         self.pieces.drop(&r.head, n, &c.chunks)
         self.counts.octets_buffered -= n
-        memcpy(self.scratch + n, cursor_take(&live, length - n), length - n)
-        self.live += length - n
-        self.live_length -= length - n
+        if n < length:
+            memcpy(self.scratch + n, cursor_take(&live, length - n), length - n)
+            self.live += length - n
+            self.live_length -= length - n
         item.wire = self.scratch + 2
         item.length = length - 2
         return True
