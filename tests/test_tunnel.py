@@ -150,7 +150,7 @@ def dissected(tmp_path_factory):
     wanted = ["frame.protocols", "udp.dstport", "dns.id", "vlan.id", "gre.key.call_id",
               *FIELDS.values(), *ADDRESSES]
     out = subprocess.run(
-        ["tshark", "-r", str(path), "-n", "-T", "json", "-d", "mpls.label==99,pwethheuristic", *(x for f in wanted for x in ("-e", f))],
+        ["tshark", "-r", str(path), "-n", "-T", "json", "-d", "mpls.label==99,pwethcw", *(x for f in wanted for x in ("-e", f))],
         capture_output=True, check=False, text=True)
     rows = json.loads(out.stdout)
     assert len(rows) == len(names), out.stderr
