@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks import jobs, measure, report, traffic
+from benchmarks import flood, jobs, measure, mixed, report, traffic
 
 
 def _positive(text: str) -> int:
@@ -32,6 +32,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compare what comes out with what the generator put in")  # fmt: skip
     add("--beside", metavar="COMMAND",
         help="also run this on the same file, in turns: 'program {file} {workers}'")  # fmt: skip
+    add("--against", type=Path, metavar="PATH",
+        help="compare CPU a message with another built checkout, in turns")  # fmt: skip
+    add("--mixed", action=argparse.BooleanOptionalAction, default=True,
+        help="also over a file with TCP, fragments, tags and VXLAN")  # fmt: skip
+    add("--flood", action=argparse.BooleanOptionalAction, default=True,
+        help="also over a flood of forged queries with real pairs inside")  # fmt: skip
     add("--json", type=Path, default=traffic.OUT / "result.json", metavar="FILE")
     add("--dns-gazer", metavar="COMMAND", help="instead of the one beside this interpreter")
     add("--gazer", metavar="COMMAND", help="instead of the one beside this interpreter")
@@ -58,7 +64,15 @@ def main() -> int:
     try:
         file, counts = traffic.cached(traffic.Parameters(pairs=pairs, seed=options.seed))
         commands = jobs.Commands(options.dns_gazer, options.gazer, traffic.OUT)
-        bench = jobs.Bench(file, counts, commands, options.beside, say)
+        mixture = flooding = None
+        if options.mixed:
+            mixture = mixed.cached(mixed.Parameters(pairs=pairs, seed=options.seed))
+        if options.flood:
+            # More than the table takes, even in a quick run.
+            forged = max(pairs, 2 * flood.MAX_PENDING)
+            flooding = flood.cached(flood.Parameters(forged, forged // 100, options.seed))
+        bench = jobs.Bench(file, counts, commands, options.beside, say, mixture=mixture,
+                           flooding=flooding, against=options.against)  # fmt: skip
         jobs.measure_all(bench, runs, memory, options.check)
     except measure.Failed as error:
         print(f"\nbenchmark: {error}", file=sys.stderr)

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure, traffic
+from benchmarks import flood, measure, mixed, traffic
+from benchmarks.against import LIMIT, Against
 
 BASELINE_MESSAGES = 20_000
 FLOOD = 1_200_000  # queries; more than the table's limit
@@ -35,6 +36,9 @@ CPU_TWO_WORKERS = 1.15  # times the CPU of one worker
 PEAK_MB = 250
 FLAT = 1.05  # the long run's peak over the short one's: what PSS varies by itself from run to run
 PENDING_BYTES = 272  # two cells and a bucket: any query of up to 180 bytes
+MIXED = 1.3  # times the CPU of plain UDP, a message
+FLOODED = 0.5  # of the rate of plain UDP
+TURNS = 3  # against another checkout, in each round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,8 @@ JOBS = [
     for format_ in ("text", "json", "msgpack")
     for workers in (1, 2)
 ]
+MIXED_JOBS = [Job(detail, "text", workers) for detail in ("classic", "full") for workers in (1, 2)]
+FLOOD_JOBS = [Job("classic", "text", workers) for workers in (1, 2)]
 
 
 @dataclasses.dataclass
@@ -123,20 +129,22 @@ class Commands:
             return [str(installed)]
         return [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())"]
 
-    def of(self, job: Job, source: str, target: str) -> list[str]:
+    def of(self, job: Job, source: str, target: str, *, pending: int | None = None) -> list[str]:
         """The command line; `source` and `target` may be `-`. What the original's flags can say
-        goes through `dns-gazer`, the rest through a configuration file."""
+        goes through `dns-gazer`, the rest through a configuration file. `pending`:
+        transactions.max_pending, where it is not the default."""
         flag = {"text": "-t", "msgpack": "-o"}.get(job.format)
-        if job.detail == "classic" and flag:
+        if job.detail == "classic" and flag and pending is None:
             workers = ["--workers", str(job.workers)]
             return [*self.dns_gazer, "-r", source, flag, target, *workers]
         kind = "{type: text, format: json" if job.format == "json" else f"{{type: {job.format}"
-        config = self.folder / f"{job.detail}-{job.format}-{job.workers}.yaml"
-        if target == "-":
-            config = config.with_suffix(".stdout.yaml")
+        name = f"{job.detail}-{job.format}-{job.workers}"
+        name += f"-{pending}" if pending else ""
+        config = self.folder / (name + (".stdout.yaml" if target == "-" else ".yaml"))
+        limit = f"transactions: {{max_pending: {pending}}}\n" if pending else ""
         config.write_text(
             f"workers: {job.workers}\n"
-            f"events: {{detail: {job.detail}, records: false}}\n"
+            f"events: {{detail: {job.detail}, records: false}}\n{limit}"
             f'outputs:\n  - {kind}, path: "{target}"}}\n'
         )
         return [*self.gazer, "run", "-c", str(config), "-r", source]
@@ -146,7 +154,10 @@ class Bench:
     """One whole benchmark: its runs and what follows from them."""
 
     def __init__(self, file: Path, counts: traffic.Counts, commands: Commands,
-                 beside: str | None, say: Callable[[str], None]) -> None:  # fmt: skip
+                 beside: str | None, say: Callable[[str], None], *,
+                 mixture: tuple[Path, mixed.Counts] | None = None,
+                 flooding: tuple[Path, flood.Counts] | None = None,
+                 against: Path | None = None) -> None:  # fmt: skip
         self.file, self.counts, self.commands, self.say = file, counts, commands, say
         self.beside_command = beside
         self.series = {job: Series(counts.messages) for job in JOBS}
@@ -157,6 +168,11 @@ class Bench:
         self.tiny = traffic.cached(traffic.Parameters(pairs=5))[0]
         self.checks: list[tuple[str, bool, str]] = []
         self.memory: dict[str, Any] = {}
+        # Other files than the plain one, and the runs over them.
+        self.mixture, self.flooding = mixture, flooding
+        self.mixed = {job: Series(mixture[1].messages) for job in MIXED_JOBS} if mixture else {}
+        self.flood = {job: Series(flooding[1].messages) for job in FLOOD_JOBS} if flooding else {}
+        self.against = Against(against, file, counts.messages, say) if against else None
 
     def round(self, number: int) -> None:
         """Every program once."""
@@ -177,6 +193,24 @@ class Bench:
                 self.say(f"round {number}: beside, {job.workers}")
                 other = self.beside_command.format(file=shlex.quote(file), workers=job.workers)
                 self.beside[job.workers].runs.append(measure.run(shlex.split(other)))
+            # The same job over other traffic stands beside it in time, too.
+            if job in self.mixed:
+                self.say(f"round {number}: mixed, {job.name}")
+                self.mixed[job].runs.append(measure.run(self._over_mixed(job, "/dev/null")))
+            if job in self.flood:
+                self.say(f"round {number}: flood, {job.name}")
+                self.flood[job].runs.append(measure.run(self._over_flood(job, "/dev/null")))
+        if self.against:
+            for _ in range(TURNS):
+                self.against.turn()
+
+    def _over_mixed(self, job: Job, target: str) -> list[str]:
+        assert self.mixture
+        return self.commands.of(job, str(self.mixture[0]), target)
+
+    def _over_flood(self, job: Job, target: str) -> list[str]:
+        assert self.flooding
+        return self.commands.of(job, str(self.flooding[0]), target, pending=flood.MAX_PENDING)
 
     def peaks(self) -> None:
         """Peak memory of every job, in runs of their own."""
@@ -184,32 +218,53 @@ class Bench:
             self.say(f"memory: {job.name}")
             command = self.commands.of(job, str(self.file), "/dev/null")
             series.memory = measure.run(command, memory=True)
+        for job, series in self.flood.items():
+            self.say(f"memory: flood, {job.name}")
+            series.memory = measure.run(self._over_flood(job, "/dev/null"), memory=True)
+        if self.flood:
+            # The same with a table that takes a thousand: what is not the table's.
+            job = FLOOD_JOBS[-1]
+            assert self.flooding
+            command = self.commands.of(job, str(self.flooding[0]), "/dev/null", pending=FLOOD_SMALL)
+            self.memory["flood_small"] = measure.run(command, memory=True).peak
 
     def check(self) -> None:
         """Is what comes out right? It is counted as it passes; one worker and two must write the
         same bytes."""
-        expected = (self.counts.success, self.counts.no_reply, 0)
         for detail, format_ in dict.fromkeys((job.detail, job.format) for job in JOBS):
-            digests = set()
-            for workers in (1, 2):
-                job = Job(detail, format_, workers)
-                self.say(f"check: {job.name}")
-                command = self.commands.of(job, str(self.file), "-")
-                output = measure.run(command, count_output=True).output
-                assert output is not None
-                digests.add(output.digest)
-                found = (output.success, output.no_reply, output.no_query)
-                said = f"{found[0]:,} success, {found[1]:,} no_reply, {found[2]:,} no_query"
-                if found != expected:
-                    said += f"; expected {expected[0]:,}, {expected[1]:,}, {expected[2]:,}"
-                right = found == expected
-                if format_ != "msgpack" and output.lines != self.counts.pairs:
-                    right = False
-                    said += f"; {output.lines:,} lines"
-                self.checks.append((job.name, right, said))
-            same = len(digests) == 1
-            self.checks.append((f"{detail} {format_}, 1 and 2 workers", same,
-                                "the same bytes" if same else "different bytes"))  # fmt: skip
+            self._check("", [Job(detail, format_, workers) for workers in (1, 2)], self.counts,
+                        lambda job: self.commands.of(job, str(self.file), "-"))  # fmt: skip
+        if self.mixture:
+            for detail in ("classic", "full"):
+                self._check("mixed, ", [job for job in MIXED_JOBS if job.detail == detail],
+                            self.mixture[1], lambda job: self._over_mixed(job, "-"))  # fmt: skip
+        if self.flooding:
+            # A limit is reached, so that the order may depend on the number of workers.
+            self._check("flood, ", FLOOD_JOBS, self.flooding[1],
+                        lambda job: self._over_flood(job, "-"), same=False)  # fmt: skip
+
+    def _check(self, over: str, jobs: Sequence[Job], counts: traffic.Counts,
+               command: Callable[[Job], list[str]], same: bool = True) -> None:  # fmt: skip
+        expected = (counts.success, counts.no_reply, 0)
+        digests = set()
+        for job in jobs:
+            self.say(f"check: {over}{job.name}")
+            output = measure.run(command(job), count_output=True).output
+            assert output is not None
+            digests.add(output.digest)
+            found = (output.success, output.no_reply, output.no_query)
+            said = f"{found[0]:,} success, {found[1]:,} no_reply, {found[2]:,} no_query"
+            if found != expected:
+                said += f"; expected {expected[0]:,}, {expected[1]:,}, {expected[2]:,}"
+            right = found == expected
+            if job.format != "msgpack" and output.lines != sum(expected):
+                right = False
+                said += f"; {output.lines:,} lines"
+            self.checks.append((over + job.name, right, said))
+        if same:
+            one = len(digests) == 1
+            self.checks.append((f"{over}{job.detail} {job.format}, 1 and 2 workers", one,
+                                "the same bytes" if one else "different bytes"))  # fmt: skip
 
     def long(self) -> None:
         """Ten times the file must need no more memory than the file; a flood what is stated."""
@@ -237,6 +292,14 @@ class Bench:
         pairs = zip(ours.runs, theirs.runs, strict=True)
         return statistics.median(a.cpu / b.cpu for a, b in pairs)
 
+    @staticmethod
+    def per_message(ours: Series, theirs: Series) -> float:
+        """CPU a message over another: of two files, so that `ratio` will not do."""
+        return statistics.median(
+            (a.cpu / ours.messages) / (b.cpu / theirs.messages)
+            for a, b in zip(ours.runs, theirs.runs, strict=True)
+        )
+
     def requirements(self) -> list[tuple[str, str, str, bool]]:
         """(what, required, measured, met)"""
         one, two = (self.series[Job("classic", "text", workers)] for workers in (1, 2))
@@ -252,12 +315,33 @@ class Bench:
             ("CPU of 2 workers over 1, classic text", f"<= {CPU_TWO_WORKERS:.2f}",
              f"{ratio:.3f}", ratio <= CPU_TWO_WORKERS),
         ]  # fmt: skip
+        for job, series in self.mixed.items():
+            ratio = self.per_message(series, self.series[job])
+            found.append((f"CPU a message, mixed over plain, {job.name}", f"<= {MIXED:.2f}",
+                          f"{ratio:.3f}", ratio <= MIXED))  # fmt: skip
+        for job, series in self.flood.items():
+            ratio = statistics.median(
+                (series.messages / a.wall) / (self.series[job].messages / b.wall)
+                for a, b in zip(series.runs, self.series[job].runs, strict=True)
+            )
+            found.append((f"rate, flood over plain, {job.name}", f">= {FLOODED:.2f}",
+                          f"{ratio:.3f}", ratio >= FLOODED))  # fmt: skip
+        if "flood_small" in self.memory and self.flooding:
+            pending = min(flood.MAX_PENDING, self.flooding[1].forged)
+            memory = self.flood[FLOOD_JOBS[-1]].memory
+            assert memory
+            each = (memory.peak - self.memory["flood_small"]) / pending
+            found.append(("bytes for each waiting query at max_pending, flood",
+                          f"<= {PENDING_BYTES}", f"{each:.0f}", each <= PENDING_BYTES))  # fmt: skip
+        for name, pair in self.against.rows() if self.against else []:
+            found.append((f"CPU a message over the other tree's, {name}", f"<= {LIMIT:.2f}",
+                          f"{pair.ratio:.3f}", pair.ratio <= LIMIT))  # fmt: skip
         worst = max((series.memory.peak for series in self.series.values() if series.memory),
                     default=0.0) / measure.MB  # fmt: skip
         if worst:
             found.append(("peak memory, largest of all jobs, MB", f"< {PEAK_MB}",
                           f"{worst:.1f}", worst < PEAK_MB))  # fmt: skip
-        if self.memory:
+        if "peak_long" in self.memory:
             grown = self.memory["peak_long"] / self.memory["peak_once"]
             each = self.memory["bytes_per_pending"]
             found += [
@@ -287,6 +371,16 @@ class Bench:
                 for row in self.requirements()
             ],
         }
+        for name, file, series in (("mixed", self.mixture, self.mixed),
+                                   ("flood", self.flooding, self.flood)):  # fmt: skip
+            if file:
+                found[name] = {
+                    "file": file[0].name,
+                    "counts": dataclasses.asdict(file[1]),
+                    "jobs": {job.name: one.as_json() for job, one in series.items()},
+                }
+        if self.against:
+            found["against"] = self.against.as_json()
         if self.beside:
             found["beside"] = {
                 "command": self.beside_command,

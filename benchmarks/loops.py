@@ -20,6 +20,7 @@ from pathlib import Path
 
 from gazer.capture.dispatch import Dispatcher
 from gazer.capture.files import open_source
+from gazer.capture.fragments import Fragments
 from gazer.counters import WORKER, Slot, ledger_bytes, ledger_create
 from gazer.ring import Ring, ring_bytes
 from gazer.sinks.merge import Block, Merge
@@ -51,7 +52,10 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
     source = open_source(path, snaplen=MAX_EVENT)
     dispatcher = Dispatcher(
         rings=[Ring(frames, create=capacity)], bells=[bells[WORKER_0]], bell=bells[CAPTURE],
-        slot=Slot(ledger, CAPTURE), ports=[53], seed=1,
+        slot=Slot(ledger, CAPTURE), ports=[53], seed=1, max_depth=4, vxlan_ports=[4789],
+        geneve_ports=[6081], decode=["mpls", "pppoe", "gre", "erspan", "vxlan", "geneve", "ip"],
+        fragments=Fragments(max_datagrams=4096, max_bytes=1 << 24, timeout=30 * SECOND, seed=1,
+                            snaplen=MAX_EVENT),
     )
     while dispatcher.run(source) not in ("end", "broken"):
         pass
@@ -81,7 +85,8 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
     marks.append(time.process_time())
     for bell in bells:
         os.close(bell)
-    messages = Slot(ledger, WORKER_0).read(WORKER)["frames"]
+    counted = Slot(ledger, WORKER_0).read(WORKER)
+    messages = counted["datagrams"] + counted["stream_messages"]
     return messages, [after - before for before, after in itertools.pairwise(marks)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import jobs, measure
+from benchmarks import jobs, measure, mixed
 
 _COLUMNS = ["", "messages/s", "wall s", "CPU µs/msg", "capture", "workers", "sink", "rest",
             "peak MB"]  # fmt: skip
@@ -43,6 +43,18 @@ def _series(name: str, series: jobs.Series, pipeline: bool) -> list[str]:
     return row
 
 
+def _mixture(name: str, counts: mixed.Counts) -> str:
+    def share(messages: int) -> str:
+        return f"{100 * messages / counts.messages:.1f} %"
+
+    return (
+        f"{name}: {counts.messages:,} messages in {counts.frames:,} frames; {share(counts.tcp)}"
+        f" over TCP ({counts.connections:,} connections, {counts.segments:,} segments),"
+        f" {share(counts.fragmented)} in {counts.pieces:,} fragments, {share(counts.vlan)} tagged,"
+        f" {share(counts.vxlan)} in VXLAN"
+    )
+
+
 def render(bench: jobs.Bench) -> str:
     counts = bench.counts
     machine = measure.machine()
@@ -54,8 +66,13 @@ def render(bench: jobs.Bench) -> str:
         f"replies); {counts.frame_bytes / counts.frames:.0f} octets a frame, "
         f"{counts.answers / counts.replies:.2f} answers a reply",
         f"medians of {len(bench.floor.runs)}; whole commands, start included",
-        "",
     ]
+    if bench.mixture:
+        parts.append(_mixture(bench.mixture[0].name, bench.mixture[1]))
+    if bench.flooding:
+        name, flooded = bench.flooding[0].name, bench.flooding[1]
+        parts.append(f"{name}: {flooded.forged:,} forged queries, {flooded.pairs:,} real pairs")
+    parts.append("")
     rows = [_COLUMNS, _series("tcpdump -w /dev/null", bench.floor, False)]
     wall, cpu = bench.baseline_median("wall"), bench.baseline_median("cpu")
     rows.append(["Python: dnslib + json (a slice)", f"{1 / wall:,.0f}", "", f"{cpu * 1e6:.1f}"])
@@ -63,6 +80,8 @@ def render(bench: jobs.Bench) -> str:
         rows.append(_series(f"beside, {workers}", series, False))
     for job, series in bench.series.items():
         rows.append(_series(job.name, series, True))
+    for over, found in (("mixed", bench.mixed), ("flood", bench.flood)):
+        rows += [_series(f"{over}: {job.name}", series, True) for job, series in found.items()]
     parts += [table(rows), ""]
     for workers, series in bench.start.items():
         wall, cpu = series.median(lambda run: run.wall), series.median(lambda run: run.cpu)
@@ -75,7 +94,13 @@ def render(bench: jobs.Bench) -> str:
     for workers, series in bench.beside.items():
         ours = bench.series[jobs.Job("classic", "text", workers)]
         parts.append(f"CPU over that beside, {workers}: {bench.ratio(ours, series):.2f}")
-    if bench.memory:
+    for name, pair in bench.against.rows() if bench.against else []:
+        here, there = pair.medians()
+        parts.append(
+            f"CPU µs a message here and in the other tree, {name}: {here:.3f} and {there:.3f},"
+            f" ratio {pair.ratio:.3f} (median of {len(pair.turns)} turns)"
+        )
+    if "peak_long" in bench.memory:
         once, long, flood = (
             f"{bench.memory[key] / measure.MB:.1f} MB"
             for key in ("peak_once", "peak_long", "peak_flood")

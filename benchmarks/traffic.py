@@ -32,8 +32,9 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 from benchmarks import wire
 
@@ -61,9 +62,11 @@ class Parameters:
     repeated: float = 0.01
     duplicated: float = 0.003
 
+    kind: ClassVar[str] = f"traffic-v{VERSION}"
+
     def file_name(self) -> str:
         """Parameters that are not the default are part of the name."""
-        parts = [f"traffic-v{VERSION}", str(self.pairs)]
+        parts = [self.kind, str(self.pairs)]
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             if value != field.default:
@@ -307,6 +310,12 @@ def packets(parameters: Parameters, counts: Counts) -> Iterator[list[tuple[int, 
 def generate(parameters: Parameters, path: Path) -> Counts:
     """Write the capture file; the time this takes is about 20 µs a pair."""
     counts = Counts()
+    store(path, packets(parameters, counts), counts)
+    return counts
+
+
+def store(path: Path, blocks: Iterable[list[tuple[int, int, bytes]]], counts: Counts) -> None:
+    """Write blocks of frames, in order of time, as a capture file; counts what it writes."""
     pack = PACKET.pack
     last = 0
     collecting = gc.isenabled()
@@ -314,7 +323,7 @@ def generate(parameters: Parameters, path: Path) -> Counts:
     try:
         with open(path, "wb", buffering=0) as file:
             parts = [FILE_HEADER]
-            for block in packets(parameters, counts):
+            for block in blocks:
                 for at, _, frame in block:
                     size = len(frame)
                     parts.append(pack(START + at // 1_000_000, at % 1_000_000, size, size))
@@ -329,22 +338,27 @@ def generate(parameters: Parameters, path: Path) -> Counts:
         if collecting:
             gc.enable()
     counts.seconds = last / 1e6
-    return counts
 
 
-def cached(parameters: Parameters, folder: Path = OUT) -> tuple[Path, Counts]:
-    """The capture file with these parameters and its counts; made where it is not there yet."""
+def cached(
+    parameters: Any,
+    folder: Path = OUT,
+    generate: Callable[[Any, Path], Counts] = generate,
+    kind: type[Counts] = Counts,
+) -> tuple[Path, Any]:
+    """The capture file with these parameters and its counts (of type `kind`, which `generate`
+    makes); made where it is not there yet."""
     path = folder / parameters.file_name()
     notes = path.with_suffix(".json")
     try:
-        counts = Counts(**json.loads(notes.read_text()))
+        counts = kind(**json.loads(notes.read_text()))
         if path.stat().st_size == len(FILE_HEADER) + 16 * counts.frames + counts.frame_bytes:
             return path, counts
     except (OSError, ValueError, TypeError):
         pass
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    print(f"generating {parameters.pairs:,} query/reply pairs: {path}", file=sys.stderr, flush=True)
+    print(f"generating {path}", file=sys.stderr, flush=True)
     # Under other names until complete: an interrupted run must not leave half a file behind.
     half = path.with_suffix(f".{os.getpid()}.part")
     try:

@@ -2,10 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from gazer.packet cimport MAX_TAGS, MAX_TUNNELS, Layer, Packet
-
-cdef enum:
-    MAX_SCOPE = 2 * MAX_TAGS + 4 * MAX_TUNNELS      # octets
+from gazer.packet cimport Layer, Packet
 
 
 cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* packet,

@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_u16
-from gazer.packet cimport GENEVE, VXLAN, Layer, Packet
+from gazer.packet cimport (
+    GENEVE, LLMNR_PORT, MAX_SCOPE, MDNS_PORT, PROTOCOL_DNS, PROTOCOL_MDNS, VXLAN, Layer, Packet)
 
 
 cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* packet,
@@ -28,7 +29,7 @@ cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* 
         scope[n + 1] = tag & 0xFF
         n += 2
     for i in range(packet.layers):
-        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
+        if (layers[i].kind == VXLAN or layers[i].kind == GENEVE) and n + 4 <= MAX_SCOPE:
             scope[n] = 0x80
             scope[n + 1] = <uint8_t>(layers[i].id >> 16)
             scope[n + 2] = <uint8_t>(layers[i].id >> 8)
@@ -47,8 +48,13 @@ cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t see
     Each endpoint is hashed by itself, then both in the order of their hashes; adding or xoring the
     fields would put whole subnets on one worker.  The seed is secret, so that a stranger can't
     choose flows that all meet on one worker.
+
+    Of mDNS and LLMNR it is a hash of the endpoint that asks: the question goes to a group, and the
+    replies come from wherever, and all of them belong on one worker.  Where both ports are the
+    protocol's, ports don't tell who asks; mDNS matches none of these, LLMNR's all go one way.
     """
     cdef uint64_t a, b, low
+    cdef uint16_t port
     cdef uint64_t[4] words
     cdef uint32_t[2] v4
     cdef const uint8_t* addresses = frame + packet.addresses_offset
@@ -64,5 +70,13 @@ cdef uint64_t flow_hash(const uint8_t* frame, const Packet* packet, uint64_t see
         a = fold_multiply(a ^ packet.source_port, 0x9E3779B97F4A7C15ULL ^ seed)
         b = fold_multiply(words[2] ^ seed, words[3] ^ 0xD6E8FEB86659FD93ULL)
         b = fold_multiply(b ^ packet.destination_port, 0x9E3779B97F4A7C15ULL ^ seed)
+    if packet.protocol != PROTOCOL_DNS:
+        port = MDNS_PORT if packet.protocol == PROTOCOL_MDNS else LLMNR_PORT
+        if packet.source_port != port:
+            b = a
+        elif packet.destination_port != port:
+            a = b
+        elif port == LLMNR_PORT:
+            a = b = seed
     low = a if a < b else b
     return fold_multiply(low ^ 0xE7037ED1A0B428DBULL, (a ^ b ^ low) ^ seed ^ packet.transport)

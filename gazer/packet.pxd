@@ -76,6 +76,8 @@ cdef enum:          # Encapsulation; the names, in this order, are gazer.packet.
 cdef enum:
     MAX_TAGS = 16       # of 802.1Q/802.1ad, all levels together; real networks stack two or three
     MAX_TUNNELS = 8     # levels, at most; tunnels.max_depth may be less
+    MAX_SCOPE = 32      # octets of what tells networks apart (flow.pxd): sixteen VLAN tags of the
+                        # innermost link layer, or eight VNIs, or fewer of both
     MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
     TCP = 6
     UDP = 17

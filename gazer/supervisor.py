@@ -53,7 +53,7 @@ def run(config: Config, *, pid_file: str | None = None) -> int:
     """
     _hold_standard_descriptors()
     if config.capture.filter:
-        from gazer.capture.filter import filter_problem     # here: it loads libpcap
+        from gazer.capture.filter import filter_problem  # here: it loads libpcap
 
         if problem := filter_problem(config.capture.filter):
             raise ConfigError(problem)

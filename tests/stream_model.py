@@ -113,8 +113,9 @@ class Direction:
 
 
 class Connection:
-    def __init__(self, serial: int) -> None:
+    def __init__(self, serial: int, key: tuple) -> None:
         self.serial = serial
+        self.key = key              # the two ends, direction 0's sender first, and the scope
         self.directions = [Direction(), Direction()]
         self.clock = self.number = self.time = 0
 
@@ -123,8 +124,13 @@ class Connection:
         return any(r.state == "open" for r in self.directions)
 
 
+def item(what: str, c: Connection, d: int, message: bytes | None = None) -> tuple:
+    return what, c.serial, d, c.key[d], c.key[1 - d], c.key[2], message
+
+
 class Model:
-    """Items are tuples: what, serial, direction, message (or None), idle, clock, number."""
+    """Items are tuples: what, serial, direction, source, destination, scope, message (or None),
+    idle, clock, number, time."""
 
     def __init__(self, *, max_streams: int = 1000, timeout: int = 300, max_runs: int = 64) -> None:
         self.max_streams, self.timeout, self.max_runs = max_streams, timeout, max_runs
@@ -135,17 +141,17 @@ class Model:
             "octets", "octets_framed", "octets_old", "octets_skipped"), 0)
 
     def feed(self, s: Segment, clock: int) -> list[tuple]:
-        found = [(*item, True, c.clock + self.timeout, c.number)
-                 for c, item in self._idle(clock)]
-        return found + [(*item, False, clock, s.number) for item in self._segment(s, clock)]
+        return self.expire(clock) + [
+            (*item, False, clock, s.number, s.time) for item in self._segment(s, clock)]
 
     def expire(self, clock: int) -> list[tuple]:
-        return [(*item, True, c.clock + self.timeout, c.number) for c, item in self._idle(clock)]
+        return [(*item, True, c.clock + self.timeout, c.number, c.time)
+                for c, item in self._idle(clock)]
 
     def finish(self) -> list[tuple]:
         found = []
         for key, c in list(self.connections.items()):
-            found += [(*item, True, c.clock + self.timeout, c.number)
+            found += [(*item, True, c.clock + self.timeout, c.number, c.time)
                       for item in self._end(c, (0, 1))]
             del self.connections[key]
         return found
@@ -165,10 +171,10 @@ class Model:
                     yield c, item
                 del self.connections[key]
 
-    def _new(self) -> Connection:
+    def _new(self, key: tuple) -> Connection:
         self.serial += 1
         self.counts["opened"] += 1
-        return Connection(self.serial)
+        return Connection(self.serial, key)
 
     def _segment(self, s: Segment, clock: int) -> Iterator[tuple]:
         ends = (s.source, s.destination)
@@ -182,7 +188,7 @@ class Model:
                 self.counts["evicted"] += c.is_open
                 yield from self._end(c, (0, 1))
                 del self.connections[oldest]
-            self.connections[key] = self._new()
+            self.connections[key] = self._new(key)
         c = self.connections[key] = self.connections.pop(key)
         c.clock, c.number, c.time = clock, s.number, s.time
         self.counts["octets"] += len(s.payload)
@@ -207,7 +213,7 @@ class Model:
                     c.directions[d] = Direction()
                 else:
                     yield from self._end(c, (0, 1))
-                    renewed = self._new()
+                    renewed = self._new(key)
                     renewed.clock, renewed.number, renewed.time = clock, s.number, s.time
                     c = self.connections[key] = renewed
                 r = c.directions[d]
@@ -243,7 +249,7 @@ class Model:
         first, position = r.first, r.next
         c.directions[d].__init__()          # type: ignore[misc]
         r.state, r.first, r.next = "ended", first, position
-        return "end", c.serial, d, None
+        return item("end", c, d)
 
     # --- octets ---
 
@@ -304,7 +310,7 @@ class Model:
             del r.unread[:length]
             self.counts["messages"] += 1
             self.counts["octets_framed"] += length
-            yield "message", c.serial, d, message
+            yield item("message", c, d, message)
 
     def _lose(self, r: Direction) -> int:
         """Skip the unread; returns how much of its message is to come."""
@@ -327,5 +333,5 @@ class Model:
         r.next = to
         r.skip = max(0, left - hole)
         r.out_of_step |= hole > left
-        yield "gap", c.serial, d, None
+        yield item("gap", c, d)
         yield from self._consume(c, d)

@@ -18,8 +18,11 @@ from gazer.config import (
     Events,
     Output,
     OutputKind,
+    Fragments,
     Ring,
+    Streams,
     Transactions,
+    Tunnels,
     from_mapping,
     load,
 )
@@ -42,8 +45,14 @@ sensor: {id: edge 7}
 capture:
   files: [a.pcap, "-", 2015.pcap]
   interfaces: []
-  ports: [53, 5353]
+  ports: [53, 5300]
+  filter: udp
+  mdns: on
+  llmnr: yes
   snaplen: 65535
+tunnels: {decode: [gre, vxlan], max_depth: 2, vxlan_ports: [8472], geneve_ports: []}
+fragments: {max_datagrams: 7, max_bytes: 1MiB, timeout: 5s}
+streams: {max_streams: 777, max_bytes_each: 128KiB, max_bytes: 3MiB, max_transfers: 9, timeout: 1h}
 ring: {size: 2MiB}
 workers: 3
 transactions:
@@ -61,7 +70,11 @@ outputs:
         "c.yaml",
     )
     assert config.sensor.id == "edge 7"
-    assert config.capture == Capture(("a.pcap", "-", "2015.pcap"), (), (53, 5353), 65535)
+    assert config.capture == Capture(
+        ("a.pcap", "-", "2015.pcap"), (), (53, 5300), "udp", True, True, 65535)
+    assert config.tunnels == Tunnels(("gre", "vxlan"), 2, (8472,), ())
+    assert config.fragments == Fragments(7, MIB, 5 * SECOND)
+    assert config.streams == Streams(777, 128 * KIB, 3 * MIB, 9, 3600 * SECOND)
     assert config.ring == Ring(2 * MIB)
     assert config.workers == config.worker_count() == 3
     assert config.transactions == Transactions(SECOND // 2, 0, 4096, 64_000_000)
@@ -92,7 +105,7 @@ def test_the_defaults_are_sound_and_as_documented():
     assert config.transactions.max_pending == 1_000_000
     assert config.transactions.max_pending_bytes == 256 * MIB
     assert config.events == Events(Detail.FULL, False, 256 * KIB)
-    assert config.capture == Capture((), (), (53,), 256 * KIB)
+    assert config.capture == Capture((), (), (53,), "", False, False, 256 * KIB)
 
 
 def test_a_config_goes_to_a_child_and_stays_as_it_is():

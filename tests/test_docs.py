@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gazer import check, config, counters, docgen
+from gazer.event import STATUSES
 from gazer.packet import FATES
 from gazer.summary import NOT_DNS, Account, summary
 from gazer.workers.anomaly import NAMES
@@ -96,7 +97,7 @@ def test_the_pipes_of_the_readme_work(gazer, tmp_path):
         assert gazer("-r", "-", "-t", tmp_path / "dns.log", stdin=file).code == 0
     assert len((tmp_path / "dns.log").read_text().splitlines()) == 1
     assert "cut -f 3 | jq -r 'select(.status == \"no_reply\").query[0].name'" in README
-    done = gazer("-r", CAPTURES / "raw-ip.pcap", "-t", "-")
+    done = gazer("-r", CAPTURES / "lossy.pcap", "-t", "-")
     cut = subprocess.run(["cut", "-f", "3"], input=done.stdout, capture_output=True, check=True)
     events = [json.loads(line) for line in cut.stdout.splitlines()]
     assert [e["query"][0]["name"] for e in events if e["status"] == "no_reply"]
@@ -105,8 +106,8 @@ def test_the_pipes_of_the_readme_work(gazer, tmp_path):
 def test_make_run_prints_what_the_readme_says(gazer):
     made = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "\nCAPTURE = tests/captures/raw-ip.pcap\n" in made
-    assert "prints four lines" in README
-    assert len(gazer("-r", CAPTURES / "raw-ip.pcap", "-t", "-").lines) == 4
+    assert "prints five lines" in README
+    assert len(gazer("-r", CAPTURES / "raw-ip.pcap", "-t", "-").lines) == 5
 
 
 @pytest.mark.parametrize("line", [
@@ -145,9 +146,14 @@ def rows(text: str, heading: str) -> dict[str, str]:
 def test_every_fate_is_explained():
     found = rows(OPERATIONS, "### Frames")
     assert list(found) == [fate for fate in FATES[1:] if fate in NOT_DNS] + [
-        fate for fate in FATES[1:] if fate not in NOT_DNS
+        fate for fate in FATES[1:] if fate not in NOT_DNS and fate != "fragment"
     ]
-    assert "`dns`" in OPERATIONS
+    assert "`dns`" in OPERATIONS and "the fate `fragment`" in OPERATIONS
+
+
+def test_every_end_of_a_fragment_is_explained():
+    found = rows(OPERATIONS, "### Fragments")
+    assert list(found) == ["joined", *account(1).pieces()]
 
 
 def test_every_anomaly_is_explained():
@@ -156,7 +162,7 @@ def test_every_anomaly_is_explained():
 
 
 def test_every_status_is_explained():
-    assert list(rows(OPERATIONS, "### Transactions")) == ["success", "no_reply", "no_query"]
+    assert list(rows(OPERATIONS, "### Transactions")) == list(STATUSES)
 
 
 def account(value: int) -> Account:
@@ -178,10 +184,10 @@ def test_every_line_of_the_summary_is_explained():
         ".*".join(map(re.escape, text.split("...")))
         for text in re.findall(r"^\| `([^`]+)`", table, re.M)
     ]
-    assert len(patterns) == 10
+    assert len(patterns) == 13
     used = set()
     for line in lines:
-        if re.match(r"\d+ (frames read|messages|transactions|events)", line):
+        if re.match(r"\d+ (frames read|fragments|TCP segments|messages|transactions|events):?", line):
             if "NOT written" in line:
                 used.add(r"\.\.\. NOT written")
             continue
@@ -201,7 +207,15 @@ def test_every_counter_is_mentioned():
         "bad_time": "impossible timestamp", "snapped": "cut by the capture's snaplen",
         "opened": "queries", "evicted": "left early", "dropped": "NOT written",
         "answered_forgotten": "forgotten early", "negative_latency": "older than their query",
-        "omitted": "left out of events",
+        "omitted": "left out of events", "tunnelled": "tunnelled", "segments": "TCP segments",
+        "stream_messages": "messages on connections", "streams_opened": "connections",
+        "streams_evicted": "connections were forgotten early", "gaps": "holes in TCP streams",
+        "broken_messages": "a message that it cuts is lost", "octets_framed": "octets of messages",
+        "octets_old": "sent again", "octets_skipped": "skipped", "one_way_queries": "one_way",
+        "one_way_replies": "one_way", "further": "further_reply",
+        "incomplete": "zone transfers were not seen to the end", "datagrams": "UDP frames",
+        "duplicate_pieces": "`duplicate`", "bad_pieces": "`bad`", "expired_pieces": "`expired`",
+        "evicted_pieces": "`evicted`", "waiting_pieces": "`waiting`",
     }  # fmt: skip
     every = {*counters.CAPTURE, *counters.WORKER, *counters.SINK, *counters.OUTPUT}
     for counter in every:
@@ -292,5 +306,5 @@ def test_every_document_is_linked_from_the_readme():
 
 def test_what_is_not_there_yet_is_said():
     part = README.split("## Not there yet")[1].split("\n## ")[0]
-    for word in ("`-i`", "`-f`", "daemon", "TCP", "fragments", "VXLAN"):
+    for word in ("`-i`", "`-f`", "daemon"):
         assert word in part

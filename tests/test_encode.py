@@ -146,9 +146,8 @@ def messages(draw, reply: bool) -> bytes:
         r for section in sections for r in section) + draw(st.sampled_from([b"", b"", b"?"])))
 
 
-addresses = st.one_of(
-    st.integers(0, 2**32 - 1).map(lambda n: str(ipaddress.IPv4Address(n))),
-    st.integers(0, 2**128 - 1).map(lambda n: str(ipaddress.IPv6Address(n))))
+addresses4 = st.integers(0, 2**32 - 1).map(lambda n: str(ipaddress.IPv4Address(n)))
+addresses6 = st.integers(0, 2**128 - 1).map(lambda n: str(ipaddress.IPv6Address(n)))
 # Times as int64 nanoseconds, from 1970 to 2106 and a little more.
 times = st.integers(0, 2**32 * NS - 1)
 sensors = st.one_of(st.just("sensor-1"), st.text(min_size=1, max_size=60).filter(
@@ -162,9 +161,9 @@ def levels(draw) -> dict:
     if draw(st.booleans()):
         level["id"] = draw(numbers32)
     if draw(st.booleans()):
-        v6 = draw(st.booleans())
+        family = draw(st.sampled_from([addresses4, addresses6]))
         for end in ("source", "destination"):
-            level[end] = draw(addresses.filter(lambda a: (":" in a) == v6))
+            level[end] = draw(family)
     return level
 
 
@@ -179,9 +178,9 @@ def exchanges(draw) -> dict:
     status = draw(st.sampled_from(event.STATUSES))
     one_sided = {"no_reply": "query", "no_query": "reply", "further_reply": "reply",
                  "one_way": draw(st.sampled_from(["query", "reply"]))}.get(status)
-    v6 = draw(st.booleans())
-    family = addresses.filter(lambda a: (":" in a) == v6)
+    family = draw(st.sampled_from([addresses4, addresses6]))
     query_time = draw(times)
+    transfer = draw(st.tuples(st.booleans(), *[st.integers(0, 2**64 - 1)] * 3))
     return {
         "query": None if one_sided == "reply" else draw(messages(False)),
         "reply": None if one_sided == "query" else draw(messages(True)),
@@ -189,12 +188,12 @@ def exchanges(draw) -> dict:
         "server_port": draw(numbers16), "ident": draw(numbers16), "status": status,
         "vlan": draw(st.lists(st.integers(0, 4095), max_size=16)), "query_time": query_time,
         "reply_time": draw(st.one_of(times.filter(lambda t: abs(t - query_time) < 2**53),
-                                     st.integers(0, 60 * NS).map(lambda d: query_time + d))),
+                                     st.integers(0, 60 * NS).map(
+                                         lambda d: min(query_time + d, 2**32 * NS - 1)))),
         "repeats": draw(numbers16), "transport": draw(st.sampled_from([6, 17])),
         "protocol": draw(st.sampled_from(event.PROTOCOLS)),
         "tunnels": draw(st.one_of(st.just([]), st.lists(levels(), max_size=8))),
-        "transfer": draw(st.one_of(st.none(), st.none(), st.tuples(
-            st.booleans(), *[st.integers(0, 2**64 - 1)] * 3))),
+        "transfer": transfer if one_sided != "query" and draw(st.booleans()) else None,
     }
 
 
@@ -226,7 +225,8 @@ def test_every_form_of_any_exchange(x, full, sensor, max_size):
              for name, value in level.items()} for level in x["tunnels"]]
         assert tuple(found[n] for n in ("complete", "messages", "records", "bytes")
                      if n in found) == (x["transfer"] or ())
-        assert found.get("retransmits") == (None if x["query"] is None else x["repeats"])
+        waited = x["query"] is not None and x["status"] != "one_way"
+        assert found.get("retransmits") == (x["repeats"] if waited else None)
         both = x["query"] is not None and x["reply"] is not None
         assert ("latency" in found) == (both and x["reply_time"] >= x["query_time"])
     assert out[TEXT].split(b"\t")[1].decode() == event.tag_of(x["protocol"], "tx")
@@ -328,11 +328,14 @@ def test_an_update_has_sections_of_its_own():
     assert one(wire, status="no_reply", records=True)["section"] == "zone"
 
 
+MDNS = (build.header(0, 0x8400, (1, 1, 0, 0))
+        + build.question(build.labels("a", "local"), 1, 0x8001)
+        + build.record(b"\xc0\x0c", 1, b"\xc0\0\2\1", rdclass=0x8001))
+
+
 def test_mdns_class_bits():
     """RFC 6762, sections 5.4 and 10.2: the class is shown without its top bit."""
-    wire = (build.header(0, 0x8400, (1, 1, 0, 0)) + build.question(build.labels("a", "local"),
-                                                                   1, 0x8001)
-            + build.record(b"\xc0\x0c", 1, b"\xc0\0\2\1", rdclass=0x8001))
+    wire = MDNS
     found = one(reply=wire, status="one_way", protocol="mdns")
     question, answer = found["reply"]
     assert (question["class"], question["unicast"]) == ("IN", True) and "flush" not in question
@@ -459,15 +462,22 @@ def test_every_documented_field_occurs():
     query = build.header(1, 0x100, (1, 0, 0, 0)) + build.question(b"\1a\0") + b"?"
     reply = heavy(3000, reply=True)
     writer = doors.Writer(full=True, formats=range(4), max_size=16384)
-    (out,), _ = writer.events(query=query, reply=reply, **ENDS, vlan=[7], reply_time=5)
+    (out,), _ = writer.events(query=query, reply=reply, **ENDS, vlan=[7], reply_time=5,
+                              transfer=(True, 1, 2, 3))
     (other,), _ = writer.events(
         query=build.header(1, 0x100, (0, 0, 0, 1)) + opt, status="no_reply", **ENDS)
     found, second = check(out, True, False), check(other, True, False)
-    assert found.keys() | second.keys() == FIELDS.keys()
-    assert {k for side in ("query", "reply") for one in found[side] for k in one} == NESTED.keys()
+    level = {"type": "vxlan", "id": 5, "source": "192.0.2.1", "destination": "192.0.2.2"}
+    third = one(dso((1, bytes(8))), status="no_reply", tunnels=[level])
+    assert third["tunnels"] == [level] and set(level) == set(TUNNELS)
+    assert found.keys() | second.keys() | third.keys() == FIELDS.keys()
+    fourth = one(reply=MDNS, status="one_way", protocol="mdns")
+    assert {k for side in (found["query"], found["reply"], fourth["reply"])
+            for entry in side for k in entry} == NESTED.keys()
     assert second["edns"]["query"].keys() == EDNS.keys()
-    events, _ = writer.events(reply=reply, **ENDS, vlan=[7], records=True)
-    assert {k for one in events for k in check(one, True, True)} == FLAT.keys()
+    events, _ = writer.events(reply=reply, **ENDS, vlan=[7], records=True, tunnels=[level])
+    events += writer.events(reply=MDNS, **ENDS, records=True, protocol="mdns")[0]
+    assert {k for event in events for k in check(event, True, True)} == FLAT.keys()
 
 
 def test_event_time_stands_still_behind_its_end():

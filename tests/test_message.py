@@ -294,3 +294,153 @@ def test_twice_the_size_costs_no_more_than_about_twice(make):
     # And little more than a plain message of that size does, whose every octet is shown.
     plain = READER.time(wire(ASKED, ANSWER * 2000, counts=(1, 2000, 0, 0)), 60)
     assert b < 12 * 2 * plain, (b, plain)
+
+
+# --- opcodes and counts: what else is a message --------------------------------------------------
+
+
+def test_an_update_with_all_its_sections():
+    """RFC 2136: zone, prerequisites, updates, additional; classes ANY and NONE without data."""
+    found = READER.read(wire(
+        build.question(NAME, 6),
+        build.record(AT_NAME, 255, b"", rdclass=255, ttl=0),    # the name is in use
+        build.record(AT_NAME, 1, b"", rdclass=254, ttl=0),      # there is no A record
+        build.record(AT_NAME, 1, b"", rdclass=255, ttl=0),      # delete all A records
+        build.record(AT_NAME, 1, bytes([192, 0, 2, 9]), rdclass=254, ttl=0),
+        build.record(AT_NAME, 1, bytes([192, 0, 2, 1])),
+        build.record(b"\1k\0", 250, b"\0", rdclass=255, ttl=0),
+        counts=(1, 2, 3, 1), flags=0x2800))
+    assert found["opcode"] == 5 and [r[0] for r in found["records"]] == [
+        "question", "answer", "answer", "authority", "authority", "authority", "additional"]
+    assert [(r[2], r[3], r[5]) for r in found["records"][1:6]] == [
+        (255, 255, "\\# 0"), (1, 254, "\\# 0"), (1, 255, "\\# 0"), (1, 254, "192.0.2.9"),
+        (1, 1, "192.0.2.1")]
+
+
+def test_a_notify_with_the_new_soa():
+    """RFC 1996, section 3.7: it may stand in the answer section of the query."""
+    data = AT_NAME * 2 + struct.pack("!5I", 2026, 2, 3, 4, 5)
+    for flags, answers in ((0x2400, 1), (0x2400, 0), (0xA400, 0)):
+        found = READER.read(wire(build.question(NAME, 6), build.record(AT_NAME, 6, data) * answers,
+                                 counts=(1, answers, 0, 0), flags=flags))
+        assert (found["opcode"], found["anomaly"], found["plain"]) == (4, "ok", True)
+        assert [r[5] for r in found["records"][1:]] == [
+            "www.example. www.example. 2026 2 3 4 5"] * answers
+
+
+@pytest.mark.parametrize("opcode", range(16))
+def test_every_opcode_is_read_alike(opcode):
+    found = READER.read(wire(ASKED, ANSWER, counts=(1, 1, 0, 0), flags=0x8180 | opcode << 11))
+    assert found["opcode"] == opcode and found["anomaly"] == "ok"
+    assert found["records"][1:] == [SHOWN]
+
+
+@pytest.mark.parametrize("questions", [0, 2, 5, 16, 17, 300])
+def test_any_number_of_questions(questions):
+    names = [build.labels(f"n{i}", "example") for i in range(questions)]
+    found = READER.read(wire(*map(build.question, names), build.record(NAME, 1, bytes(4)),
+                             counts=(questions, 1, 0, 0)))
+    assert found["anomaly"] == "ok" and found["readable"] and not found["plain"]
+    assert found["question_end"] == 12 + sum(len(n) + 4 for n in names)
+    assert [r[1] for r in found["records"]] == [
+        *(f"n{i}.example." for i in range(questions)), "www.example."]
+
+
+# --- mDNS: the top bit of a class ----------------------------------------------------------------
+
+MDNS = 1        # PROTOCOL_MDNS of packet.pxd; DNS is 0, LLMNR 2
+
+
+def test_the_top_bit_of_a_class_in_mdns():
+    """RFC 6762: 5.4 a unicast answer is wanted, 10.2 flush the cache; an OPT's class is a size."""
+    parts = (build.question(NAME, 1, 0x8001), build.question(NAME, 28, 1),
+             build.question(b"\0", 41, 0x8001),
+             build.record(AT_NAME, 1, bytes([192, 0, 2, 1]), rdclass=0x8001),
+             build.record(AT_NAME, 1, bytes([192, 0, 2, 1])),
+             build.record(AT_NAME, 1, b"\1\2\3", rdclass=0x8001),
+             build.record(AT_NAME, 1, bytes(4), rdclass=0xFFFF),
+             build.record(b"\0", 41, b"", rdclass=0x8001))
+    message = wire(*parts, counts=(3, 4, 0, 1))
+    found = READER.read(message, protocol=MDNS)
+    assert found["tops"] == [1, 0, 1, 1, 0, 1, 1, 0]
+    assert [r[3] for r in found["records"]] == [1, 1, 1, 1, 1, 1, 0x7FFF, 0x8001]
+    assert [r[5] for r in found["records"][3:6]] == [
+        "192.0.2.1", "192.0.2.1", "\\# 3 010203"]       # read by the class without it
+    assert found["anomaly"] == "bad_rdata" and found["edns"]["udp_size"] == 0x8001
+    for protocol in (0, 2):
+        other = READER.read(message, protocol=protocol)
+        assert other["tops"] == [0] * 8
+        assert [r[3] for r in other["records"]] == [
+            0x8001, 1, 0x8001, 0x8001, 1, 0x8001, 0xFFFF, 0x8001]
+
+
+def test_questions_are_compared_by_their_octets():
+    other = doors.Reader()
+    asks, asks_again = (wire(build.question(NAME, 1, c), counts=(1, 0, 0, 0)) for c in (1, 0x8001))
+    assert not READER.same_question(asks, other, asks_again)
+    assert READER.same_question(asks_again, other, asks_again)
+
+
+# --- further messages: one reply of many ---------------------------------------------------------
+
+
+def test_the_answers_of_further_messages():
+    """Only answers, by the names of their own message, behind all records of the first."""
+    first = wire(ASKED, ANSWER, build.record(b"\0", 41, b"", ttl=0x8000), counts=(1, 1, 0, 1))
+    second = wire(build.question(build.labels("other")), build.record(AT_NAME, 5, AT_NAME),
+                  build.record(AT_NAME, 2, AT_NAME), build.record(b"\0", 41, b"", ttl=1 << 24),
+                  counts=(1, 1, 1, 1), flags=0x8185)
+    third = wire(build.record(build.labels("third"), 5, AT_NAME), counts=(0, 1, 0, 0))
+    found = READER.read(first, further=[second, third, wire(counts=(0, 0, 0, 0))])
+    alone = READER.read(first)
+    assert found["records"] == [
+        *alone["records"], ("answer", "other.", 5, 1, 60, "other."),
+        ("answer", "third.", 5, 1, 60, "third.")]
+    for key in ("id", "flags", "counts", "anomaly", "plain", "question_end", "edns", "rcode"):
+        assert found[key] == alone[key]
+    assert found["room"] > alone["room"] and READER.read(first) == alone
+
+
+FAULTS = {
+    "short_header": bytes(11), "counts": wire(counts=(0, 1, 0, 0)),
+    "bad_label": wire(b"\x41", counts=(1, 1, 0, 0)),
+    "truncated": wire(b"\0\0\1", counts=(1, 0, 0, 0)),
+    "rdlength": wire(build.record(b"\0", 1, b"", rdlength=4), counts=(0, 1, 0, 0)),
+    "pointer_loop": wire(build.record(AT_NAME, 1, b""), counts=(0, 1, 0, 0)),
+    "bad_rdata": wire(build.record(b"\0", 1, b""), counts=(0, 1, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("anomaly", FAULTS)
+def test_a_fault_in_a_further_message(anomaly):
+    first = wire(ASKED, ANSWER, counts=(1, 1, 0, 0))
+    good = wire(ASKED, ANSWER, counts=(1, 1, 0, 0))
+    for others in FAULTS.values():
+        found = READER.read(first, further=[good, FAULTS[anomaly], others, good])
+        assert found["anomaly"] == anomaly
+        assert [r for r in found["records"] if r == SHOWN] == [SHOWN] * 3
+    assert READER.read(first + b"\0", further=[FAULTS[anomaly]])["anomaly"] == "trailing"
+
+
+def test_the_budget_is_one_for_all_messages():
+    name = build.labels(*[b"x" * 63] * 3, b"y" * 61)
+    part = wire(build.record(name, 1, bytes(4)), build.record(AT_NAME, 1, bytes(4)) * 40,
+                counts=(0, 41, 0, 0))
+    for budget in (16384, 20000):
+        reader = doors.Reader(budget)
+        found = reader.read(part, further=[part] * 9)
+        assert len(found["records"]) + found["omitted"] == 410 and found["anomaly"] == "ok"
+        assert budget - 600 < found["room"] <= budget
+        # What has no room is still walked, and its faults are found.
+        assert reader.read(part, further=[part] * 9 + [FAULTS["bad_label"]])["anomaly"] \
+            == "bad_label"
+
+
+def test_the_slow_road_is_short_for_all_messages_together():
+    """16 records a message go through Python, and a transfer is one message."""
+    loc = bytes([0, 0x12, 0x16, 0x13]) + bytes.fromhex("8b0d2d6670be15f000988d20")
+    part = wire(*[build.record(b"\0", 29, loc)] * 10, counts=(0, 10, 0, 0))
+    found = READER.read(part, further=[part, part])
+    assert found["anomaly"] == "ok" and len(found["records"]) == 30
+    slow = [not r[5].startswith("\\# 16 ") for r in found["records"]]
+    assert slow == [True] * 16 + [False] * 14

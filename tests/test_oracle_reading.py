@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.oracle import build, capture, events, message
-from tests.oracle.packets import Level
+from tests.oracle.parts import Level
 
 NS = 1_000_000_000
 T0 = 1_700_000_000 * NS

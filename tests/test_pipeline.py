@@ -52,16 +52,38 @@ def figure(stderr: str, pattern: str) -> int:
     """The number in the summary that the pattern's group finds."""
     found = re.search(pattern, stderr)
     assert found, f"{pattern!r} is not in: {stderr}"
-    return int(found[1])
+    return int(found[1] or 0)
 
 
-def assert_accounted(stderr: str, frames: int) -> None:
-    """The frames read are all there are, and the sum of where they went."""
-    counts = re.search(r"(\d+) frames? read: (\d+) DNS, (\d+) not DNS(?: \([^)]*\))?"
-                       r", (\d+) not decoded", stderr)
+def reasons(text: str | None) -> dict[str, int]:
+    """`name 3, other 1` as the summary has it behind a figure."""
+    return {name: int(n) for name, n in re.findall(r"(\w+) (\d+)", text or "")}
+
+
+def assert_accounted(stderr: str, want: events.Reading, frames: int | None = None) -> None:
+    """Every frame has the fate, every piece and every octet of a stream the place that the oracle
+    gives it; `frames` is how many there are in all."""
+    counts = re.search(r"(\d+) frames? read: (\d+) DNS, \d+ not DNS(?: \(([^)]*)\))?"
+                       r", \d+ not decoded(?: \(([^)]*)\))?", stderr)
     assert counts, stderr
-    total, *parts = map(int, counts.groups())
-    assert total == sum(parts) == frames
+    fates = {"dns": int(counts[2])} | reasons(counts[3]) | reasons(counts[4])
+    found = re.search(r"(\d+) fragments?: (\d+) joined \((\d+) datagrams? put together\)(.*)",
+                      stderr)
+    if found:
+        fates["fragment"] = int(found[1])
+        pieces = {name: int(n) for n, name in re.findall(r"(\d+) (\w+)", found[4])}
+        assert pieces | {"joined": int(found[2])} == {"joined": 0} | +want.pieces
+        assert int(found[3]) == want.counts["joined datagrams"]
+    assert {fate: n for fate, n in fates.items() if n} == +want.fates
+    assert int(counts[1]) == sum(fates.values()) == (frames or want.counts["frames"])
+    if want.counts["segments"]:
+        streams = want.streams
+        assert [figure(stderr, pattern) for pattern in (
+            r"(\d+) TCP segments?:", r"TCP segments?: (\d+) message", r"on (\d+) connection",
+            r"(\d+) octets of messages", r"octets of messages(?:, (\d+) sent again)?",
+            r"octets of messages(?:, \d+ sent again)?(?:, (\d+) skipped)?",
+        )] == [streams["segments"], want.counts["stream messages"], streams["opened"],
+               streams["framed"], streams["old"], streams["skipped"]]
 
 
 def frames_in(name: str) -> int:
@@ -92,7 +114,7 @@ def test_classic_text_and_msgpack_with_records(gazer, tmp_path, name):
     got = unpacked(out)
     for one, event, line in zip(got, want.events, done.lines, strict=True):
         assert one == [event.tag, event.time_s, json.loads(line.split("\t")[2])]
-    assert_accounted(done.stderr, frames_in(name))
+    assert_accounted(done.stderr, want, frames_in(name))
 
 
 def test_all_captures_are_one_stream_in_the_order_given(gazer, tmp_path):
@@ -107,7 +129,7 @@ def test_all_captures_are_one_stream_in_the_order_given(gazer, tmp_path):
     assert compare.diff(lines(want), done.lines) == ""
     assert [one[1] for one in unpacked(out)] == [event.time_s for event in want.events]
     assert figure(done.stderr, r"time jumped (\d+) times") == want.clock_jumps
-    assert_accounted(done.stderr, sum(map(frames_in, names)))
+    assert_accounted(done.stderr, want, sum(map(frames_in, names)))
 
 
 @pytest.mark.parametrize("name", CAPTURE_FILES)
@@ -147,7 +169,7 @@ def test_full_detail_in_all_formats_at_once(gazer, tmp_path, name):
         assert exact == [event.tag, nanoseconds, record]
 
 
-@pytest.mark.parametrize("name", ["resolver.pcap", "authoritative.pcap", "lossy.pcap",
+@pytest.mark.parametrize("name", ["resolver.pcap", "transfers.pcap", "lossy.pcap",
                                   "mixed.pcapng"])
 def test_any_number_of_workers_writes_the_same_bytes(gazer, tmp_path, name):
     outputs = set()
@@ -304,7 +326,7 @@ def test_every_limit_at_its_least(gazer):
     }
     done = gazer.configured(config, "-r", CAPTURES / "resolver.pcap")
     assert done.code == 0, done.stderr
-    assert_accounted(done.stderr, frames_in("resolver.pcap"))
+    assert figure(done.stderr, r"(\d+) frames read") == frames_in("resolver.pcap")
     assert len(done.lines) > 100
 
 

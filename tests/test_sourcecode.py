@@ -20,8 +20,14 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Doors: compiled modules for tests and benchmarks, which see a part from Python.
 DOORS = {
-    "gazer.testing", "gazer.capture.doors", "gazer.capture.testing", "gazer.workers.doors",
-    "gazer.workers.probe"}
+    "gazer.capture.doors",
+    "gazer.capture.testing",
+    "gazer.testing",
+    "gazer.workers.doors",
+    "gazer.workers.probe",
+    "gazer.workers.stream_door",
+    "gazer.workers.transfer_door",
+}
 
 ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
@@ -259,15 +265,23 @@ DECODERS = [ROOT / name for name in (
     "gazer/packet.pyx",
     "gazer/tunnel.pyx",
     "gazer/capture/fragments.pyx",
+    "gazer/workers/connections.pyx",
+    "gazer/workers/dso.pyx",
     "gazer/workers/edns.pyx",
     "gazer/workers/engine.pyx",
+    "gazer/workers/framing.pyx",
+    "gazer/workers/matcher.pyx",
     "gazer/workers/message.pyx",
+    "gazer/workers/outer.pyx",
     "gazer/workers/names.pyx",
+    "gazer/workers/pieces.pyx",
     "gazer/workers/question.pyx",
     "gazer/workers/rdata.pyx",
     "gazer/workers/rdata_opt.pyx",
     "gazer/workers/rdata_svcb.pyx",
+    "gazer/workers/stream.pyx",
     "gazer/workers/transaction.pyx",
+    "gazer/workers/transfer.pyx",
 )]
 
 # The names by which decoders know a whole frame or message: nobody has looked yet how long it is.

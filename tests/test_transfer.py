@@ -302,8 +302,9 @@ def test_answers_that_can_not_be_walked(name):
     machine = Machine(AXFR)
     wire = build.header(7, 0x8400, (0, 3, 0, 0)) + good + BAD[name]
     assert machine.feed(wire) == "broken"
-    assert machine.figures["records"] == 2 and not machine.figures["complete"]
-    assert machine.answers == (2, 12 + len(good))
+    records = 3 if "SOA" in name else 2     # the octets of a SOA without a serial can be walked
+    assert machine.figures["records"] == records and not machine.figures["complete"]
+    assert machine.answers == (records, len(wire))
     # Behind the answers nobody looks.
     wire = build.header(7, 0x8400, (0, 2, 0, 9)) + good + BAD[name]
     assert Machine(AXFR).feed(wire) == "more"

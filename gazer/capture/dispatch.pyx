@@ -25,9 +25,9 @@ from gazer.counters cimport (
     C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, RUNNING, WAITING, Slot)
 from gazer.cursor cimport Cursor, cursor_over
 from gazer.entry cimport FrameEntry
-from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
-    DNS, FILTERED, FRAGMENT, MAX_TUNNELS, TCP, Decoding, Fragment, Layer, Packet, Rules,
+    DNS, FILTERED, FRAGMENT, MAX_SCOPE, MAX_TUNNELS, TCP, Decoding, Fragment, Layer, Packet, Rules,
     packet_decode, packet_resume, protocol_of, tunnel_of)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,

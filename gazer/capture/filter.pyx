@@ -10,6 +10,8 @@ What libpcap does with an expression:
   of snaplen 0 nothing would pass.
 - Link types have two numberings, LINKTYPE_ in files and DLT_ in libpcap's calls.
 - What a frame is too short for is not there: the frame does not pass.
+- It takes PPP for PPP with address and control octets, and knows no AF_INET6 but this machine's own
+  in BSD loopback frames: to an expression, others hold no IP.
 """
 
 from libc.string cimport memset, strncpy
@@ -31,8 +33,8 @@ cdef inline int dlt_of(int linktype) noexcept nogil:
     """libpcap's number of a link type: the same but for those of 100 to 103 (pcap-linktype(7))."""
     if linktype == 100:
         return 11           # LLC-encapsulated ATM
-    if linktype == 101:
-        return 12           # raw IP
+    if linktype == 101 or linktype == 14:
+        return 12           # raw IP, of which 14 is OpenBSD's number
     if linktype == 102:
         return 15           # BSD/OS SLIP
     if linktype == 103:

@@ -27,7 +27,7 @@ piece fills a hole, lies where others are, or does both; at the same cost in any
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from gazer.packet cimport MAX_TAGS, MAX_TUNNELS, Fragment, Layer, Packet
+from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, Fragment, Layer, Packet
 
 cdef enum:
     FRAGMENT_HELD = 0       # kept, or discarded: nothing to do now
@@ -46,7 +46,6 @@ cdef enum:          # FragmentCount: frames, but for the first; counters.pxd has
     FRAGMENT_COUNTS
 
 cdef enum:
-    MAX_SCOPE = 2 * MAX_TAGS + 4 * MAX_TUNNELS      # octets; see packet.pxd
     PAGE = 1024             # octets of payload
     PAGES = 64              # 65,535 octets
     CELL = PAGE + 16
@@ -169,4 +168,5 @@ cdef class Fragments:
     cdef void keep_head(self, Datagram* d, const uint8_t* head, uint32_t length) noexcept nogil
     cdef void keep(self, Datagram* d, uint32_t start, const uint8_t* octets,
                    uint32_t length) noexcept nogil
+    cdef int hand_on(self, uint32_t index) noexcept nogil
     cdef void join(self, Datagram* d) noexcept nogil

@@ -11,10 +11,12 @@ bad             empty; not the last one and no multiple of 8 octets; its end bey
                 It alone is discarded.
 foreign,        its datagram is known to be so, and is until its timeout.
 overlapping
+overlapping     octets beyond the last piece's end, or a last piece that says another end; a part of
+                its range is there already, or all of it with other octets.  The whole datagram is
+                given up (RFC 5722; for IPv4 likewise, as Linux does): whoever can put in one octet
+                could otherwise choose the reply.
 duplicate       all of its range is there already, with the same octets: as mirror ports show them.
-overlapping     any other overlap, a second last piece that says another length, or octets beyond
-                the last piece's end.  The whole datagram is given up (RFC 5722; for IPv4 likewise,
-                as Linux does): whoever can put in one octet could otherwise choose the reply.
+                If it is the first to say where the end is, that is believed.
 foreign         it has offset 0, and ports that are not ours.  Nothing of its datagram is kept.
 waiting         kept, until the datagram is whole (joined), is `timeout` old (expired), or has to
                 make room (evicted).
@@ -36,7 +38,7 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
-from gazer.packet cimport MAX_TUNNELS, Fragment, Layer, Packet
+from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, Fragment, Layer, Packet
 
 cdef extern from "sys/mman.h" nogil:
     enum:
@@ -288,10 +290,9 @@ cdef class Fragments:
 
     cdef bint same(self, const Datagram* d, uint32_t start, const uint8_t* octets,
                    uint32_t length) noexcept nogil:
-        """True if these octets are there; all of their blocks are."""
+        """True if these octets are there; all of their blocks are, and they end with the payload
+        or before."""
         cdef uint32_t done = 0, n
-        if d.total and start + length > d.total:
-            return False        # the last block may be held in part
         while done < length:
             n = PAGE - (start + done) % PAGE
             if n > length - done:
@@ -366,6 +367,15 @@ cdef class Fragments:
             memcpy(self.buffer + done, self.page(d.pages[(done - end) // PAGE]).octets, n)
             done += n
 
+    cdef int hand_on(self, uint32_t index) noexcept nogil:
+        """The datagram is whole, by a piece that is not among those it keeps."""
+        cdef Datagram* d = self.at(index)
+        self.join(d)
+        self.counts[F_DATAGRAMS] += 1
+        self.counts[F_JOINED] += d.pieces
+        self.remove(index)
+        return FRAGMENT_WHOLE
+
     # --- a piece ---------------------------------------------------------------------------------
 
     cdef int add(self, const uint8_t* frame, uint32_t caplen, const Fragment* f,
@@ -411,13 +421,20 @@ cdef class Fragments:
             if d.state != ASSEMBLING:
                 self.counts[F_FOREIGN if d.state == FOREIGN else F_OVERLAPPING] += 1
                 return FRAGMENT_HELD
-            held = self.held(d, f.offset, end)
-            if held == ALL and self.same(d, f.offset, octets, f.payload_length):
-                self.counts[F_DUPLICATE] += 1
-                return FRAGMENT_HELD
-            if (held != NOTHING or (d.total and (end > d.total or not f.more))
+            if ((d.total and (end > d.total or (not f.more and end != d.total)))
                     or (not f.more and end < d.highest)):
                 self.give_up(d, OVERLAPPING, F_OVERLAPPING)
+                return FRAGMENT_HELD
+            held = self.held(d, f.offset, end)
+            if held != NOTHING:
+                if held == A_PART or not self.same(d, f.offset, octets, f.payload_length):
+                    self.give_up(d, OVERLAPPING, F_OVERLAPPING)
+                    return FRAGMENT_HELD
+                if not f.more:
+                    d.total = end
+                if d.received == d.total:
+                    return self.hand_on(index)      # the octets were there, the end was not
+                self.counts[F_DUPLICATE] += 1
                 return FRAGMENT_HELD
         else:
             while self.known >= self.max_datagrams:
@@ -443,8 +460,7 @@ cdef class Fragments:
             memcpy(d.layers, layers, packet.layers * sizeof(Layer))
         if d.total == 0 or d.received != d.total:
             return FRAGMENT_HELD
-        self.join(d)
-        self.counts[F_DATAGRAMS] += 1
-        self.counts[F_JOINED] += d.pieces - 1
-        self.remove(index)
-        return FRAGMENT_WHOLE
+        # This piece is the one that made it whole: it is not counted among the others.
+        self.counts[F_WAITING] -= 1
+        d.pieces -= 1
+        return self.hand_on(index)

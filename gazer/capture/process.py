@@ -6,7 +6,7 @@ from gazer.capture.dispatch import Dispatcher
 from gazer.capture.files import open_source
 from gazer.capture.filter import Filter
 from gazer.capture.fragments import Fragments
-from gazer.child import FAULT, Boot, Child, run
+from gazer.child import FAULT, NOTICE, Boot, Child, run
 from gazer.config.kinds import printable
 from gazer.errors import InputError
 from gazer.topology import FIRST_WORKER, Topology
@@ -26,6 +26,7 @@ def capture(child: Child) -> None:
     boot = child.boot
     config = boot.config
     workers = Topology.of(config).workers
+    filter = Filter(config.capture.filter) if config.capture.filter else None
     dispatcher = Dispatcher(
         rings=[child.ring(f"frames{i}") for i in range(workers)],
         bells=[boot.bells[FIRST_WORKER + i] for i in range(workers)],
@@ -39,7 +40,7 @@ def capture(child: Child) -> None:
         max_depth=config.tunnels.max_depth,
         vxlan_ports=config.tunnels.vxlan_ports,
         geneve_ports=config.tunnels.geneve_ports,
-        filter=Filter(config.capture.filter) if config.capture.filter else None,
+        filter=filter,
         fragments=Fragments(
             max_datagrams=config.fragments.max_datagrams,
             max_bytes=config.fragments.max_bytes,
@@ -51,7 +52,7 @@ def capture(child: Child) -> None:
     unread = [printable(path) for path in boot.config.capture.files]
     while unread and not child.slot.draining:
         try:
-            if not read_file(child, dispatcher, boot.config.capture.files[-len(unread)]):
+            if not read_file(child, dispatcher, filter, config.capture.files[-len(unread)]):
                 break
         except InputError as error:
             if child.slot.draining:     # it may have had no time to begin
@@ -66,7 +67,7 @@ def capture(child: Child) -> None:
     dispatcher.release()
 
 
-def read_file(child: Child, dispatcher: Dispatcher, path: str) -> bool:
+def read_file(child: Child, dispatcher: Dispatcher, filter: Filter | None, path: str) -> bool:
     """Read one file.  True at its end, False if the supervisor wanted an end before."""
     source = open_source(
         path,
@@ -77,6 +78,8 @@ def read_file(child: Child, dispatcher: Dispatcher, path: str) -> bool:
     try:
         while not child.slot.draining:
             state = dispatcher.run(source)
+            for line in filter.complaints() if filter else ():
+                child.report(NOTICE, line)
             if state == "end":
                 return True
             if state == "broken":

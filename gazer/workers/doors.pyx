@@ -13,9 +13,9 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from gazer.entry cimport FORMATS, EventHeader, FrameEntry, frame_offset
-from gazer.flow cimport MAX_SCOPE, flow_hash, packet_scope
+from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
-    DNS, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, packet_decode)
+    DNS, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, packet_decode)
 from gazer.ring cimport (
     MARK_END, Consumer, Producer, Ring, ring_claim, ring_commit, ring_mark, ring_poll, ring_publish,
     ring_release)

@@ -330,9 +330,10 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     cdef bint r_dso = r != NULL and r.dso.length > 0
     cdef bint latency = q != NULL and r != NULL and x.reply_time >= x.query_time
     cdef uint32_t tags = tag_count(x) if full else 0, i
+    cdef bint waited = q != NULL and x.status != ONE_WAY
     cdef int n = 6 + 2 * (q != NULL) + 2 * (r != NULL)
     if full:
-        n += (4 + 3 * (q != NULL) + 3 * (r != NULL) + (q_edns or r_edns) + (q_bad or r_bad)
+        n += (4 + 2 * (q != NULL) + waited + 3 * (r != NULL) + (q_edns or r_edns) + (q_bad or r_bad)
               + (e.omitted > 0) + latency + (tags > 0) + 4 * x.transfer + (q_dso or r_dso)
               + (x.outer != NULL))
     map_begin(o, n)
@@ -423,7 +424,7 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
             next_key(o, b", \"reply_ts_ns\": ")
             put_uint(o, <uint64_t>x.reply_time)
     if full:
-        if q != NULL:
+        if waited:
             next_key(o, b", \"retransmits\": ")
             put_uint(o, x.repeats)
         next_key(o, b", \"sensor\": ")

@@ -19,7 +19,8 @@ from gazer.counters cimport (
     W_STREAM_MESSAGES, W_TRANSFERRING, Slot)
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
 from gazer.entry cimport FrameEntry, frame_offset
-from gazer.packet cimport MAX_TAGS, MAX_TUNNELS, PROTOCOLS, TCP, Layer, Packet
+from gazer.flow cimport packet_scope
+from gazer.packet cimport MAX_SCOPE, MAX_TAGS, MAX_TUNNELS, PROTOCOLS, TCP, Layer, Packet
 from gazer.ring cimport (
     MARK_END, Consumer, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
     ring_release, ring_wake_consumer)
@@ -27,9 +28,9 @@ from gazer.workers.anomaly cimport SHORT_HEADER
 from gazer.workers.emitter cimport Emitter
 from gazer.workers.encode cimport Encoder
 from gazer.workers.matcher cimport Due, Matcher, Origin
-from gazer.workers.outer cimport MAX_SCOPE, Outer, outer_of, scope_of
-from gazer.workers.stream cimport (
-    STREAM_MESSAGE, STREAM_NOTHING, Segment, StreamCounts, StreamItem, Streams)
+from gazer.workers.outer cimport Outer, outer_of
+from gazer.workers.connections cimport Segment, StreamCounts
+from gazer.workers.stream cimport STREAM_MESSAGE, STREAM_NOTHING, StreamItem, Streams
 from gazer.workers.transaction cimport Transactions
 from gazer.workers.transfer cimport Transfers
 
@@ -165,7 +166,7 @@ cdef class Engine:
         cdef Origin o
         cdef Cursor c
         cdef const uint8_t* payload
-        cdef int n = 0
+        cdef uint32_t n = 0
         cdef bint sound
         self.counters[W_FRAMES] += 1
         self.expire(f.clock)
@@ -177,8 +178,7 @@ cdef class Engine:
         sound = payload != NULL and o.source != NULL and o.destination != NULL
         o.outer = NULL
         if p.tags or p.layers:
-            n = scope_of(frame, f.caplen, p, layers, scope)
-            sound = sound and n >= 0
+            n = packet_scope(frame, f.caplen, p, layers, scope)
             if p.layers:
                 sound = sound and outer_of(frame, f.caplen, p, layers, &outer)
                 o.outer = &outer

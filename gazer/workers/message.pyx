@@ -57,7 +57,8 @@ cdef void message_free(Message* m) noexcept nogil:
     m.arena.base = NULL
 
 
-cdef inline int record_decode(Message* m, Cursor* c, Record* record, uint8_t section) noexcept nogil:
+cdef inline int record_decode(Message* m, Cursor* c, Record* record,
+                              uint8_t section) noexcept nogil:
     """Decode one record.  Returns OK, BAD_RDATA, NO_ROOM (stepped over), or another anomaly (the
     cursor is then nowhere)."""
     cdef Cursor rdata

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u16
-from gazer.packet cimport GENEVE, MAX_TAGS, MAX_TUNNELS, VXLAN, Layer, Packet
+from gazer.packet cimport MAX_TAGS, MAX_TUNNELS, Layer, Packet
 
 assert MAX_OUTER == 2 + 2 * MAX_TAGS + MAX_TUNNELS * (LEVEL + 32)
 
@@ -21,25 +21,6 @@ cdef uint32_t put_tags(const uint8_t* frame, uint32_t caplen, uint32_t offset, u
         to[2 * i] = <uint8_t>(tag >> 8)
         to[2 * i + 1] = <uint8_t>tag
     return 2 * n
-
-
-cdef int scope_of(const uint8_t* frame, uint32_t caplen, const Packet* packet, const Layer* layers,
-                  uint8_t* scope) noexcept nogil:
-    """Write the packet's scope; returns its octets, or -1 if it would take more than MAX_SCOPE."""
-    cdef uint32_t n, i
-    if 2 * <uint32_t>packet.tags > MAX_SCOPE:
-        return -1
-    n = put_tags(frame, caplen, packet.tags_offset, packet.tags, scope)
-    for i in range(packet.layers):
-        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
-            if n + 4 > MAX_SCOPE:
-                return -1
-            scope[n] = 0x80
-            scope[n + 1] = <uint8_t>(layers[i].id >> 16)
-            scope[n + 2] = <uint8_t>(layers[i].id >> 8)
-            scope[n + 3] = <uint8_t>layers[i].id
-            n += 4
-    return <int>n
 
 
 cdef bint outer_of(const uint8_t* frame, uint32_t caplen, const Packet* packet,

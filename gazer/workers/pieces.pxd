@@ -1,8 +1,8 @@
 """Octets of TCP streams that have to wait, in chunks of one size.
 
-A run is an unbroken row of octets, kept in one chunk or in several, one behind the other.  Its first
-chunk speaks for it.  The runs of one direction that lie behind holes hang together in the order of
-their sequence numbers, never touching one another:
+A run is an unbroken row of octets, kept in one chunk or in several, one behind the other.  Its
+first chunk speaks for it.  The runs of one direction that lie behind holes hang together in the
+order of their sequence numbers, never touching one another:
 
     ahead --> chunk -----> chunk        run: 700 octets at sequence number 5000
                 |next

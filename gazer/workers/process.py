@@ -26,8 +26,8 @@ def work(child: Child) -> None:
     config = boot.config
     limits = config.transactions
     streams = config.streams
-    stream_bytes = streams.max_bytes // workers
     workers = Topology.of(config).workers
+    stream_bytes = streams.max_bytes // workers
     engine = Engine(
         frame_ring=child.ring(f"frames{boot.part.worker}"),
         event_ring=child.ring(f"events{boot.part.worker}"),

@@ -32,7 +32,7 @@ What the RFCs leave open to who only listens, and how it is settled here:
 - FIN and RST of an unknown connection make it known (as ended), so that what comes late is old.
 - A direction ends with END only if it had begun.
 
-Limits: a connection costs 224 octets, and there are `max_streams` at most.  Kept octets stand in
+Limits: a connection costs 192 octets, and there are `max_streams` at most.  Kept octets stand in
 chunks of CHUNK octets, CHUNK_OCTETS of them payload (pieces.pxd).  A connection may hold so many
 chunks as `max_bytes_each` has room for, all together (with what was charged) `max_bytes`; and a
 direction MAX_RUNS separate runs of octets: one octet at every other number would else take a chunk
@@ -44,12 +44,11 @@ there is none, the message under way is broken off: what is left of it will be s
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from gazer.workers.connections cimport (
+    MAX_ENDS, Connection, Connections, Direction, Segment, StreamCounts)
 from gazer.workers.framing cimport LOOK_AHEAD
-from gazer.workers.outer cimport MAX_SCOPE
-from gazer.workers.pieces cimport Pieces
 
 cdef enum:
-    MAX_ENDS = 32 + MAX_SCOPE
     MAX_STREAM_MESSAGE = 65535
 
 cdef enum StreamResult:
@@ -57,23 +56,6 @@ cdef enum StreamResult:
     STREAM_MESSAGE          # item.wire, item.length
     STREAM_GAP              # a hole in this direction was given up; what follows lies behind it
     STREAM_END              # this direction has ended
-
-
-cdef struct Segment:
-    const uint8_t* ends         # source address, destination address, scope
-    uint8_t family              # 4 or 6
-    uint8_t scope_length        # octets, at most MAX_SCOPE
-    uint8_t protocol            # Protocol
-    uint8_t flags               # TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK; others don't matter
-    uint16_t source_port
-    uint16_t destination_port
-    uint32_t sequence
-    uint32_t acknowledgement
-    const uint8_t* payload      # with `ends`, must stay until `next` has said STREAM_NOTHING
-    uint32_t length             # of it, as captured
-    uint32_t wire_length        # of it, on the wire
-    uint64_t number             # of the frame; grows
-    int64_t time                # of the frame
 
 
 cdef struct StreamItem:
@@ -98,120 +80,35 @@ cdef struct StreamItem:
     int64_t time
 
 
-cdef struct StreamCounts:
-    uint64_t opened
-    uint64_t evicted            # left because a limit was reached, before both directions ended
-    uint64_t timed_out          # idle for the timeout, before both directions ended
-    uint64_t live               # connections now known, ended ones included
-    uint64_t gaps
-    uint64_t broken_messages
-    uint64_t resyncs
-    uint64_t messages
-    uint64_t octets             # = framed + old + skipped + buffered
-    uint64_t octets_framed
-    uint64_t octets_old
-    uint64_t octets_skipped
-    uint64_t octets_buffered
-
-
-cdef struct Direction:
-    uint32_t next               # sequence number of the next octet in order
-    uint32_t first              # of the first octet, if a SYN told (FIRST_KNOWN)
-    uint32_t fin                # where the FIN stands (FIN_PENDING)
-    uint32_t head               # run of the octets in order that are no whole message yet; 0: none
-    uint32_t ahead              # first run behind a hole; 0: none
-    uint32_t skip               # octets up to the end of a message that is lost
-    uint16_t runs               # behind holes
-    uint8_t state               # see stream.pyx
-    uint8_t flags
-
-
-cdef struct Connection:
-    uint64_t clock              # of its last segment, with the next two
-    uint64_t number
-    int64_t time
-    uint64_t serial
-    uint32_t next               # in the bucket; in the list of free places
-    uint32_t hash
-    uint32_t older              # by last segment
-    uint32_t newer
-    uint32_t held_older         # the same, of those that hold or are charged for something
-    uint32_t held_newer
-    uint32_t chunks
-    uint32_t charged            # octets
-    uint16_t port[2]            # the sender's of direction 0, and of direction 1
-    uint8_t family
-    uint8_t scope_length
-    uint8_t protocol
-    uint8_t holding             # is in the second list
-    Direction direction[2]
-    uint8_t[MAX_ENDS] ends      # address of direction 0's sender, of 1's, scope
-
-
-cdef class Streams:
+cdef class Streams(Connections):
     # For the engine.
-    cdef StreamCounts counts
     cdef void feed(self, const Segment* s, uint64_t clock) noexcept nogil
     cdef int next(self, StreamItem* item) noexcept nogil
     cdef void expire(self, uint64_t clock, bint ending) noexcept nogil
     cdef void finish(self) noexcept nogil
-    cdef uint64_t due(self, uint64_t* number) noexcept nogil
-    cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
-    cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil
-
-    # The table.
-    cdef Pieces pieces
-    cdef uint8_t* cells
-    cdef size_t reserved            # bytes of address space
-    cdef uint32_t* buckets
-    cdef uint32_t bucket_mask
-    cdef uint32_t touched           # cells ever used
-    cdef uint32_t free_cells        # head of the list
-    cdef readonly uint32_t max_streams
-    cdef uint32_t oldest
-    cdef uint32_t newest
-    cdef uint32_t held_oldest
-    cdef uint32_t held_newest
-    cdef uint64_t timeout
-    cdef uint64_t seed
-    cdef uint64_t serial            # the last one given
 
     # What `next` is at.
     cdef const Segment* segment
     cdef uint64_t clock
     cdef int stage
     cdef uint32_t current           # the segment's connection
-    cdef int side                   # ... and direction
     cdef const uint8_t* rest        # of its payload, not looked at yet
     cdef uint32_t rest_length
     cdef uint32_t rest_sequence
     cdef uint32_t ending            # the connection that is ending; 0: none
     cdef int ending_side            # ... the direction
     cdef int ending_last            # ... the last direction that ends
-    cdef bint ending_all         # the input is over
+    cdef bint ending_all            # the input is over
     cdef bint ending_stays          # ... stays in the table
     # Octets in order that are being read: of the segment, or of a run that is in order now.
     cdef const uint8_t* live
     cdef uint32_t live_length
     cdef uint32_t live_chunk        # where they stand; 0: in the segment
     cdef uint32_t live_left         # of the run, behind this chunk
-    cdef uint32_t hash              # of the segment's connection
-    cdef uint8_t[MAX_ENDS] ends     # ... as in Connection
     cdef uint8_t[MAX_ENDS] turned   # for the item
     cdef uint8_t[LOOK_AHEAD * 2] window
     cdef uint8_t* scratch
 
-    cdef Connection* at(self, uint32_t index) noexcept nogil
-    cdef void grow(self) noexcept nogil
-    cdef uint32_t find(self, const Segment* s) noexcept nogil
-    cdef uint32_t create(self, const Segment* s) noexcept nogil
-    cdef void restart(self, Connection* c) noexcept nogil
-    cdef void remove(self, uint32_t index) noexcept nogil
-    cdef void link_newest(self, uint32_t index) noexcept nogil
-    cdef void unlink(self, uint32_t index) noexcept nogil
-    cdef void hold_newest(self, uint32_t index) noexcept nogil
-    cdef void unhold(self, uint32_t index) noexcept nogil
-    cdef void settle(self, uint32_t index) noexcept nogil
     cdef int hand_on(self, StreamItem* item, const Connection* c, int d, int what) noexcept nogil
     cdef bint resync(self, Connection* c, Direction* r) noexcept nogil
     cdef uint32_t unread(self, const Direction* r) noexcept nogil

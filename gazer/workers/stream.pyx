@@ -1,25 +1,14 @@
 """TCP connections put together into DNS messages; see stream.pxd."""
 
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strerror
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
 from gazer.cursor cimport Cursor, cursor_over, cursor_take, cursor_u8, cursor_u16
 from gazer.packet cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
+from gazer.workers.connections cimport Connection, Connections, Direction, Segment
 from gazer.workers.framing cimport LOOK_AHEAD, PLAUSIBLE, Verdict, framing_search
-from gazer.workers.pieces cimport CHUNK_OCTETS, Chunk, Pieces
-from gazer.workers.question cimport hash_bytes
-
-cdef extern from "sys/mman.h" nogil:
-    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t length)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_NORESERVE
+from gazer.workers.pieces cimport CHUNK_OCTETS, Chunk
 
 cdef enum:          # of a direction
     UNSEEN = 0
@@ -45,224 +34,24 @@ cdef enum Stage:
     SETTLING
 
 cdef enum:
-    FEWEST_BUCKETS = 4096
     RST_BELOW = 65535           # how far from `next` a RST may be
     RST_ABOVE = 1 << 20
-
-cdef uint64_t NEVER = ~<uint64_t>0
-
-assert sizeof(Connection) == 224
 
 
 cdef inline bint is_open(const Connection* c) noexcept nogil:
     return c.direction[0].state == OPEN or c.direction[1].state == OPEN
 
 
-cdef class Streams:
-    """All connections of one worker; `timeout` in ns."""
+cdef class Streams(Connections):
+    """All connections of one worker; for what it takes see Connections."""
 
-    def __cinit__(self, *, max_streams, max_bytes, max_bytes_each, timeout, seed):
-        self.pieces = Pieces(max_bytes=max_bytes, max_bytes_each=max_bytes_each)
-        self.max_streams = max(1, max_streams)
-        self.timeout = timeout
-        self.seed = seed
-        # Cell 0 is never used: index 0 means "none".
-        self.reserved = (<size_t>self.max_streams + 1) * sizeof(Connection)
-        cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == <void*>-1:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for TCP connections: "
-                              f"{strerror(errno).decode()}")
-        self.cells = <uint8_t*>block
-        self.touched = 1
-        self.bucket_mask = FEWEST_BUCKETS - 1
-        self.buckets = <uint32_t*>calloc(FEWEST_BUCKETS, sizeof(uint32_t))
+    def __cinit__(self, **_):
         self.scratch = <uint8_t*>malloc(2 + MAX_STREAM_MESSAGE)
-        if self.buckets == NULL or self.scratch == NULL:
+        if self.scratch == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        if self.cells != NULL:
-            munmap(self.cells, self.reserved)
-        free(self.buckets)
         free(self.scratch)
-
-    # --- the table -------------------------------------------------------------------------------
-
-    cdef Connection* at(self, uint32_t index) noexcept nogil:
-        return <Connection*>(self.cells + <size_t>index * sizeof(Connection))
-
-    cdef void grow(self) noexcept nogil:
-        """Twice the buckets.  With no memory for them the chains just become longer."""
-        cdef uint32_t size = (self.bucket_mask + 1) * 2, index
-        cdef uint32_t* buckets = <uint32_t*>calloc(size, sizeof(uint32_t))
-        cdef Connection* c
-        if buckets == NULL:
-            return
-        index = self.oldest
-        while index:
-            c = self.at(index)
-            c.next = buckets[c.hash & (size - 1)]
-            buckets[c.hash & (size - 1)] = index
-            index = c.newer
-        free(self.buckets)
-        self.buckets = buckets
-        self.bucket_mask = size - 1
-
-    cdef uint32_t find(self, const Segment* s) noexcept nogil:
-        """The segment's connection or 0; `side`, `ends` and `hash` are its own either way."""
-        cdef uint32_t half = 4 if s.family == 4 else 16, index
-        cdef uint32_t n = 2 * half + s.scope_length
-        cdef uint16_t a = s.source_port, b = s.destination_port
-        cdef uint64_t ports
-        cdef Cursor given = cursor_over(s.ends, 0, n)
-        cdef const uint8_t* source = cursor_take(&given, half)
-        cdef const uint8_t* destination = cursor_take(&given, half)
-        cdef const uint8_t* scope = cursor_take(&given, s.scope_length)
-        cdef Connection* c
-        self.side = a < b or (a == b and memcmp(source, destination, half) < 0)
-        if self.side:
-            a, b = b, a
-            source, destination = destination, source
-        memcpy(self.ends, source, half)
-        memcpy(self.ends + half, destination, half)
-        memcpy(self.ends + 2 * half, scope, s.scope_length)
-        ports = <uint64_t>a | <uint64_t>b << 16 | <uint64_t>s.family << 32
-        self.hash = <uint32_t>hash_bytes(self.ends, n, self.seed ^ ports * 0x9E3779B97F4A7C15ULL, 0)
-        index = self.buckets[self.hash & self.bucket_mask]
-        while index:
-            c = self.at(index)
-            if (c.hash == self.hash and c.port[0] == a and c.port[1] == b and c.family == s.family
-                    and c.scope_length == s.scope_length and memcmp(c.ends, self.ends, n) == 0):
-                return index
-            index = c.next
-        return 0
-
-    cdef uint32_t create(self, const Segment* s) noexcept nogil:
-        """What `find` did not find; there is a place for it."""
-        cdef uint32_t index = self.free_cells
-        cdef uint32_t bucket
-        cdef Connection* c
-        if self.counts.live > self.bucket_mask:
-            self.grow()
-        if index:
-            self.free_cells = self.at(index).next
-        else:
-            index = self.touched
-            self.touched += 1
-        c = self.at(index)
-        memset(c, 0, sizeof(Connection) - MAX_ENDS)
-        c.hash = self.hash
-        c.family = s.family
-        c.protocol = s.protocol
-        c.scope_length = s.scope_length
-        c.port[self.side] = s.source_port
-        c.port[1 - self.side] = s.destination_port
-        memcpy(c.ends, self.ends, (8 if s.family == 4 else 32) + s.scope_length)
-        bucket = c.hash & self.bucket_mask
-        c.next = self.buckets[bucket]
-        self.buckets[bucket] = index
-        self.link_newest(index)
-        self.counts.live += 1
-        self.restart(c)
-        return index
-
-    cdef void restart(self, Connection* c) noexcept nogil:
-        """A new connection in this place."""
-        self.serial += 1
-        c.serial = self.serial
-        self.pieces.charged -= c.charged
-        c.charged = 0
-        memset(c.direction, 0, sizeof(c.direction))
-        self.counts.opened += 1
-
-    cdef void remove(self, uint32_t index) noexcept nogil:
-        cdef Connection* c = self.at(index)
-        cdef uint32_t* link = &self.buckets[c.hash & self.bucket_mask]
-        while link[0] != index:
-            link = &self.at(link[0]).next
-        link[0] = c.next
-        self.unlink(index)
-        if c.holding:
-            self.unhold(index)
-        self.pieces.charged -= c.charged
-        c.serial = 0
-        c.next = self.free_cells
-        self.free_cells = index
-        self.counts.live -= 1
-
-    cdef void link_newest(self, uint32_t index) noexcept nogil:
-        cdef Connection* c = self.at(index)
-        c.older = self.newest
-        c.newer = 0
-        if self.newest:
-            self.at(self.newest).newer = index
-        else:
-            self.oldest = index
-        self.newest = index
-
-    cdef void unlink(self, uint32_t index) noexcept nogil:
-        cdef Connection* c = self.at(index)
-        if c.older:
-            self.at(c.older).newer = c.newer
-        else:
-            self.oldest = c.newer
-        if c.newer:
-            self.at(c.newer).older = c.older
-        else:
-            self.newest = c.older
-
-    cdef void hold_newest(self, uint32_t index) noexcept nogil:
-        cdef Connection* c = self.at(index)
-        c.holding = True
-        c.held_older = self.held_newest
-        c.held_newer = 0
-        if self.held_newest:
-            self.at(self.held_newest).held_newer = index
-        else:
-            self.held_oldest = index
-        self.held_newest = index
-
-    cdef void unhold(self, uint32_t index) noexcept nogil:
-        cdef Connection* c = self.at(index)
-        c.holding = False
-        if c.held_older:
-            self.at(c.held_older).held_newer = c.held_newer
-        else:
-            self.held_oldest = c.held_newer
-        if c.held_newer:
-            self.at(c.held_newer).held_older = c.held_older
-        else:
-            self.held_newest = c.held_older
-
-    cdef void settle(self, uint32_t index) noexcept nogil:
-        """Put the connection on the list of those that hold something, or take it off."""
-        cdef Connection* c = self.at(index)
-        cdef bint holds = c.chunks > 0 or c.charged > 0
-        if holds and not c.holding:
-            self.hold_newest(index)
-        elif c.holding and not holds:
-            self.unhold(index)
-
-    cdef void charge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil:
-        """Somebody else keeps so many octets more for this connection.
-
-        If that is beyond the limit, connections leave before `next` says STREAM_NOTHING again.
-        When a connection is gone, or another has begun in its place, so is what it was charged.
-        """
-        cdef Connection* c = self.at(connection)
-        if c.serial == serial and serial:
-            c.charged += octets
-            self.pieces.charged += octets
-            self.settle(connection)
-
-    cdef void discharge(self, uint32_t connection, uint64_t serial, uint32_t octets) noexcept nogil:
-        cdef Connection* c = self.at(connection)
-        if c.serial == serial and serial:
-            octets = min(octets, c.charged)
-            c.charged -= octets
-            self.pieces.charged -= octets
-            self.settle(connection)
 
     # --- in order: octets to messages ------------------------------------------------------------
 
@@ -285,7 +74,7 @@ cdef class Streams:
         item.idle = self.segment == NULL or self.stage == EXPIRING
         item.own = not item.idle and item.connection == self.current
         if item.idle:
-            item.clock = c.clock + self.timeout if c.clock < NEVER - self.timeout else NEVER
+            item.clock = self.idle_at(c)
             item.number = c.number
             item.time = c.time
         else:
@@ -540,10 +329,10 @@ cdef class Streams:
 
     cdef bint make_room(self) noexcept nogil:
         """True if there is room for the segment's payload, or nobody else who could give it."""
-        cdef uint32_t need = self.segment.length // CHUNK_OCTETS + 2
+        cdef const Direction* r = &self.at(self.current).direction[self.side]
+        cdef uint32_t need = self.segment.length // CHUNK_OCTETS + 2 + r.runs
         cdef uint32_t index = self.held_oldest
-        need += self.at(self.current).direction[self.side].runs
-        if self.pieces.has_room(need):
+        if self.pieces.has_room(need) or r.state == ENDED or self.segment.flags & TCP_RST:
             return True
         if index == self.current:
             index = self.at(index).held_newer
@@ -576,17 +365,6 @@ cdef class Streams:
         """End of input: all connections leave, in the order of their last segments."""
         self.segment = NULL
         self.stage = FINISHING
-
-    cdef uint64_t due(self, uint64_t* number) noexcept nogil:
-        """The clock at which the next connection will be idle, and the number of the frame with its
-        last segment; the largest number if there is none."""
-        cdef uint64_t clock
-        number[0] = 0
-        if self.oldest == 0:
-            return NEVER
-        clock = self.at(self.oldest).clock
-        number[0] = self.at(self.oldest).number
-        return clock + self.timeout if clock < NEVER - self.timeout else NEVER
 
     cdef int take_syn(self) noexcept nogil:
         """SYN or RST of the segment; the stage that follows."""

@@ -25,8 +25,9 @@ at most MAX_UNDER_KEY wait under it; then the oldest of these leaves.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from gazer.packet cimport MAX_SCOPE
 from gazer.workers.message cimport Message
-from gazer.workers.outer cimport MAX_SCOPE, Outer
+from gazer.workers.outer cimport Outer
 
 cdef enum:
     CELL = 128

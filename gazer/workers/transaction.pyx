@@ -6,8 +6,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 from gazer.atomics cimport prefetch
+from gazer.packet cimport MAX_SCOPE
 from gazer.workers.message cimport FLAG_QR, Message
-from gazer.workers.outer cimport MAX_OUTER, MAX_SCOPE, Outer, outer_length
+from gazer.workers.outer cimport MAX_OUTER, Outer, outer_length
 from gazer.workers.question cimport hash_bytes, question_equal
 
 cdef extern from "sys/mman.h" nogil:

@@ -54,7 +54,7 @@ cdef struct TransferState:
     uint64_t records        # in their answer sections
     uint64_t octets         # of the messages
     uint32_t answers        # records in the last message's answer section, as far as it went
-    uint32_t answers_end    # where in that message they end
+    uint32_t answers_end    # where in that message they end; its length if they break off
 
 
 cdef inline bint transfer_complete(const TransferState* s) noexcept nogil:
@@ -84,6 +84,7 @@ cdef struct Transfer:
     uint32_t kept_messages
     uint32_t kept_records   # answer records in those
     bint full               # no message is kept any more
+    uint64_t turn           # grows from message to message, whichever transfer it belongs to
     # What it is.
     uint64_t serial         # of the stream
     uint64_t question       # hash
@@ -130,6 +131,7 @@ cdef class Transfers:
     cdef uint32_t oldest            # whose last message is the longest ago: the next one due
     cdef uint32_t newest
     cdef uint64_t seed
+    cdef uint64_t turn
 
     cdef Transfer* at(self, uint32_t index) noexcept nogil
     cdef uint32_t find(self, uint64_t serial, int direction, uint16_t id, uint64_t question,

@@ -22,9 +22,10 @@ names would let compression make a message cost more than its size.
 What is kept, and why it is bounded:
 
 - A transfer has a slot of fixed size, and keeps its query, its first message, and of the following
-  ones header, question and answers, as long as these might be shown: at most `budget` octets, and no
-  message more once the answers kept fill `budget` with nothing but what each record takes at least.
-  A message without answers is counted, not kept.  What is not kept stays counted (`omitted`).
+  ones header, question and answers, as long as these might be shown: at most `budget` octets, and
+  no message more once the answers kept fill `budget` with just what each record takes at least.
+  A message without answers is counted, not kept, but for the one that breaks the transfer, since
+  it may have an anomaly to tell.  What is not kept stays counted (`omitted`).
 - `max_transfers` are open at most, and their cells take at most `max_bytes`, but there is always
   room for one transfer with any query and any first message.  Beyond that the one leaves whose last
   message is the longest ago: `full` and `crowded` name it, since its event has to be made first.
@@ -99,10 +100,12 @@ cdef inline void step(TransferState* s, bint soa, uint32_t serial) noexcept nogi
 
 
 cdef bint walk(TransferState* s, Cursor* c, uint32_t count, bint* soa) noexcept nogil:
-    """Step over the answers; `soa` is whether the last one is a SOA.  False if they break off."""
+    """Step over the answers; `soa` is whether the last one is a SOA.  False if they break off, or
+    if there is a SOA without a serial; the records behind that are counted all the same."""
     cdef Cursor rdata
     cdef uint32_t serial = 0, _
     cdef uint16_t type, length
+    cdef bint sound = True
     for _ in range(count):
         # name_skip looks at nothing but the cursor: pointers are stepped over.
         if cursor_left(c) == 0 or name_skip(NULL, c) != OK:
@@ -115,16 +118,17 @@ cdef bint walk(TransferState* s, Cursor* c, uint32_t count, bint* soa) noexcept 
         soa[0] = type == TYPE_SOA
         if soa[0]:
             rdata = cursor_over(c.base, c.pos, c.pos + length)
-            if name_skip(NULL, &rdata) != OK or name_skip(NULL, &rdata) != OK:
-                return False
-            serial = cursor_u32(&rdata)
+            if name_skip(NULL, &rdata) == OK and name_skip(NULL, &rdata) == OK:
+                serial = cursor_u32(&rdata)
+            else:
+                rdata.failed = True
             if rdata.failed:
-                return False
+                sound = False
         cursor_skip(c, length)
         s.answers += 1
         s.answers_end = c.pos
         step(s, soa[0], serial)
-    return True
+    return sound
 
 
 cdef int transfer_begin(TransferState* s, const uint8_t* wire, uint32_t length,
@@ -156,6 +160,8 @@ cdef int transfer_feed(TransferState* s, const uint8_t* wire, uint32_t length) n
         s.answers_end = c.pos
     sound = sound and walk(s, &c, answers, &soa)
     s.records += s.answers
+    if not sound:
+        s.answers_end = length
     if s.rcode or not sound:
         s.result = TRANSFER_BROKEN
     elif (s.phase == CLOSED or s.phase == IXFR_SECOND or s.phase == ANY_SECOND
@@ -234,7 +240,7 @@ cdef class Transfers:
             t = &self.slots[index]
             if t.serial == serial and t.direction == direction and t.id == id and (
                     not asked or (t.asked and t.question == question)):
-                if best == 0 or t.last_sequence > self.slots[best].last_sequence:
+                if best == 0 or t.turn > self.slots[best].turn:
                     best = index
             index = t.next
         return best
@@ -282,6 +288,8 @@ cdef class Transfers:
 
     cdef void link_newest(self, uint32_t index) noexcept nogil:
         cdef Transfer* t = &self.slots[index]
+        self.turn += 1
+        t.turn = self.turn
         t.older = self.newest
         t.newer = 0
         if self.newest:
@@ -314,7 +322,7 @@ cdef class Transfers:
             t = &self.slots[index]
             if t.serial == serial and t.direction == direction and t.id == id:
                 met += 1
-                if stalest == 0 or t.last_sequence < self.slots[stalest].last_sequence:
+                if stalest == 0 or t.turn < self.slots[stalest].turn:
                     stalest = index
             index = t.next
         if met >= TRANSFER_UNDER_ID:
@@ -401,7 +409,7 @@ cdef class Transfers:
         transfer_feed(&t.state, wire, length)
         # What stands behind the answers is not shown, and no name in them can point there.
         size = t.state.answers_end
-        if t.state.answers == 0 or t.full:
+        if t.full or (t.state.answers == 0 and t.state.result != TRANSFER_BROKEN):
             return t.state.result
         if not self.may_keep(t, size) or (
                 self.cells_used + self.cells_for(t.used, LENGTH + size) > self.max_cells):

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from .fragments import Fragments
-from .packets import Packet, Piece, Reader, Undecoded, Window
+from .packets import Reader
+from .parts import Packet, Piece, Undecoded, Window
 from .rules import Rules
 
 __all__ = ["BrokenCapture", "Clock", "Frame", "Packet", "Piece", "Undecoded", "decode", "read"]

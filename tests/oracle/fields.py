@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import message as dns
-from .packets import Level
+from .parts import Level
 
 if TYPE_CHECKING:
     from .events import Pending, Seen
@@ -75,7 +75,7 @@ def transaction(rules: Rules, status: str, pending: Pending | None, query: Seen 
         if side is not None:
             out[f"{what}_ts_ns"] = side.ts_ns
             out[f"{what}_size"] = side.length
-    dso = {what: side.message.dso for what, side in sides if side and side.message.dso is not None}
+    dso = {what: side.message.dso for what, side in sides if side and side.message.dso}
     if dso:
         out["dso"] = dso
     flags = transfer.messages[0] if transfer else reply or seen

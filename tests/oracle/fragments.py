@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .packets import Packet, Piece, Undecoded
+from .parts import Packet, Piece, Undecoded
 
 
 @dataclass

@@ -39,7 +39,7 @@ class Framing:
         return len(self.held)
 
     def feed(self, octets: bytes) -> list[bytes]:
-        messages = []
+        messages: list[bytes] = []
         self.held += octets
         while True:
             if self.lost:

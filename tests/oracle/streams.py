@@ -18,8 +18,9 @@ Rules, and what was decided where they leave room
 - FIN and RST of an unknown connection make it known, and end there what they end.
 - Every segment of a known connection keeps it alive, empty ones and unbelievable RSTs too. The
   payload of an RST is no part of the stream (RFC 1122 4.2.2.12), nor is what stands behind a FIN.
-- Acknowledgements of a direction are kept from when its first octet is known. A hole is given up as
-  soon as its last octet is acknowledged and something behind it is there, whichever comes first.
+- An acknowledgement is applied when it arrives, and is not remembered: if what follows the hole
+  comes later, the next acknowledgement gives it up. (A capture that mixes up the order a little
+  loses nothing then.)
 - The first FIN says where its direction ends.
 """
 
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 
 from .capture import Frame
 from .framing import Framing
-from .packets import Packet
+from .parts import Packet
 
 GAP, END = "gap", "end"
 BACK, AHEAD = 65535, 1 << 20  # how far an RST may be from what is expected
@@ -55,7 +56,6 @@ class Direction:
         self.base: int | None = None  # the sequence number of position 0
         self.at = 0  # the position that is expected next
         self.kept: dict[int, int] = {}
-        self.acked = 0
         self.fin: int | None = None
         self.ended = False
         self.packet: Packet | None = None  # the latest with payload
@@ -78,13 +78,13 @@ class Direction:
             else:
                 self.kept[at] = octet
 
-    def advance(self) -> Iterator[bytes | str]:
-        """All that can be read now."""
+    def advance(self, acknowledged: int = 0) -> Iterator[bytes | str]:
+        """All that can be read now; holes up to this position are given up."""
         while not self.ended and self.base is not None:
             yield from self._consume()
             if self.fin is not None and self.at >= self.fin:
                 yield from self._end()
-            elif self.kept and min(self.kept) <= self.acked:
+            elif self.kept and min(self.kept) <= acknowledged:
                 yield self._gap()
             else:
                 return
@@ -197,8 +197,7 @@ class Streams:
         for item in self._take(mine, packet):
             yield moment, mine, item
         if tcp.ack and other.base is not None and not other.ended:
-            other.acked = max(other.acked, other.position(tcp.acknowledgement))
-            for item in other.advance():
+            for item in other.advance(other.position(tcp.acknowledgement)):
                 yield moment, other, item
 
     def _take(self, mine: Direction, packet: Packet) -> Iterator[bytes | str]:
