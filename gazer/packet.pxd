@@ -178,6 +178,18 @@ cdef inline int tunnel_of(const Rules* rules, uint16_t destination) noexcept nog
     return -1
 
 
+cdef inline int bounded(int fate, const Packet* packet, const Layer* layers) noexcept nogil:
+    """The fate, or TAGS if the packet's scope would take more than MAX_SCOPE."""
+    cdef uint32_t scope = 2 * packet.tags
+    cdef int i
+    if packet.layers == 0:
+        return fate
+    for i in range(packet.layers):
+        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
+            scope += 4
+    return TAGS if scope > MAX_SCOPE and (fate == DNS or fate == FRAGMENT) else fate
+
+
 # `layers` has room for MAX_TUNNELS.
 cdef int packet_decode(const uint8_t* frame, uint32_t caplen, uint32_t length, int linktype,
                        const Rules* rules, Packet* packet, Layer* layers,

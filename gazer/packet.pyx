@@ -520,18 +520,6 @@ cdef inline int walk(Walk* w) noexcept nogil:
             return fate
 
 
-cdef inline int bounded(int fate, const Packet* packet, const Layer* layers) noexcept nogil:
-    """The fate, or TAGS if the packet's scope would take more than MAX_SCOPE."""
-    cdef uint32_t scope = 2 * packet.tags
-    cdef int i
-    if packet.layers == 0:
-        return fate
-    for i in range(packet.layers):
-        if layers[i].kind == VXLAN or layers[i].kind == GENEVE:
-            scope += 4
-    return TAGS if scope > MAX_SCOPE and (fate == DNS or fate == FRAGMENT) else fate
-
-
 cdef inline bint plain_decode(Cursor* c, const Rules* rules, Packet* packet) noexcept nogil:
     """Nearly every frame at one look: Ethernet, IPv4 without options and in one piece, UDP, a port
     of DNS, all of it there.  False: anything else, of which nothing has been noted."""

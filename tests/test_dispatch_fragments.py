@@ -1,4 +1,4 @@
-"""Dispatch of what came in pieces and in tunnels: joined, in whatever order, and all accounted for."""
+"""Dispatch of what came in pieces and in tunnels: joined in any order, and all accounted for."""
 
 from __future__ import annotations
 
@@ -175,7 +175,8 @@ def test_a_filter_leaves_frames_out_but_not_their_time():
     site = Site(capacity=4096, filter=Filter("vlan 5"))
     frames = [plain(datagram()), build.frame(datagram()), plain(datagram())]
     site.run([(frame, NOW + i * SECOND) for i, frame in enumerate(frames)])
-    assert [(e["sequence"], e["clock"]) for e in site.entries()] == [(1, NOW), (3, NOW + 2 * SECOND)]
+    assert [(e["sequence"], e["clock"]) for e in site.entries()] == [
+        (1, NOW), (3, NOW + 2 * SECOND)]
     assert account(site)[1]["fate.filtered"] == 1
     site.run([(build.frame(datagram()), NOW + 9 * SECOND)])
     assert site.readers[0].watermark == (NOW + 9 * SECOND, 5)
