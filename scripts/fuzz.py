@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
 import compiling  # noqa: E402
+import corpora  # noqa: E402
 import seeds  # noqa: E402
 
 WORK = compiling.BUILD / "work"
 FINDINGS = compiling.BUILD / "findings"
-CORPORA = ROOT / "tests" / "corpora"
 PACKAGES = "clang libclang-rt-14-dev llvm"      # Debian 12's names
 
 LONGEST = {"captures": 8192, "engine": 4096, "fragments": 512, "message": 2048, "packet": 512,
@@ -73,10 +73,12 @@ def drive(driver: Path, lib: Path, target: str, *arguments: str) -> subprocess.C
 
 def folders(target: str) -> list[str]:
     """Where its inputs are; the first is where libFuzzer puts new ones."""
-    work, kept, made = WORK / target, CORPORA / target, compiling.BUILD / "seeds" / target
+    work, kept, made = (
+        compiling.BUILD / name / target for name in ("work", "corpora", "seeds"))
     work.mkdir(parents=True, exist_ok=True)
+    corpora.unpack(target, kept)
     seeds.make(target, made)
-    return [str(path) for path in (work, kept, made) if path.is_dir()]
+    return [str(path) for path in (work, kept, made)]
 
 
 def fuzz(driver: Path, lib: Path, target: str, seconds: int, seed: int) -> Result:
@@ -111,20 +113,16 @@ def keep(driver: Path, lib: Path, target: str) -> tuple[int, int]:
                  str(fresh), *folders(target))
     if done.returncode:
         raise SystemExit(f"{target}: can't be merged\n{done.stdout[-3000:]}")
-    kept = CORPORA / target
-    kept.mkdir(parents=True, exist_ok=True)
-    for old in kept.iterdir():
-        if not old.name.startswith("crash-"):       # those are regression tests
-            old.unlink()
-    octets = files = 0
+    octets = 0
+    kept = []
     for path in sorted(fresh.iterdir(), key=lambda path: (path.stat().st_size, path.name)):
         if octets + path.stat().st_size > MOST_KEPT:
             break
         octets += path.stat().st_size
-        files += 1
-        shutil.copy(path, kept / path.name)
+        kept.append(path)
+    corpora.pack(target, kept)
     shutil.rmtree(fresh)
-    return files, octets
+    return len(kept), octets
 
 
 def main() -> int:

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
 import compiling  # noqa: E402
+import corpora  # noqa: E402
 import seeds  # noqa: E402
 
-CORPORA = ROOT / "tests" / "corpora"
 MOST = 300_000          # octets of one target's corpus
 
 
@@ -34,14 +34,10 @@ def target():
     sys.path.remove(path)
 
 
-def corpus(name: str) -> list[Path]:
-    return sorted((CORPORA / name).iterdir())
-
-
 def failures(name: str, run) -> list[str]:
     """Of the corpus and of the seeds."""
     found = []
-    inputs = [(path.name, path.read_bytes()) for path in corpus(name)]
+    inputs = corpora.inputs(name)
     inputs += [(f"seed {n}", seed) for n, seed in enumerate(seeds.SEEDS[name]())]
     for label, data in inputs:
         failed = run(data)
@@ -52,10 +48,24 @@ def failures(name: str, run) -> list[str]:
 
 
 def test_each_target_has_a_corpus_that_is_small():
-    assert sorted(path.name for path in CORPORA.iterdir()) == compiling.TARGETS
+    assert corpora.targets() == compiling.TARGETS
     assert sorted(seeds.SEEDS) == compiling.TARGETS
     for name in compiling.TARGETS:
-        assert 0 < sum(path.stat().st_size for path in corpus(name)) <= MOST
+        assert 0 < sum(len(octets) for _, octets in corpora.inputs(name)) <= MOST
+
+
+def test_a_corpus_comes_out_as_it_was_put_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "FOLDER", tmp_path)
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "b").write_bytes(b"")
+    corpora.pack("x", [tmp_path / "b", tmp_path / "a"])
+    (tmp_path / "x-crash-1").write_bytes(b"two")
+    assert corpora.inputs("x") == [("a", b"one"), ("b", b""), ("x-crash-1", b"two")]
+    corpora.unpack("x", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b", "x-crash-1"]
+    first = (tmp_path / "x.zip").read_bytes()
+    corpora.pack("x", [tmp_path / "a", tmp_path / "b"])
+    assert (tmp_path / "x.zip").read_bytes() == first
 
 
 def check_event(texts: dict[int, bytes]) -> None:

@@ -19,7 +19,8 @@ from libc.string cimport memset
 
 from gazer.entry cimport FORMATS
 from gazer.packet cimport PROTOCOLS, PROTOCOL_DNS
-from gazer.workers.encode cimport NO_QUERY, NO_REPLY, SUCCESS, Encoder, Exchange
+from gazer.workers.encode cimport Encoder
+from gazer.workers.exchange cimport NO_QUERY, NO_REPLY, SUCCESS, Exchange
 from gazer.workers.message cimport FLAG_QR, Message, message_decode, message_setup
 from gazer.workers.question cimport question_equal, question_hash
 from outputs cimport allow, event_check, forbid

@@ -182,14 +182,13 @@ def streams() -> Iterator[bytes]:
     tiny = b"\0\x11" + struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + b"\0\0\1\0\1"
     answer = tiny[:4] + b"\x81\x80" + tiny[6:]
 
-    def segment(who: int, flags: int, octets: bytes = b"", ahead: int = 0,
-                charge: int = 0) -> bytes:
-        return bytes([who, flags, ahead & 255, 0, len(octets), charge]) + octets
+    def segment(who: int, flags: int, octets: bytes = b"", ahead: int = 0) -> bytes:
+        return bytes([who, flags, ahead & 255, 0, len(octets)]) + octets
 
     for who in (0, 8, 16, 2):
         hello = segment(who, 2) + segment(who | 1, 18)
         end = segment(who, 17) + segment(who | 1, 17) + segment(who | 1, 4)
-        yield hello + segment(who, 24, tiny * 3) + segment(who | 1, 24, answer * 2, charge=3) + end
+        yield hello + segment(who, 24, tiny * 3) + segment(who | 1, 24, answer * 2) + end
         yield hello + b"".join(segment(who, 24, tiny[i:i + 1]) for i in range(len(tiny))) + end
         yield hello + segment(who, 24, tiny[9:], 9) + segment(who, 24, tiny[:9], -128 + 100) + end
         yield segment(who, 24, answer * 9) + segment(who | 0xC0, 24, tiny) + end

@@ -1,6 +1,6 @@
 """Target: a sequence of TCP segments through the table of connections, with tiny limits.
 
-Each segment is six octets and its payload:
+Each segment is five octets and its payload:
 
     octet 0     bit 0     direction
                 bits 1-2  which of four connections
@@ -14,8 +14,6 @@ Each segment is six octets and its payload:
     octet 2     sequence number, signed, from the direction's position
     octet 3     acknowledgement, signed, from the other direction's position
     octet 4     payload, octets
-    octet 5     bits 0-6  charge so many chunks to the connection of the last message; bit 7: take
-                          back all that is charged instead
 
 A direction's position goes on behind whatever it sends, so that zeroes mean a stream in order;
 direction 0 begins just below 2^32.  Checked after each segment: the account of octets, the limits
@@ -38,7 +36,6 @@ cdef enum:
     MAX_STREAMS = 3
     MAX_BYTES = 6 * CHUNK
     MOST_ITEMS = 4096       # of one segment: far more than can be kept
-    SEVERAL = 64            # ... charges at once
 
 cdef uint64_t TIMEOUT = 1000000
 cdef uint64_t[8] STEPS = [0, 0, 1, 1000, TIMEOUT // 2, TIMEOUT - 1, TIMEOUT, 3 * TIMEOUT]
@@ -51,18 +48,8 @@ cdef bint keeping = False
 KEPT = []
 
 
-cdef struct Charge:
-    uint32_t connection
-    uint64_t serial
-    uint32_t octets
-
-
 cdef struct Play:
     uint32_t[2][CONNECTIONS] position
-    Charge[SEVERAL] charges
-    int charged
-    uint32_t connection         # of the last message
-    uint64_t serial
     uint64_t octets             # of payload that was fed
 
 
@@ -72,13 +59,12 @@ cdef const char* balance() noexcept nogil:
         return b"the octets do not add up"
     if c.live > MAX_STREAMS:
         return b"more connections than max_streams"
-    # What is charged is somebody else's memory: it takes room from the chunks that follow only.
     if TABLE.pieces.used * <uint64_t>CHUNK > MAX_BYTES:
         return b"more memory than max_bytes"
     return NULL
 
 
-cdef const char* drain(Play* p) noexcept nogil:
+cdef const char* drain() noexcept nogil:
     """All that follows from a segment, or from the end."""
     cdef StreamItem item
     cdef int what, items = 0
@@ -100,48 +86,28 @@ cdef const char* drain(Play* p) noexcept nogil:
                 return b"a message is longer than its length can say"
             for i in range(item.length):
                 all ^= item.wire[i]
-            p.connection = item.connection
-            p.serial = item.serial
         if keeping:
             with gil:
                 KEPT.append((what, item.serial, item.direction,
                              item.wire[:item.length] if what == STREAM_MESSAGE else b"", all))
 
 
-cdef void charge(Play* p, uint8_t order) noexcept nogil:
-    cdef int i
-    if order & 128:
-        for i in range(p.charged):
-            TABLE.discharge(p.charges[i].connection, p.charges[i].serial, p.charges[i].octets)
-        p.charged = 0
-    elif order and p.serial and p.charged < SEVERAL:
-        # As transfers do: no more than a quarter of all, which they have for themselves.
-        if TABLE.pieces.charged + order * 16 > MAX_BYTES // 4:
-            return
-        p.charges[p.charged].connection = p.connection
-        p.charges[p.charged].serial = p.serial
-        p.charges[p.charged].octets = order * 16
-        p.charged += 1
-        TABLE.charge(p.connection, p.serial, order * 16)
-
-
 cdef const char* play(Cursor* c, Play* p) noexcept nogil:
     global clock, number
     cdef Segment s
     cdef uint8_t[64] ends
-    cdef uint8_t who, flags, order
+    cdef uint8_t who, flags
     cdef uint32_t n, which, half
     cdef int8_t ahead, acknowledged
     cdef int d
     cdef const uint8_t* octets
     cdef const char* failed
-    while cursor_left(c) >= 6:
+    while cursor_left(c) >= 5:
         who = cursor_u8(c)
         flags = cursor_u8(c)
         ahead = <int8_t>cursor_u8(c)
         acknowledged = <int8_t>cursor_u8(c)
         n = cursor_u8(c)
-        order = cursor_u8(c)
         if n > cursor_left(c):
             n = cursor_left(c)
         octets = cursor_take(c, n)
@@ -174,9 +140,8 @@ cdef const char* play(Cursor* c, Play* p) noexcept nogil:
         p.position[d][which] = s.sequence + s.wire_length + ((flags >> 1) & 1) + (flags & 1)
         p.octets += n
         TABLE.feed(&s, clock)
-        failed = drain(p)
+        failed = drain()
         if failed == NULL:
-            charge(p, order)
             failed = balance()
         if failed != NULL:
             return failed
@@ -201,9 +166,8 @@ cdef const char* one_input(const uint8_t* data, size_t size) noexcept nogil:
     failed = play(&c, &p)
     if failed != NULL:
         return failed
-    charge(&p, 128)
     TABLE.finish()
-    failed = drain(&p)
+    failed = drain()
     if failed == NULL:
         failed = balance()
     if failed != NULL:
@@ -212,8 +176,6 @@ cdef const char* one_input(const uint8_t* data, size_t size) noexcept nogil:
         return b"octets were fed that are not accounted for"
     if TABLE.counts.live or TABLE.counts.octets_buffered or TABLE.pieces.used:
         return b"something is left behind the end"
-    if TABLE.pieces.charged:
-        return b"something is charged to nobody"
     clock += 10 * TIMEOUT
     return NULL
 
