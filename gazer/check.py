@@ -48,6 +48,7 @@ def outline(config: Config) -> Iterator[str]:
         f"{show_size(streams.max_bytes_each)} kept of each and {show_size(streams.max_bytes)} "
         f"of all; forgotten after {show_duration(streams.timeout_ns)}"
     )
+    yield f"transfers     at most {_count(streams.max_transfers, 'zone transfer')} at once"
     yield (
         f"processes     {workers + 3}: supervisor, capture, {_count(workers, 'worker')}{how}, sink"
     )

@@ -51,7 +51,8 @@ class Field:
 TX = (
     Field("bytes", "integer", "Of a zone transfer over TCP (AXFR, IXFR), which is one event: octets"
           " of all its DNS messages.", "412870", optional=True),
-    Field("client_addr", "string", "Address of the host that asked.", "10.139.96.169", True),
+    Field("client_addr", "string", "Address of the host that asked; of an mDNS reply between hosts,"
+          " the group that it was sent to.", "10.139.96.169", True),
     Field("client_port", "integer", "Its port.", "53684", True),
     Field("complete", "boolean", "Of a zone transfer: whether it was seen to its closing SOA."
           " False: the connection ended before, a part of it is not in the capture, the server"

@@ -197,19 +197,18 @@ def _remarks(account: Account) -> Iterator[str]:
         n = c["snapped"]
         yield f"{_count(n, 'frame')} {_were(n)} cut by the capture's snaplen"
     if w["negative_latency"]:
-        are = "is" if w["negative_latency"] == 1 else "are"
+        are = "is older than its" if w["negative_latency"] == 1 else "are older than their"
         yield (
-            f"{_count(w['negative_latency'], 'reply', 'replies')} {are} older than their query:"
-            " no latency there"
+            f"{_count(w['negative_latency'], 'reply', 'replies')} {are} query: no latency there"
         )
     if w["incomplete"]:
         n = w["incomplete"]
         yield f"{_count(n, 'zone transfer')} {_were(n)} not seen to the end: `complete` is false"
-    if w["gaps"] or w["broken_messages"]:
-        yield (
-            f"{_count(w['gaps'], 'hole')} in TCP streams: "
-            f"{_count(w['broken_messages'], 'message')} lost there or broken off"
-        )
+    broken = _count(w["broken_messages"], "message")
+    if w["gaps"]:  # a hole may hide more messages than those whose length was seen
+        yield f"{_count(w['gaps'], 'hole')} in TCP streams; {broken} known to be lost or broken off"
+    elif w["broken_messages"]:
+        yield f"{broken} in TCP streams {_were(w['broken_messages'])} broken off"
     if w["streams_evicted"]:
         n = w["streams_evicted"]
         yield (

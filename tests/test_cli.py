@@ -241,6 +241,7 @@ dns           ports 53, 5353; frames up to 256KiB
 tunnels       mpls, pppoe, gre, erspan, vxlan (UDP 4789), geneve (UDP 6081), ip; 4 levels at most
 fragments     at most 4096 datagrams waiting in 16MiB, for 30s
 streams       at most 65536 connections, 256KiB kept of each and 128MiB of all; forgotten after 5m
+transfers     at most 1024 zone transfers at once
 processes     6: supervisor, capture, 3 workers, sink
 rings         3 frame rings and 3 event rings of 2MiB each
 shared memory 12 MiB, and a few pages for headers and counters

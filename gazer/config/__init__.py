@@ -135,7 +135,8 @@ class Capture:
         "filter", "", Text(4096, empty=True),
         "A filter expression of libpcap (pcap-filter(7)) that a frame must pass to be looked at; "
         "empty: all pass. It sees a frame as it is on the wire, so it tells of the outermost "
-        "addresses and ports.",
+        "addresses and ports; and only the first piece of an IP datagram in fragments has ports, "
+        "so a filter of ports leaves the other pieces out.",
     )  # fmt: skip
     mdns: bool = key(
         "mdns", False, Flag(),

@@ -64,13 +64,13 @@ BAD = "1 frame has an impossible timestamp"
 CLOCKS = [
     Clock("back a day, within a pair", [(T, 0, ASK), (T - DAY, 0, ANSWER)],
           then(statuses("success"), latency(None)),
-          (JUMPED, "1 reply is older than their query: no latency there")),
+          (JUMPED, "1 reply is older than its query: no latency there")),
     Clock("back a day, and ahead again", [
         (T, 0, other(1)), (T - DAY, 0, other(2)), (T, 1, answered(1)), (T, 2, answered(2))],
         then(statuses("success", "success"), latency(0.000001, DAY + 0.000002)),
         ("the capture's time jumped ",)),
     Clock("back a microsecond", [(T, 5, ASK), (T, 4, ANSWER)],
-          then(statuses("success"), latency(None)), ("older than their query",)),
+          then(statuses("success"), latency(None)), ("older than its query",)),
     Clock("back to 1970", [(T, 0, ASK), (0, 0, ANSWER)],
           then(statuses("success"), latency(None)), (JUMPED,)),
     Clock("ahead to 2106, and waiting there", [(T, 0, ASK), (END, 999_999, ANSWER)],
