@@ -186,6 +186,22 @@ WHERE = [
         "c.yaml:3: capture.ports[2]: 53 is given twice",
     ),
     (
+        "tunnels:\n  vxlan_ports: [4789, 4789]",
+        "c.yaml:2: tunnels.vxlan_ports[1]: 4789 is given twice",
+    ),
+    (
+        "tunnels:\n  vxlan_ports: [8472, 6081]",
+        "c.yaml:1: tunnels.geneve_ports[0]: 6081 is a port of vxlan too: which of the two is it "
+        "to be?",
+    ),
+    (
+        "capture: {mdns: true}\ntunnels: {geneve_ports: [6081, 53, 5353]}",
+        "c.yaml:2: tunnels.geneve_ports[1]: 53 is a port of DNS too: which of the two is it to "
+        "be?\n"
+        "c.yaml:2: tunnels.geneve_ports[2]: 5353 is a port of DNS too: which of the two is it to "
+        "be?",
+    ),
+    (
         "capture: {files: ['-', a, '-']}",
         "c.yaml:1: capture.files: standard input can be read only once",
     ),
@@ -196,6 +212,10 @@ WHERE = [
     (
         "workers: 8\ntransactions: {max_pending: 7}",
         "c.yaml:2: transactions.max_pending: 7 is less than one for each of 8 workers",
+    ),
+    (
+        "workers: 8\nstreams: {max_transfers: 7}",
+        "c.yaml:2: streams.max_transfers: 7 is less than one for each of 8 workers",
     ),
     (
         "workers: 8\ntransactions: {max_pending_bytes: 64KiB}",
@@ -214,6 +234,11 @@ WHERE = [
 @pytest.mark.parametrize("text, expected", WHERE, ids=[case[1][7:60] for case in WHERE])
 def test_an_error_names_its_place(text, expected):
     assert errors(text) == expected.split("\n")
+
+
+def test_ports_of_a_tunnel_that_is_not_opened_stand_in_nobodys_way():
+    config = parse("tunnels: {decode: [geneve], vxlan_ports: [6081, 53, 53]}", "c.yaml")
+    assert config.tunnels.vxlan_ports == (6081, 53, 53)
 
 
 def test_all_errors_are_told_in_the_order_of_the_file():

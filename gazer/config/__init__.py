@@ -416,6 +416,29 @@ def _capture_problems(config: Config) -> list[tuple[str, str]]:
     for index, name in enumerate(config.tunnels.decode):
         if name in config.tunnels.decode[:index]:
             found.append((f"tunnels.decode[{index}]", f"{name} is given twice"))
+    return found + _tunnel_port_problems(config)
+
+
+def _tunnel_port_problems(config: Config) -> list[tuple[str, str]]:
+    """Ports of tunnels that are taken for something else first: the key would do nothing."""
+    capture, tunnels = config.capture, config.tunnels
+    dns = {*capture.ports}
+    dns |= {MDNS_PORT} if capture.mdns else set()
+    dns |= {LLMNR_PORT} if capture.llmnr else set()
+    taken = dict.fromkeys(dns, "DNS")
+    found = []
+    for kind, ports in (("vxlan", tunnels.vxlan_ports), ("geneve", tunnels.geneve_ports)):
+        if kind not in tunnels.decode:
+            continue
+        for index, port in enumerate(ports):
+            other = taken.setdefault(port, kind)
+            if port in ports[:index]:
+                found.append((f"tunnels.{kind}_ports[{index}]", f"{port} is given twice"))
+            elif other != kind:
+                found.append((
+                    f"tunnels.{kind}_ports[{index}]",
+                    f"{port} is a port of {other} too: which of the two is it to be?",
+                ))  # fmt: skip
     return found
 
 
@@ -449,6 +472,11 @@ def _limit_problems(config: Config) -> list[tuple[str, str]]:
         found.append((
             "streams.max_streams",
             f"{streams.max_streams} is less than one for each of {workers} workers",
+        ))  # fmt: skip
+    if streams.max_transfers < workers:
+        found.append((
+            "streams.max_transfers",
+            f"{streams.max_transfers} is less than one for each of {workers} workers",
         ))  # fmt: skip
     least = workers * max(2 * streams.max_bytes_each, MIB)
     if streams.max_bytes < least:
