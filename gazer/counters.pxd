@@ -64,6 +64,7 @@ cdef enum:      # WorkerCounter
     W_STREAMS_TIMED_OUT         # without a segment for streams.timeout
     W_GAPS                      # holes in a stream that were given up
     W_BROKEN_MESSAGES           # messages in streams of which a part never came
+    W_CROWDED                   # times something in a stream was given up for want of room
     W_RESYNCS                   # times a message's beginning had to be searched and was found
     W_OCTETS                    # captured payload of segments; these make it up:
     W_OCTETS_FRAMED             # ... of messages put together, with their lengths
@@ -77,6 +78,7 @@ cdef enum:      # WorkerCounter
     W_TRANSFERS                 # zone transfers begun
     W_TRANSFERRING              # ... and not ended yet
     W_INCOMPLETE                # ... ended without their closing record
+    W_TRANSFERS_EVICTED         # ... of these, because a limit was reached
     W_QUERIES
     W_REPLIES
     W_OPENED                    # transactions that began with a query

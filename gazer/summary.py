@@ -215,6 +215,17 @@ def _remarks(account: Account) -> Iterator[str]:
             f"limit reached: {_count(n, 'TCP connection')} {_were(n)} forgotten early"
             " (streams.max_streams, max_bytes)"
         )
+    if w["crowded"]:
+        yield (
+            f"limit reached: no room in TCP streams {_times(w['crowded'])}: what was missing there"
+            " was given up (streams.max_bytes_each, max_bytes, or 64 holes in one direction)"
+        )
+    if w["transfers_evicted"]:
+        n = w["transfers_evicted"]
+        yield (
+            f"limit reached: {_count(n, 'zone transfer')} {_were(n)} ended early"
+            " (streams.max_transfers, max_bytes, or 4 under one id)"
+        )
     if c["evicted_pieces"]:
         n = c["evicted_pieces"]
         yield (

@@ -238,3 +238,40 @@ def check_against_the_oracle(frames, dice):
         assert {name: counted[f"fate.{name}"] for name in fates} == fates
         assert why == {name: n for name, n in model.counts.items() if n}
         assert counted["datagrams"] == model.datagrams
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_a_mirror_leaves_behind_is_not_joined_with_the_next_datagram(family):
+    """Each piece is seen twice, and the id comes again: the copy of the last piece has the right
+    place and length for the next datagram, and only the checksum knows that it is not its own."""
+    one, two = datagram(b"1" * 512, family=family), datagram(b"2" * 512, family=family)
+    first, second = ([plain(p) for p in wraps.pieces(d, 256, ident=7)] for d in (one, two))
+    a, b, c = first
+    site = Site(capacity=16384)
+    site.run([(f, NOW + i) for i, f in enumerate([a, a, b, b, c, c, *second])])
+    assert [entry["frame"][-512:] for entry in site.entries()] == [b"1" * 512, b"2" * 512]
+    why, counted = account(site)
+    assert counted["datagrams"] == 2
+    # The copy of c waits; the pieces of `two` contradict it where they are not held yet.
+    assert why["joined"] == 4 and why["duplicate"] == 2 and "waiting" not in why
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_pieces_of_two_datagrams_are_taken_apart_by_their_checksum(family):
+    one, two = datagram(b"1" * 496, family=family), datagram(b"2" * 496, family=family)
+    stale = plain(wraps.pieces(one, 256, ident=7)[-1])
+    first, last = (plain(p) for p in wraps.pieces(two, 256, ident=7))
+    site = Site(capacity=16384)
+    site.run([(stale, NOW), (first, NOW + 1), (last, NOW + 2)])
+    (entry,) = site.entries()
+    assert entry["frame"].endswith(b"2" * 496) and entry["sequence"] == 3
+    why, counted = account(site)
+    assert why == {"joined": 1, "overlapping": 1} and counted["datagrams"] == 1
+
+
+def test_a_datagram_without_a_checksum_is_believed():
+    packet = bytearray(datagram(BIG))
+    packet[26:28] = b"\0\0"
+    site = Site(capacity=16384)
+    site.run([(plain(p), NOW) for p in wraps.pieces(bytes(packet), 256, ident=7)])
+    assert len(site.entries()) == 1

@@ -184,7 +184,7 @@ def test_every_line_of_the_summary_is_explained():
         ".*".join(map(re.escape, text.split("...")))
         for text in re.findall(r"^\| `([^`]+)`", table, re.M)
     ]
-    assert len(patterns) == 13
+    assert len(patterns) == 15
     used = set()
     for line in lines:
         if re.match(r"\d+ (frames read|fragments:|TCP segments|messages|transactions|events)",
@@ -214,7 +214,8 @@ def test_every_counter_is_mentioned():
         "broken_messages": "a message that it cuts is lost", "octets_framed": "octets of messages",
         "octets_old": "sent again", "octets_skipped": "skipped", "one_way_queries": "one_way",
         "one_way_replies": "one_way", "further": "further_reply",
-        "incomplete": "zone transfers were not seen to the end", "datagrams": "UDP frames",
+        "incomplete": "zone transfers were not seen to the end",
+        "crowded": "no room in TCP streams", "transfers_evicted": "zone transfers were ended early", "datagrams": "UDP frames",
         "duplicate_pieces": "`duplicate`", "bad_pieces": "`bad`", "expired_pieces": "`expired`",
         "evicted_pieces": "`evicted`", "waiting_pieces": "`waiting`",
     }  # fmt: skip

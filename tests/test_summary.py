@@ -121,6 +121,8 @@ def test_the_lines():
     ({"workers__gaps": 2, "workers__broken_messages": 1},
      "2 holes in TCP streams; 1 message known to be lost or broken off"),
     ({"workers__streams_evicted": 9}, "limit reached: 9 TCP connections were forgotten early"),
+    ({"workers__crowded": 2}, "limit reached: no room in TCP streams 2 times"),
+    ({"workers__transfers_evicted": 1}, "limit reached: 1 zone transfer was ended early"),
     ({"capture__evicted_pieces": 1}, "limit reached: 1 fragment was thrown away unjoined"),
     ({"capture__bad_time": 4}, "4 frames have an impossible timestamp"),
     ({"capture__snapped": 5}, "5 frames were cut"),

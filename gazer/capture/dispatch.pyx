@@ -17,7 +17,8 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gazer.capture.filter cimport Filter
-from gazer.capture.fragments cimport FRAGMENT_COUNTS, FRAGMENT_WHOLE, Fragments, Joined
+from gazer.capture.fragments cimport (
+    FRAGMENT_COUNTS, FRAGMENT_WHOLE, Fragments, Joined, joined_soundly)
 from gazer.capture.source cimport (
     FRAME_BAD_TIME, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
 from gazer.counters cimport (
@@ -226,7 +227,7 @@ cdef class Dispatcher:
         cdef uint8_t[MAX_SCOPE] scope
         cdef Joined* joined = &self.fragments.joined
         cdef const Rules* rules = &self.decoding.rules
-        cdef bint cut = frame.caplen < frame.length, foreign
+        cdef bint cut = frame.caplen < frame.length, foreign, nested
         cdef uint32_t n
         cdef int fate = FRAGMENT
         while fate == FRAGMENT:
@@ -234,6 +235,14 @@ cdef class Dispatcher:
             foreign = piece.offset == 0 and is_foreign(frame.data, rules, packet, piece)
             if self.fragments.add(frame.data, frame.caplen, piece, packet, layers, scope, n,
                                   foreign, self.clock.now) != FRAGMENT_WHOLE:
+                break
+            if not joined_soundly(joined):
+                # What came last may well belong to what is still to come.
+                nested = frame.data == joined.frame
+                self.fragments.take_back(nested)
+                if not nested:
+                    self.fragments.add(frame.data, frame.caplen, piece, packet, layers, scope, n,
+                                       foreign, self.clock.now)
                 break
             frame.data = joined.frame
             frame.caplen = joined.caplen

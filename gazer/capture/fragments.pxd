@@ -71,6 +71,7 @@ cdef struct Joined:
     uint32_t length         # ... before it was cut to snaplen
     uint32_t head_length    # where its payload begins
     uint8_t protocol        # of the payload
+    uint32_t pieces         # it was made of, but for the last to come
     Packet packet           # what add() was given with the piece of offset 0
     Layer[MAX_TUNNELS] layers
 
@@ -113,6 +114,9 @@ cdef struct Page:
     uint8_t[PAGE] octets
 
 
+cdef bint joined_soundly(const Joined* j) noexcept nogil
+
+
 cdef class Fragments:
     cdef uint8_t* cells
     cdef size_t reserved            # octets of address space
@@ -140,6 +144,7 @@ cdef class Fragments:
     # has offset 0 and its ports are not ours.  `clock` never goes back.
     # After FRAGMENT_WHOLE, `joined` is valid until the next call; the frame, the packet and the
     # layers given to that next call may be those of `joined`.
+    cdef void take_back(self, bint last) noexcept nogil
     cdef int add(self, const uint8_t* frame, uint32_t caplen, const Fragment* f,
                  const Packet* packet, const Layer* layers, const uint8_t* scope,
                  uint32_t scope_length, bint foreign, uint64_t clock) noexcept nogil

@@ -37,8 +37,8 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
 
-from gazer.cursor cimport Cursor, cursor_over, cursor_take
-from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, Fragment, Layer, Packet
+from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_take, cursor_u8, cursor_u16
+from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, UDP, Fragment, Layer, Packet
 
 cdef extern from "sys/mman.h" nogil:
     enum:
@@ -59,6 +59,35 @@ assert sizeof(FragmentKey) == 8 * KEY_WORDS
 
 # The smallest max_bytes with which a datagram of any size has room.
 LEAST_BYTES = 2 * LARGEST + 4 * FEWEST_BUCKETS + (MOST_CELLS + 1) * CELL
+
+
+cdef bint joined_soundly(const Joined* j) noexcept nogil:
+    """False if a joined UDP datagram's checksum says that its pieces do not belong together.
+
+    An id is used again soon (RFC 6864), and a mirror that shows pieces twice leaves the copy of a
+    last piece behind: with the next datagram's first piece it would make a whole one, of two
+    replies.  A checksum of zero says nothing (RFC 768; RFC 6935); neither does that of a datagram
+    that was cut.  TCP does not let its segments be fragmented, so its checksum is not looked at.
+    """
+    cdef Cursor c = cursor_over(j.frame, j.head_length, j.caplen)
+    cdef uint32_t length, i
+    cdef uint64_t total = UDP
+    if j.protocol != UDP or j.caplen < j.length:
+        return True
+    cursor_skip(&c, 4)
+    length = cursor_u16(&c)
+    if cursor_u16(&c) == 0 or c.failed or length < 8 or length > j.caplen - j.head_length:
+        return True         # nothing to go by, or a length that will be found wrong
+    total += length
+    c = cursor_over(j.frame, j.packet.addresses_offset, j.head_length)
+    for i in range(4 if j.packet.family == 4 else 16):
+        total += cursor_u16(&c)
+    c = cursor_over(j.frame, j.head_length, j.head_length + length)
+    for i in range(length // 2):
+        total += cursor_u16(&c)
+    if length & 1:
+        total += <uint32_t>cursor_u8(&c) << 8
+    return total % 0xFFFF == 0
 
 
 cdef inline uint64_t blocks(uint32_t word, uint32_t first, uint32_t last) noexcept nogil:
@@ -352,6 +381,7 @@ cdef class Fragments:
         j.caplen = j.length if j.length < self.buffer_size else self.buffer_size
         j.head_length = d.head_length
         j.protocol = d.protocol
+        j.pieces = d.pieces
         j.packet = d.packet
         memcpy(j.layers, d.layers, sizeof(d.layers))
         end = d.head_length if d.head_length < j.caplen else j.caplen
@@ -375,6 +405,13 @@ cdef class Fragments:
         self.counts[F_JOINED] += d.pieces
         self.remove(index)
         return FRAGMENT_WHOLE
+
+    cdef void take_back(self, bint last) noexcept nogil:
+        """What has just been joined does not belong together: its pieces contradict one another
+        after all; with `last`, the one that came last as well."""
+        self.counts[F_DATAGRAMS] -= 1
+        self.counts[F_JOINED] -= self.joined.pieces
+        self.counts[F_OVERLAPPING] += self.joined.pieces + last
 
     # --- a piece ---------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ cdef struct StreamCounts:
     uint64_t live               # connections now known, ended ones included
     uint64_t gaps
     uint64_t broken_messages
+    uint64_t crowded            # times a hole or a message was given up for want of room
     uint64_t resyncs
     uint64_t messages
     uint64_t octets             # = framed + old + skipped + buffered

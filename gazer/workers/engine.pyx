@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from gazer.atomics cimport load_acquire
 from gazer.counters cimport (
-    W_ANSWERED_FORGOTTEN, W_BROKEN_MESSAGES, W_DATAGRAMS, W_DISCARDED, W_FRAMES, W_GAPS, W_OCTETS,
+    W_ANSWERED_FORGOTTEN, W_BROKEN_MESSAGES, W_CROWDED, W_DATAGRAMS, W_DISCARDED, W_FRAMES, W_GAPS, W_OCTETS,
     W_OCTETS_BUFFERED, W_OCTETS_FRAMED, W_OCTETS_OLD, W_OCTETS_SKIPPED, W_PENDING, W_RESYNCS,
     W_SEGMENTS, W_STREAMS, W_STREAMS_EVICTED, W_STREAMS_OPENED, W_STREAMS_TIMED_OUT,
     W_STREAM_MESSAGES, W_TRANSFERRING, Slot)
@@ -146,6 +146,7 @@ cdef class Engine:
         c[W_STREAMS_TIMED_OUT] = s.timed_out
         c[W_GAPS] = s.gaps
         c[W_BROKEN_MESSAGES] = s.broken_messages
+        c[W_CROWDED] = s.crowded
         c[W_RESYNCS] = s.resyncs
         c[W_STREAM_MESSAGES] = s.messages
         c[W_OCTETS] = s.octets

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from gazer.counters cimport (
     W_CONTINUATIONS, W_DISCARDED, W_DUPLICATES, W_EVICTED, W_FURTHER, W_INCOMPLETE, W_MALFORMED,
     W_NEGATIVE_LATENCY, W_NO_QUERY, W_NO_REPLY, W_ONE_WAY_QUERIES, W_ONE_WAY_REPLIES, W_OPENED,
-    W_QUERIES, W_REPEATED, W_REPLIES, W_SUCCESS, W_TRANSFERS)
+    W_QUERIES, W_REPEATED, W_REPLIES, W_SUCCESS, W_TRANSFERS, W_TRANSFERS_EVICTED)
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
 from gazer.packet cimport MDNS_PORT, PROTOCOL_DNS, PROTOCOL_MDNS, TCP
 from gazer.workers.anomaly cimport OK, SHORT_HEADER, SNAPPED
@@ -284,6 +284,7 @@ cdef class Matcher:
             out = self.transfers.crowded(index, m.length)
             if out == 0:
                 break
+            self.counters[W_TRANSFERS_EVICTED] += 1
             self.end_transfer(out, o.clock, o.sequence)
         if self.transfers.go_on(index, m.wire, m.length, o.clock, o.sequence,
                                 o.time) != TRANSFER_MORE:
@@ -313,6 +314,7 @@ cdef class Matcher:
             out = self.transfers.full(o.stream, o.direction, key.id, m.length + query_length)
             if out == 0:
                 break
+            self.counters[W_TRANSFERS_EVICTED] += 1
             self.end_transfer(out, o.clock, o.sequence)
         index = self.transfers.begin(
             o.stream, o.direction, key, question, m.counts[<int>QUESTION] != 0, qtype, query,

@@ -277,6 +277,7 @@ cdef class Streams(Connections):
             if self.pull(item, c, r):
                 return self.hand_on(item, c, d, STREAM_MESSAGE)
             if not self.store(c, r):
+                self.counts.crowded += 1
                 if r.ahead and self.pieces.at(r.ahead).sequence != r.next:
                     self.gap(c, r, self.pieces.at(r.ahead).sequence)
                     return self.hand_on(item, c, d, STREAM_GAP)
@@ -457,6 +458,7 @@ cdef class Streams(Connections):
                 n = self.rest_sequence - r.next
                 if r.ahead:
                     n = min(n, self.pieces.at(r.ahead).sequence - r.next)
+                self.counts.crowded += 1
                 self.gap(c, r, r.next + n)
                 return self.hand_on(item, c, self.side, STREAM_GAP)
 

@@ -11,6 +11,8 @@ Rules, and what was decided where they leave room
   end, and a range that is held in part, or as a whole with other octets. A range that is held as a
   whole, be it by several pieces, with the same octets is a duplicate; if it says the end for the
   first time the end is taken from it.
+- A UDP datagram that is whole and whose checksum (if it has one) is wrong was made of pieces of two:
+  all but the last to come have contradicted one another, and that one begins anew.
 - A datagram is gone at exactly its timeout.
 - The joined datagram has the headers of its first piece, and nothing of it is cut.
 
@@ -78,11 +80,16 @@ class Fragments:
             self._waiting()
             raise Undecoded("fragment", "fragment")
         del self.waiting[piece.key]
-        self.counts["joined"] += datagram.pieces - (given_up != "duplicate")
+        kept = datagram.pieces - (given_up != "duplicate")
+        assert datagram.first is not None
+        whole = bytes(datagram.octets[at] for at in range(datagram.end))
+        if not datagram.first.checks(whole):
+            self.counts["overlapping"] += kept
+            return self.take(piece, now)
+        self.counts["joined"] += kept
         self.datagrams += 1
         self._waiting()
-        assert datagram.first is not None
-        return datagram.first.resume(bytes(datagram.octets[at] for at in range(datagram.end)))
+        return datagram.first.resume(whole)
 
     def _verdict(self, datagram: Datagram, piece: Piece, end: int) -> str:
         held = datagram.octets

@@ -33,6 +33,7 @@ Rules, and what was decided where they leave room
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from dataclasses import dataclass, field, replace
@@ -326,7 +327,8 @@ class Reader:
                scope_of(self.levels, self.vlan), len(self.levels))
         return Piece(key, offset, more, w.data, w.cut, limit,
                      offset == 0 and self.shows_foreign_ports(kind, w.data),
-                     lambda whole: self.transport(kind, Window(whole, len(whole))))
+                     lambda whole: self.transport(kind, Window(whole, len(whole))),
+                     lambda whole: kind != 17 or _udp_checks(self.ends, whole))
 
     def shows_foreign_ports(self, kind: int, data: bytes) -> bool:
         if self.family == 6:
@@ -370,3 +372,16 @@ def _behind_extensions(kind: int, data: bytes) -> tuple[int, bytes] | None:
             return None
         kind, data = following, data[size:]
     return None
+
+
+def _udp_checks(ends: tuple[str, str], whole: bytes) -> bool:
+    """Whether a datagram's checksum is right (RFC 768); without one, or with a length that can't
+    be, there is nothing to go by."""
+    if len(whole) < 8:
+        return True
+    size, said = struct.unpack_from("!HH", whole, 4)
+    if said == 0 or not 8 <= size <= len(whole):
+        return True
+    packed = b"".join(ipaddress.ip_address(end).packed for end in ends)
+    octets = packed + struct.pack("!HH", 17, size) + whole[:size] + bytes(size % 2)
+    return sum(struct.unpack(f"!{len(octets) // 2}H", octets)) % 0xFFFF == 0

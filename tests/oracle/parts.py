@@ -114,6 +114,7 @@ class Piece(Undecoded):
     limit: int  # what its end may be at most
     foreign: bool
     resume: Callable[[bytes], Packet]
+    checks: Callable[[bytes], bool]  # the whole payload's checksum is right, or says nothing
 
     def __post_init__(self) -> None:
         super().__init__("fragment", "fragment")
