@@ -362,6 +362,7 @@ cdef class Matcher:
         if not x.complete:
             self.counters[W_INCOMPLETE] += 1
         if t.matched:
+            self.query.protocol = PROTOCOL_DNS
             message_decode(&self.query, self.transfers.query(index), t.query_length, t.query_cut)
             x.status = SUCCESS
             x.query = &self.query
