@@ -440,6 +440,20 @@ def test_a_damaged_ring_is_said_to_be():
     assert engine.run() == "corrupt"
 
 
+def test_an_entry_shorter_than_its_levels_is_corrupt():
+    """What stands behind FrameEntry may claim more than the entry holds."""
+    done = Run([(0, ask())], end=False)
+    memory = bytearray(ring_bytes(1 << 22))
+    ring = Ring(memory, create=1 << 22)
+    feed = doors.FrameRing(ring)
+    assert len(ask()) < 8 * 12      # octets of eight levels
+    feed.put(ask(), 1, START, START)
+    feed.mark(START, 2)
+    memory[1024 + 8 + 36] = 8       # FrameEntry.packet.layers
+    engine = engine_of([ring, done.rings[1]], done.slot, Rules())
+    assert engine.run() == "corrupt"
+
+
 # --- random traffic ------------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ cdef class Engine:
                         break
                     f = <FrameEntry*>entry
                     if (n < sizeof(FrameEntry)
-                            or f.packet.layers > MAX_TUNNELS
+                            or f.packet.layers > MAX_TUNNELS or n < frame_offset(f)
                             or n - frame_offset(f) < f.caplen or f.packet.tags > MAX_TAGS
                             or f.packet.protocol >= PROTOCOLS):
                         return ENGINE_CORRUPT
