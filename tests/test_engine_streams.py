@@ -97,6 +97,19 @@ def test_udp_and_tcp_are_two_things(tmp_path):
         ("udp", "success"), ("tcp", "no_reply")]
 
 
+def test_the_oldest_of_one_segment_is_the_first_in_it(tmp_path):
+    """Queries that share their frame, and so its number: a reply without question still takes the
+    one that was sent first."""
+    c = Connection()
+    names = ["a.example.", "b.example.", "c.example."]
+    c.segment(0, b"".join(framed(build.query(name, id=5)) for name in names))
+    for _ in names:
+        c.reply(build.header(5, 0x8101, (0, 0, 0, 0)))
+    done = run(tmp_path, timed(c.frames))
+    assert done.statuses == ["success"] * 3
+    assert [one["query"][0]["name"] for one in done.seen] == names
+
+
 def test_many_queries_in_flight_and_answers_out_of_order(tmp_path):
     """Two hundred in one go; ids from the client, so no limit of sixty-four under one key."""
     c = Connection()
