@@ -110,6 +110,22 @@ def test_the_oldest_of_one_segment_is_the_first_in_it(tmp_path):
     assert [one["query"][0]["name"] for one in done.seen] == names
 
 
+def test_connections_idle_at_once_and_a_query_between_them(tmp_path):
+    """All due at the same clock, and in the order of their frames, whatever kind they are."""
+    wire = build.reply(build.query("example.com.", "A", id=5))
+
+    def kept(port: int) -> list[tuple]:
+        c = Connection(port=port)
+        c.segment(1, b"lost", keep=False)
+        c.reply(wire)           # behind a hole: it comes when the connection ends
+        return [(0, frame) for frame in c.frames]
+
+    done = run(tmp_path, [*kept(40001), (0, ask()), *kept(40002)], timeout=300)
+    assert done.statuses == ["no_query", "no_reply", "no_query"]
+    assert [key[:2] for key in done.events] == [
+        (START + 300 * NS, number) for number in (4, 5, 9)]
+
+
 def test_many_queries_in_flight_and_answers_out_of_order(tmp_path):
     """Two hundred in one go; ids from the client, so no limit of sixty-four under one key."""
     c = Connection()

@@ -355,9 +355,10 @@ cdef class Streams(Connections):
         self.stage = EXPIRING
 
     cdef void expire(self, uint64_t clock, bint ending) noexcept nogil:
-        """Connections idle at this clock leave; call `next` as after `feed`, which does it too.
+        """The oldest connection leaves if it is idle at this clock; call `next` as after `feed`.
 
-        `ending`: the input is over, so they are not counted as timed out.
+        Only that one, since between it and the next one something else may be due at the same
+        clock.  `ending`: the input is over, so it is not counted as timed out.
         """
         self.segment = NULL
         self.ending_all = ending
@@ -478,7 +479,8 @@ cdef class Streams(Connections):
                     if not self.ending_all:
                         self.counts.timed_out += is_open(self.at(self.oldest))
                     self.begin_end(self.oldest, 0, 1, False)
-                    continue
+                    if s != NULL:
+                        continue
                 self.current = 0
                 self.stage = SETTLING if s == NULL else FINDING
             elif self.stage == FINDING:
