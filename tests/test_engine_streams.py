@@ -126,6 +126,30 @@ def test_connections_idle_at_once_and_a_query_between_them(tmp_path):
         (START + 300 * NS, number) for number in (4, 5, 9)]
 
 
+def test_what_the_other_side_acknowledged_did_not_come_in_its_tunnel():
+    """A segment that acknowledges hands on what the other direction sent, in another tunnel."""
+    def through(frame: bytes, source: str, destination: str) -> bytes:
+        return build.frame(build.udp(source, 50000, destination, 4789,
+                                     bytes.fromhex("0800000000002a00") + frame))
+
+    c = Connection()
+    c.segment(0, b"lost", keep=False)
+    there, back = ("203.0.113.1", "203.0.113.2"), ("203.0.113.2", "203.0.113.1")
+    c.query(build.query("example.com.", "A", id=5))
+    c.query(build.query("example.org.", "A", id=6))
+    ways = [there, back, there, there, there]
+    frames = [through(frame, *way) for frame, way in zip(c.frames, ways, strict=True)]
+    last = through(c.segment(1, keep=False), *back)
+    done = Run(timed([*frames, last]), detail="full")
+    assert done.statuses == ["no_reply", "no_reply"] and done.counts["gaps"] == 1
+    assert all("tunnels" not in one for one in done.seen)
+    c.query(build.query("example.net.", "A", id=7))
+    own = through(c.frames[-1], *there)
+    done = Run(timed([*frames, last, own]), detail="full")
+    assert [one.get("tunnels") for one in done.seen] == [None, None, [
+        {"destination": there[1], "id": 42, "source": there[0], "type": "vxlan"}]]
+
+
 def test_many_queries_in_flight_and_answers_out_of_order(tmp_path):
     """Two hundred in one go; ids from the client, so no limit of sixty-four under one key."""
     c = Connection()

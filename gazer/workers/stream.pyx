@@ -72,7 +72,7 @@ cdef class Streams(Connections):
             memcpy(self.turned + 2 * half, c.ends + 2 * half, c.scope_length)
             item.ends = self.turned
         item.idle = self.segment == NULL or self.stage == EXPIRING
-        item.own = not item.idle and item.connection == self.current
+        item.own = not item.idle and item.connection == self.current and d == self.side
         if item.idle:
             item.clock = self.idle_at(c)
             item.number = c.number
