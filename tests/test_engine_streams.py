@@ -323,6 +323,29 @@ def test_a_transfer_picked_up_in_the_middle(tmp_path):
     assert done.counts["no_query"] == 1 and done.counts["continuations"] == 4
 
 
+def test_a_transfer_of_which_nobody_knows_what_was_asked(tmp_path):
+    """Its second record tells; the SOA of an IXFR's first deletions is not the end of a zone."""
+    def part(*kinds: int | str) -> bytes:
+        records = [build.record(build.labels("example", "com"), 6,
+                                b"\1n\0\1h\0" + kind.to_bytes(4, "big") + bytes(16))
+                   if isinstance(kind, int) else build.record(build.labels(kind), 1, bytes(4))
+                   for kind in kinds]
+        return build.header(7, 0x8400, (0, len(records), 0, 0)) + b"".join(records)
+
+    for parts, want in (
+        ([part(9, 3, "a", 5, "b"), part("c", 9)], [(True, 7)]),
+        ([part(9, "a"), part("b"), part("c", 9)], [(True, 5)]),
+        ([part(9)], [(False, 1)]),
+        ([part("a"), part("b", 9)], [(False, 3)]),
+    ):
+        c = Connection()
+        for wire in parts:
+            c.reply(wire)
+        done = run(tmp_path, timed(c.frames), detail="full")
+        assert [(one["complete"], one["records"]) for one in done.seen] == want
+        assert done.statuses == ["no_query"]
+
+
 def test_transfers_and_questions_on_one_connection(tmp_path):
     c = Connection()
     other = build.query("www.example.com.", "A", id=8)

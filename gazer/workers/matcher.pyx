@@ -304,8 +304,6 @@ cdef class Matcher:
             return False
         if qtype != TYPE_AXFR and qtype != TYPE_IXFR and (matched or m.counts[<int>QUESTION]):
             return False
-        if qtype == 0:      # picked up in the middle: most are AXFR
-            qtype = TYPE_AXFR
         if matched:
             query = self.query.wire
             query_length = self.query.length
