@@ -546,10 +546,6 @@ cdef class Streams(Connections):
                 if self.current:
                     self.settle(self.current)
                     self.current = 0
-                if s != NULL and self.held_oldest and not self.pieces.has_room(0):
-                    self.counts.evicted += is_open(self.at(self.held_oldest))
-                    self.begin_end(self.held_oldest, 0, 1, False)
-                    continue
                 self.stage = IDLE
             elif self.stage == FINISHING and self.oldest:
                 self.begin_end(self.oldest, 0, 1, False)
