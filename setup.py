@@ -14,6 +14,8 @@ HEADERS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gazer/**/*.h"))
 # -fno-strict-aliasing: ring entries are byte ranges that are read as structs.
 # No -march: a wheel or a package built on one machine has to run on the next.
 COMPILE = ["-O3", "-g1", "-fno-strict-aliasing", "-fstack-protector-strong", "-Wno-unused-function"]
+# One event is one large function of many small ones; gcc's limits would leave some of them out.
+INLINE = ["--param=inline-unit-growth=400", "--param=large-function-growth=4000"]
 DIRECTIVES = {
     "language_level": "3",
     "boundscheck": False,
@@ -32,7 +34,7 @@ def extension(pyx: Path) -> Extension:
         include_dirs=["gazer"],
         libraries=["pcap"] if parts[1] == "capture" else [],
         depends=[*HEADERS, "setup.py"],
-        extra_compile_args=COMPILE,
+        extra_compile_args=COMPILE + (INLINE if parts[-1] == "encode" else []),
     )
 
 

@@ -54,12 +54,11 @@ cdef struct Walk:
     const Rules* rules
 
 
-cdef int set_ports(uint64_t* bits, ports) except -1:
+cdef set_ports(uint64_t* bits, ports):
     for port in ports:
         if not 0 < port < 65536:
             raise ValueError(f"not a port: {port}")
         bits[port >> 6] |= <uint64_t>1 << (port & 63)
-    return 0
 
 
 cdef class Decoding:
@@ -74,8 +73,7 @@ cdef class Decoding:
         if not 0 < max_depth <= MAX_TUNNELS:
             raise ValueError(f"max_depth is 1 to {MAX_TUNNELS}")
         self.rules.max_depth = <uint8_t>max_depth
-        self.rules.mdns = mdns
-        self.rules.llmnr = llmnr
+        self.rules.mdns, self.rules.llmnr = mdns, llmnr
         for name in decode:
             self.rules.decode |= 1 << <uint32_t>ENCAPSULATIONS.index(name)
 

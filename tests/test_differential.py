@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
+import dns.name
 import pytest
 
 from gazer.workers.doors import Reader
@@ -82,3 +84,17 @@ def test_the_page_lists_each_class():
     page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
     for one in classes.ALL:
         assert f"| {one.name} | {one.reason} |" in page, one.name
+
+
+def test_long_chains_of_pointers():
+    """No mutation makes one; dnspython refuses it since it has a limit."""
+    chain = b"".join((0xC000 | to).to_bytes(2, "big") for to in [12, *range(31, 31 + 2 * 99, 2)])
+    head = struct.pack("!6H", 1, 0x8180, 1, 2, 0, 0) + b"\1a\0\0\1\0\1"
+    wire = head + struct.pack("!HHHIH", 0xC00C, 65280, 1, 0, len(chain)) + chain
+    wire += struct.pack("!HHHIH", 0xC000 | (31 + 2 * 99), 1, 1, 0, 4) + bytes(4)
+    read = Reader(1 << 24).read(wire)
+    assert read["anomaly"] == "ok"
+    assert read["records"][2][1] == "a."
+    found = {name for name, _ in classes.against_dnspython(wire, read)}
+    limited = hasattr(dns.name, readings.CHAIN)
+    assert found - {"chunks"} == ({"long chains of pointers"} if limited else set())

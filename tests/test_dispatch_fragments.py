@@ -1,4 +1,4 @@
-"""Dispatch of what came in pieces and in tunnels: joined, in any order, and accounted for."""
+"""Dispatch of what came in pieces and in tunnels: joined in any order, and all accounted for."""
 
 from __future__ import annotations
 

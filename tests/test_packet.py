@@ -28,8 +28,11 @@ def layer_of(level: packets.Level) -> dict:
     return found
 
 
-def scope_of(packet: packets.Packet) -> bytes:
-    vids, vnis = packet.scope
+MAX_SCOPE = 32      # octets; the oracle knows no such limit
+
+
+def scope_of(scope: tuple[tuple[int, ...], tuple[int, ...]]) -> bytes:
+    vids, vnis = scope
     return (b"".join(struct.pack("!H", vid) for vid in vids)
             + b"".join(struct.pack("!I", 0x80000000 | vni) for vni in vnis))
 
@@ -42,6 +45,9 @@ def agree(frame: bytes, linktype: int = 1, length: int | None = None, **rules) -
     try:
         want = capture.decode(frame, linktype, cut=len(frame) < wire, rules=Rules(**named))
     except packets.Piece as piece:
+        if len(scope_of(piece.key[4])) > MAX_SCOPE:
+            assert got == {"fate": "too_many_tags"}, frame.hex()
+            return "too_many_tags"
         assert got["fate"] == "fragment", (str(piece), frame.hex())
         found = got["piece"]
         assert (found["src"], found["dst"]) == piece.key[1], frame.hex()
@@ -51,10 +57,13 @@ def agree(frame: bytes, linktype: int = 1, length: int | None = None, **rules) -
     except capture.Undecoded as why:
         assert got["fate"] == why.fate, (str(why), frame.hex())
         return got["fate"]
+    if len(scope_of(want.scope)) > MAX_SCOPE:
+        assert got == {"fate": "too_many_tags"}, frame.hex()
+        return "too_many_tags"
     expected = {
         "fate": "dns", "protocol": want.protocol, "transport": 17 if want.tcp is None else 6,
         "vlan": want.vlan, "layers": [layer_of(level) for level in want.levels],
-        "scope": scope_of(want), "cut": want.cut,
+        "scope": scope_of(want.scope), "cut": want.cut,
         "src": str(ipaddress.ip_address(want.src)), "sport": want.sport,
         "dst": str(ipaddress.ip_address(want.dst)), "dport": want.dport,
         "payload": want.payload, "length": want.length,

@@ -277,6 +277,8 @@ cdef class Engine:
         cdef Origin o
         cdef uint64_t idle, number
         cdef bint waits
+        if self.streams.oldest == 0 and self.matcher.nothing_due(clock):
+            return      # nearly always
         while True:
             waits = self.matcher.due(&due)
             idle = self.streams.due(&number)

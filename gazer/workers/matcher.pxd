@@ -51,6 +51,7 @@ cdef class Matcher:
     cdef uint64_t timeout
 
     cdef void message(self, const Origin* o, const uint8_t* wire, uint32_t length) noexcept nogil
+    cdef bint nothing_due(self, uint64_t clock) noexcept nogil
     cdef bint due(self, Due* due) noexcept nogil
     cdef void expire(self, const Due* due) noexcept nogil
     cdef void stream_over(self, uint64_t stream, int direction, uint64_t clock,

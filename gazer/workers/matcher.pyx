@@ -383,6 +383,12 @@ cdef class Matcher:
 
     # --- what time ends --------------------------------------------------------------------------
 
+    cdef inline bint nothing_due(self, uint64_t clock) noexcept nogil:
+        """The quick look: no transfer is under way, and no transaction has waited long enough."""
+        return self.transfers.oldest == 0 and (
+            self.table.oldest == 0
+            or self.table.at(self.table.oldest).clock + self.timeout > clock)
+
     cdef bint due(self, Due* due) noexcept nogil:
         """When the next transaction or transfer has waited for the timeout; False if none waits."""
         cdef const Pending* p

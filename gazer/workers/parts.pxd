@@ -6,7 +6,7 @@ Functions with a fused type have to stand where they are compiled for each user 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport strlen
 
-from gazer.packet cimport MAX_TUNNELS, TCP
+from gazer.packet cimport MAX_TUNNELS, PROTOCOL_MDNS, TCP
 from gazer.text cimport Arena, put, put_bytes, put_ip, put_u64
 from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport (
@@ -94,11 +94,11 @@ cdef inline void put_flags(Out* o, uint16_t flags) noexcept nogil:
     put_string(o, text, <uint32_t>(w - text) - (w != text))
 
 
-cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint full,
-                            bint update) noexcept nogil:
+cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint full, bint update,
+                            bint mdns) noexcept nogil:
     cdef bint question = r.section == QUESTION
     cdef bint opt = r.type == TYPE_OPT and not question
-    cdef bint top = full and r.top
+    cdef bint top = mdns and full and r.top
     map_begin(o, 3 + (not question) + (full and not opt) + (full and not opt and not question)
               + top)
     if full and not opt:
@@ -129,11 +129,16 @@ cdef inline void put_record(Out* o, const Arena* arena, const Record* r, bint fu
 
 cdef inline void put_records(Out* o, const Message* m, uint32_t n, bint full) noexcept nogil:
     cdef uint32_t i
-    cdef bint update = message_opcode(m) == OPCODE_UPDATE
+    cdef bint update = message_opcode(m) == OPCODE_UPDATE, mdns = m.protocol == PROTOCOL_MDNS
     list_begin(o, n)
-    for i in range(n):
-        list_item(o, i)
-        put_record(o, &m.arena, &m.records[i], full, update)
+    if update or mdns:
+        for i in range(n):
+            list_item(o, i)
+            put_record(o, &m.arena, &m.records[i], full, update, mdns)
+    else:       # nearly always, so the compiler may know it
+        for i in range(n):
+            list_item(o, i)
+            put_record(o, &m.arena, &m.records[i], full, False, False)
     list_end(o)
 
 
