@@ -440,6 +440,38 @@ def test_a_damaged_ring_is_said_to_be():
     assert engine.run() == "corrupt"
 
 
+def test_an_entry_shorter_than_its_levels_is_corrupt():
+    """What stands behind FrameEntry may claim more than the entry holds."""
+    done = Run([(0, ask())], end=False)
+    memory = bytearray(ring_bytes(1 << 22))
+    ring = Ring(memory, create=1 << 22)
+    feed = doors.FrameRing(ring)
+    assert len(ask()) < 8 * 12      # octets of eight levels
+    feed.put(ask(), 1, START, START)
+    feed.mark(START, 2)
+    memory[1024 + 8 + 36] = 8       # FrameEntry.packet.layers
+    engine = engine_of([ring, done.rings[1]], done.slot, Rules())
+    assert engine.run() == "corrupt"
+
+
+def test_a_level_of_no_known_kind_is_not_looked_up():
+    """Such a message is discarded, and nothing is read beyond the table of names."""
+    memory = bytearray(ring_bytes(1 << 22))
+    ring = Ring(memory, create=1 << 22)
+    done = Run([], end=False, detail="full")
+    inner = build.udp(CLIENT, 4000, SERVER, 53, build.query("example.com."))
+    feed = doors.FrameRing(ring)
+    assert feed.put(build.frame(build.ipv4("192.0.2.9", "192.0.2.10", 4, inner)), 1, START,
+                    START) == "dns"
+    assert memory[1024 + 8 + 64] == 6       # Layer.kind, behind FrameEntry: ip
+    memory[1024 + 8 + 64] = 255
+    feed.mark(None, 2)
+    engine = engine_of([ring, done.rings[1]], done.slot, Rules(detail="full"))
+    assert engine.run() == "end"
+    assert done.take() == []
+    assert done.slot.read(counters.WORKER)["discarded.short_header"] == 1
+
+
 # --- random traffic ------------------------------------------------------------------------------
 
 

@@ -100,3 +100,22 @@ def test_dso_without_id_expects_no_reply(tmp_path):
     assert done.statuses == ["one_way", "success"]
     assert done.seen[1]["dso"] == {"query": "KEEPALIVE 00003a9800003a98",
                                    "reply": "KEEPALIVE 00003a9800003a98"}
+
+
+def test_a_zone_transfer_is_dns_whatever_came_meanwhile(tmp_path):
+    """The top bit of a class is a flag in mDNS alone, also for a query that is decoded late."""
+    from tests.test_engine_streams import Connection, soa
+
+    query = build.header(7, 0, (1, 0, 0, 0)) + build.question(
+        build.labels("example", "com"), 252, 0x8001)
+    plain = build.query("example.com.", "AXFR", id=7)
+    part = build.reply(plain, soa(1))
+    part = part[:12] + query[12:] + part[len(plain):]
+    c = Connection()
+    c.query(query)
+    c.reply(part)
+    frames = [*c.frames, udp(CLIENT, 5353, "224.0.0.251", 5353, QUERY), c.reply(part)]
+    done = run(tmp_path, [(i / 10, f) for i, f in enumerate(frames)], mdns=True, detail="full")
+    assert done.statuses == ["one_way", "success"]
+    assert done.seen[1]["query"] == done.seen[1]["reply"][:1] == [
+        {"class": "CLASS32769", "name": "example.com.", "section": "question", "type": "AXFR"}]

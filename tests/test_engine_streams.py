@@ -97,6 +97,59 @@ def test_udp_and_tcp_are_two_things(tmp_path):
         ("udp", "success"), ("tcp", "no_reply")]
 
 
+def test_the_oldest_of_one_segment_is_the_first_in_it(tmp_path):
+    """Queries that share their frame, and so its number: a reply without question still takes the
+    one that was sent first."""
+    c = Connection()
+    names = ["a.example.", "b.example.", "c.example."]
+    c.segment(0, b"".join(framed(build.query(name, id=5)) for name in names))
+    for _ in names:
+        c.reply(build.header(5, 0x8101, (0, 0, 0, 0)))
+    done = run(tmp_path, timed(c.frames))
+    assert done.statuses == ["success"] * 3
+    assert [one["query"][0]["name"] for one in done.seen] == names
+
+
+def test_connections_idle_at_once_and_a_query_between_them(tmp_path):
+    """All due at the same clock, and in the order of their frames, whatever kind they are."""
+    wire = build.reply(build.query("example.com.", "A", id=5))
+
+    def kept(port: int) -> list[tuple]:
+        c = Connection(port=port)
+        c.segment(1, b"lost", keep=False)
+        c.reply(wire)           # behind a hole: it comes when the connection ends
+        return [(0, frame) for frame in c.frames]
+
+    done = run(tmp_path, [*kept(40001), (0, ask()), *kept(40002)], timeout=300)
+    assert done.statuses == ["no_query", "no_reply", "no_query"]
+    assert [key[:2] for key in done.events] == [
+        (START + 300 * NS, number) for number in (4, 5, 9)]
+
+
+def test_what_the_other_side_acknowledged_did_not_come_in_its_tunnel():
+    """A segment that acknowledges hands on what the other direction sent, in another tunnel."""
+    def through(frame: bytes, source: str, destination: str) -> bytes:
+        return build.frame(build.udp(source, 50000, destination, 4789,
+                                     bytes.fromhex("0800000000002a00") + frame))
+
+    c = Connection()
+    c.segment(0, b"lost", keep=False)
+    there, back = ("203.0.113.1", "203.0.113.2"), ("203.0.113.2", "203.0.113.1")
+    c.query(build.query("example.com.", "A", id=5))
+    c.query(build.query("example.org.", "A", id=6))
+    ways = [there, back, there, there, there]
+    frames = [through(frame, *way) for frame, way in zip(c.frames, ways, strict=True)]
+    last = through(c.segment(1, keep=False), *back)
+    done = Run(timed([*frames, last]), detail="full")
+    assert done.statuses == ["no_reply", "no_reply"] and done.counts["gaps"] == 1
+    assert all("tunnels" not in one for one in done.seen)
+    c.query(build.query("example.net.", "A", id=7))
+    own = through(c.frames[-1], *there)
+    done = Run(timed([*frames, last, own]), detail="full")
+    assert [one.get("tunnels") for one in done.seen] == [None, None, [
+        {"destination": there[1], "id": 42, "source": there[0], "type": "vxlan"}]]
+
+
 def test_many_queries_in_flight_and_answers_out_of_order(tmp_path):
     """Two hundred in one go; ids from the client, so no limit of sixty-four under one key."""
     c = Connection()
@@ -268,6 +321,29 @@ def test_a_transfer_picked_up_in_the_middle(tmp_path):
     done = run(tmp_path, timed(c.frames), detail="full")
     assert done.statuses == ["no_query"] and done.seen[0]["complete"] is False
     assert done.counts["no_query"] == 1 and done.counts["continuations"] == 4
+
+
+def test_a_transfer_of_which_nobody_knows_what_was_asked(tmp_path):
+    """Its second record tells; the SOA of an IXFR's first deletions is not the end of a zone."""
+    def part(*kinds: int | str) -> bytes:
+        records = [build.record(build.labels("example", "com"), 6,
+                                b"\1n\0\1h\0" + kind.to_bytes(4, "big") + bytes(16))
+                   if isinstance(kind, int) else build.record(build.labels(kind), 1, bytes(4))
+                   for kind in kinds]
+        return build.header(7, 0x8400, (0, len(records), 0, 0)) + b"".join(records)
+
+    for parts, want in (
+        ([part(9, 3, "a", 5, "b"), part("c", 9)], [(True, 7)]),
+        ([part(9, "a"), part("b"), part("c", 9)], [(True, 5)]),
+        ([part(9)], [(False, 1)]),
+        ([part("a"), part("b", 9)], [(False, 3)]),
+    ):
+        c = Connection()
+        for wire in parts:
+            c.reply(wire)
+        done = run(tmp_path, timed(c.frames), detail="full")
+        assert [(one["complete"], one["records"]) for one in done.seen] == want
+        assert done.statuses == ["no_query"]
 
 
 def test_transfers_and_questions_on_one_connection(tmp_path):

@@ -97,7 +97,7 @@ cdef class Engine:
                         break
                     f = <FrameEntry*>entry
                     if (n < sizeof(FrameEntry)
-                            or f.packet.layers > MAX_TUNNELS
+                            or f.packet.layers > MAX_TUNNELS or n < frame_offset(f)
                             or n - frame_offset(f) < f.caplen or f.packet.tags > MAX_TAGS
                             or f.packet.protocol >= PROTOCOLS):
                         return ENGINE_CORRUPT
@@ -250,7 +250,8 @@ cdef class Engine:
                 self.matcher.stream_over(item.serial, item.direction, item.clock, item.number)
                 continue
             half = 4 if item.family == 4 else 16
-            # What another connection had kept came in a tunnel that is not known any more.
+            # What another connection, or this one's other direction, had kept came in a tunnel that
+            # is not known any more.
             o.outer = outer if item.own else NULL
             o.source = item.ends
             o.destination = item.ends + half

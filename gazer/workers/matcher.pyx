@@ -305,8 +305,6 @@ cdef class Matcher:
             return False
         if qtype != TYPE_AXFR and qtype != TYPE_IXFR and (matched or m.counts[<int>QUESTION]):
             return False
-        if qtype == 0:      # picked up in the middle: most are AXFR
-            qtype = TYPE_AXFR
         if matched:
             query = self.query.wire
             query_length = self.query.length
@@ -364,6 +362,7 @@ cdef class Matcher:
         if not x.complete:
             self.counters[W_INCOMPLETE] += 1
         if t.matched:
+            self.query.protocol = PROTOCOL_DNS
             message_decode(&self.query, self.transfers.query(index), t.query_length, t.query_cut)
             x.status = SUCCESS
             x.query = &self.query

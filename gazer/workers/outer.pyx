@@ -42,6 +42,8 @@ cdef bint outer_of(const uint8_t* frame, uint32_t caplen, const Packet* packet,
     if packet.layers > MAX_TUNNELS:
         return False
     for i in range(packet.layers):
+        if layers[i].kind >= ENCAPSULATIONS_COUNT:
+            return False
         tags += layers[i].tags
     if tags > MAX_TAGS:
         return False

@@ -68,7 +68,7 @@ cdef struct StreamItem:
     uint8_t family
     uint8_t scope_length
     uint8_t protocol            # as its segments have it
-    uint8_t own                 # of the connection of the segment that was fed
+    uint8_t own                 # of the segment that was fed: its connection, its direction
     uint8_t idle                # it comes of idle timeout or end of input, not of the segment
     uint16_t source_port        # of this direction
     uint16_t destination_port

@@ -72,7 +72,7 @@ cdef class Streams(Connections):
             memcpy(self.turned + 2 * half, c.ends + 2 * half, c.scope_length)
             item.ends = self.turned
         item.idle = self.segment == NULL or self.stage == EXPIRING
-        item.own = not item.idle and item.connection == self.current
+        item.own = not item.idle and item.connection == self.current and d == self.side
         if item.idle:
             item.clock = self.idle_at(c)
             item.number = c.number
@@ -356,9 +356,10 @@ cdef class Streams(Connections):
         self.stage = EXPIRING
 
     cdef void expire(self, uint64_t clock, bint ending) noexcept nogil:
-        """Connections idle at this clock leave; call `next` as after `feed`, which does it too.
+        """The oldest connection leaves if it is idle at this clock; call `next` as after `feed`.
 
-        `ending`: the input is over, so they are not counted as timed out.
+        Only that one, since between it and the next one something else may be due at the same
+        clock.  `ending`: the input is over, so it is not counted as timed out.
         """
         self.segment = NULL
         self.ending_all = ending
@@ -480,7 +481,8 @@ cdef class Streams(Connections):
                     if not self.ending_all:
                         self.counts.timed_out += is_open(self.at(self.oldest))
                     self.begin_end(self.oldest, 0, 1, False)
-                    continue
+                    if s != NULL:
+                        continue
                 self.current = 0
                 self.stage = SETTLING if s == NULL else FINDING
             elif self.stage == FINDING:
@@ -546,10 +548,6 @@ cdef class Streams(Connections):
                 if self.current:
                     self.settle(self.current)
                     self.current = 0
-                if s != NULL and self.held_oldest and not self.pieces.has_room(0):
-                    self.counts.evicted += is_open(self.at(self.held_oldest))
-                    self.begin_end(self.held_oldest, 0, 1, False)
-                    continue
                 self.stage = IDLE
             elif self.stage == FINISHING and self.oldest:
                 self.begin_end(self.oldest, 0, 1, False)

@@ -231,7 +231,8 @@ cdef class Transactions:
                     and p.scope == key.scope
                     and memcmp(<uint8_t*>p + sizeof(Pending), key.bytes, key.length) == 0):
                 met += 1
-                if oldest == 0 or p.sequence < self.at(oldest).sequence:
+                # A bucket has the latest first; one segment's queries share their number.
+                if oldest == 0 or p.sequence <= self.at(oldest).sequence:
                     oldest = index
                 if p.question == question and not any_question:
                     wire = self.query(index)

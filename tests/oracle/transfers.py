@@ -2,7 +2,8 @@
 
 Rules, and what was decided where they leave room
 - What a transfer is of is the query's type; without a query that of its own question; without
-  either (picked up in the middle) AXFR.
+  either (picked up in the middle) the second record tells, as of an IXFR, but one SOA and nothing
+  else may as well be an AXFR's last message: that ends it, and it is not complete.
 - Only answer records count. An AXFR ends at its second SOA. An IXFR's second record tells whether
   it comes as an AXFR; else SOAs come in turn where deletions and additions begin, and it ends where
   one with the first one's serial stands in a deletion's place. Of a first message that has one SOA
@@ -35,7 +36,7 @@ class Transfer:
         self.messages: list[Seen] = []
         asked = (pending.query if pending else first).message.question
         self.question = asked
-        self.rdtype = asked[0][1] if asked else AXFR
+        self.rdtype = asked[0][1] if asked else 0
         self.turn = "first"  # what stands next: first, second, then those of the style
         self.serial = ""
         self.complete = self.done = False
@@ -65,14 +66,15 @@ class Transfer:
         if self.turn == "open end":
             self.done = seen.message.answers[-1:] != [] and (
                 seen.message.answers[-1].rdtype == SOA)
-        elif (self.rdtype == IXFR and len(self.messages) == 1 and len(self.answers) == 1
+        elif (self.rdtype != AXFR and len(self.messages) == 1 and len(self.answers) == 1
               and self.turn == "second"):
-            self.complete = self.done = True
+            self.done = True
+            self.complete = self.rdtype == IXFR
 
     def _record(self, record: dns.Record) -> None:
         soa = record.rdtype == SOA
         if self.turn == "first":
-            self.turn = ("second" if self.rdtype == IXFR else "zone") if soa else "open end"
+            self.turn = ("zone" if self.rdtype == AXFR else "second") if soa else "open end"
             self.serial = _serial(record)
         elif self.turn == "second" and not soa:
             self.turn = "zone"
