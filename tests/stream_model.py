@@ -196,10 +196,16 @@ class Model:
 
         if s.flags & RST:
             self.counts["octets_skipped"] += len(s.payload)
+            o = c.directions[1 - d]
+            distance = 0
             if r.state != "unseen":
                 distance = (s.sequence - r.next + (1 << 31)) % WRAP - (1 << 31)
-                if not -65535 <= distance <= 1 << 20:
+            elif o.state == "open":
+                if not s.flags & ACK:
                     return
+                distance = (s.acknowledgement - o.next + (1 << 31)) % WRAP - (1 << 31)
+            if not -65535 <= distance <= 1 << 20:
+                return
             yield from self._end(c, (0, 1))
             c.directions[0].state = c.directions[1].state = "ended"
             return

@@ -217,6 +217,25 @@ def test_a_capture_that_begins_in_the_middle(tmp_path):
     assert done.counts["octets_skipped"] == len(queries[0]) - 7 and done.counts["resyncs"] == 2
 
 
+def test_a_reset_that_a_stranger_sends_blindly(tmp_path):
+    """Before the server has been heard, and after; a refusal that is one ends the connection."""
+    c = Connection(syn=False)
+    query = build.query("example.com.", "A", id=5)
+    c.segment(0, flags=SYN)
+    c.segment(1, flags=RST, seq=12345)
+    c.segment(1, flags=SYN | ACK)
+    c.query(query)
+    c.segment(1, flags=RST, seq=0x40000000)
+    c.reply(build.reply(query))
+    assert run(tmp_path, timed(c.frames), detail="full").statuses == ["success"]
+    refused = Connection(syn=False)
+    refused.segment(0, flags=SYN)
+    refused.segment(1, flags=RST | ACK, seq=0)
+    refused.query(query)
+    done = run(tmp_path, timed(refused.frames), detail="full")
+    assert done.seen == [] and done.counts["octets_old"] == len(framed(query))
+
+
 def test_garbage_on_port_53(tmp_path):
     """TLS where DNS is expected: no event, all octets counted."""
     c = Connection()

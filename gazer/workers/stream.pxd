@@ -29,6 +29,8 @@ What the RFCs leave open to who only listens, and how it is settled here:
   is kept behind a FIN is skipped.  A hole ends at a FIN at the latest.
 - The payload of a RST is text for people (RFC 9293 3.5.3): skipped.  A RST that is out of its
   window changes nothing, nor does its acknowledgement.
+- A RST in a direction not seen yet must acknowledge where the other one is, within the same window:
+  what refuses a SYN does, what a stranger sends blindly does not.
 - FIN and RST of an unknown connection make it known (as ended), so that what comes late is old.
 - A direction ends with END only if it had begun.
 

@@ -375,11 +375,20 @@ cdef class Streams(Connections):
         """SYN or RST of the segment; the stage that follows."""
         cdef const Segment* s = self.segment
         cdef Connection* c = self.at(self.current)
+        cdef Direction* o
+        cdef uint32_t where
         cdef Direction* r = &c.direction[self.side]
         if s.flags & TCP_RST:
             self.counts.octets += s.length
             self.counts.octets_skipped += s.length
-            if r.state != UNSEEN and s.sequence - r.next + RST_BELOW > RST_BELOW + RST_ABOVE:
+            o = &c.direction[1 - self.side]
+            if r.state != UNSEEN:
+                where = s.sequence - r.next
+            elif o.state == OPEN:       # what refuses a SYN acknowledges it
+                where = s.acknowledgement - o.next if s.flags & TCP_ACK else RST_ABOVE + 1
+            else:
+                where = 0
+            if where + RST_BELOW > RST_BELOW + RST_ABOVE:
                 return SETTLING
             self.begin_end(self.current, 0, 1, True)
             return RESET

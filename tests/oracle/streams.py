@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from .capture import Frame
 from .framing import Framing
-from .parts import Packet
+from .parts import Packet, Segment
 
 GAP, END = "gap", "end"
 BACK, AHEAD = 65535, 1 << 20  # how far an RST may be from what is expected
@@ -186,7 +186,7 @@ class Streams:
         connection.last = moment
         if tcp.rst:
             self.counts["skipped"] += len(packet.payload)
-            if _believable(mine, tcp.sequence):
+            if _believable(mine, _from(connection, mine)[1], tcp):
                 yield from self._finish(_from(connection, mine), moment)
             return
         if tcp.syn and self._begins_anew(mine, packet):
@@ -241,7 +241,11 @@ def _from(connection: Connection, mine: Direction) -> list[Direction]:
     return sorted(connection.directions, key=lambda direction: direction is not mine)
 
 
-def _believable(mine: Direction, sequence: int) -> bool:
-    if mine.base is None:
+def _believable(mine: Direction, other: Direction, tcp: Segment) -> bool:
+    """A RST must stand where its direction is; in one not seen yet, it must acknowledge where the
+    other direction is."""
+    if mine.base is not None:
+        return -BACK <= mine.position(tcp.sequence) - mine.at <= AHEAD
+    if other.base is None or other.ended:
         return True
-    return -BACK <= mine.position(sequence) - mine.at <= AHEAD
+    return tcp.ack and -BACK <= other.position(tcp.acknowledgement) - other.at <= AHEAD
