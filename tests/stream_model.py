@@ -137,8 +137,8 @@ class Model:
         self.connections: dict[tuple, Connection] = {}      # by last segment
         self.serial = 0
         self.counts = dict.fromkeys((
-            "opened", "evicted", "timed_out", "gaps", "broken_messages", "resyncs", "messages",
-            "octets", "octets_framed", "octets_old", "octets_skipped"), 0)
+            "opened", "evicted", "timed_out", "gaps", "broken_messages", "crowded", "resyncs",
+            "messages", "octets", "octets_framed", "octets_old", "octets_skipped"), 0)
 
     def feed(self, s: Segment, clock: int) -> list[tuple]:
         return self.expire(clock) + [

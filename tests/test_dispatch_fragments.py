@@ -247,13 +247,18 @@ def test_what_a_mirror_leaves_behind_is_not_joined_with_the_next_datagram(family
     one, two = datagram(b"1" * 512, family=family), datagram(b"2" * 512, family=family)
     first, second = ([plain(p) for p in wraps.pieces(d, 256, ident=7)] for d in (one, two))
     a, b, c = first
-    site = Site(capacity=16384)
-    site.run([(f, NOW + i) for i, f in enumerate([a, a, b, b, c, c, *second])])
+    site = Site(capacity=16384, fragments=Fragments(
+        max_datagrams=4, max_bytes=1 << 20, timeout=30 * SECOND, seed=1, copies=SECOND))
+    site.run([(f, NOW) for f in (a, a, b, b, c, c)])
+    site.run([(f, NOW + SECOND) for f in second])
     assert [entry["frame"][-512:] for entry in site.entries()] == [b"1" * 512, b"2" * 512]
     why, counted = account(site)
-    assert counted["datagrams"] == 2
-    # The copy of c waits; the pieces of `two` contradict it where they are not held yet.
-    assert why["joined"] == 4 and why["duplicate"] == 2 and "waiting" not in why
+    assert counted["datagrams"] == 2 and why == {"joined": 4, "duplicate": 3}
+    # ... and a piece that comes within that time of another one begins nothing.
+    site.run([(a, NOW + 2 * SECOND - 1)])
+    assert account(site)[0] == {"joined": 4, "duplicate": 4}
+    site.run([(a, NOW + 2 * SECOND)])
+    assert account(site)[0] == {"joined": 4, "duplicate": 4, "waiting": 1}
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -215,7 +215,8 @@ def test_every_counter_is_mentioned():
         "octets_old": "sent again", "octets_skipped": "skipped", "one_way_queries": "one_way",
         "one_way_replies": "one_way", "further": "further_reply",
         "incomplete": "zone transfers were not seen to the end",
-        "crowded": "no room in TCP streams", "transfers_evicted": "zone transfers were ended early", "datagrams": "UDP frames",
+        "crowded": "no room in TCP streams", "transfers_evicted": "zone transfers were ended early",
+        "datagrams": "UDP frames",
         "duplicate_pieces": "`duplicate`", "bad_pieces": "`bad`", "expired_pieces": "`expired`",
         "evicted_pieces": "`evicted`", "waiting_pieces": "`waiting`",
     }  # fmt: skip

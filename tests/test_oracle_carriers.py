@@ -342,7 +342,8 @@ def altered(piece: bytes) -> bytes:
 @pytest.mark.parametrize("packets, counts, messages", [
     ([P1, P2, P3], {"joined": 2}, 1), ([P3, P2, P1], {"joined": 2}, 1),
     ([P1, P1, P2, P3], {"joined": 2, "duplicate": 1}, 1),
-    ([P1, P2, P3, P3], {"joined": 2, "waiting": 1}, 1),
+    ([P1, P2, P3, P3], {"joined": 2, "duplicate": 1}, 1),
+    ([(0, P1), (0, P2), (0, P3), (1, P3)], {"joined": 2, "waiting": 1}, 1),
     ([P1, P2, P1, altered(P1), P3, P2], {"duplicate": 1, "overlapping": 5}, 0),
     ([P1, wraps.pieces(PACKET, 104)[1], P2, P3], {"overlapping": 4}, 0),
     ([P3, wraps.pieces(PACKET + b"x", 88)[2]], {"overlapping": 2}, 0),

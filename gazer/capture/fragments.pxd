@@ -21,6 +21,10 @@ more cells for a head that does not fit in its own:
     Page         | one bit for each 8 octets: there or not (128 bits) | 1024 octets of payload   |
     more head    | next | octets ............................................................... |
 
+A mirror may show each piece twice, and so show one more of a datagram that is whole already.  For a
+while (`copies`) such a piece is a duplicate: it would begin a datagram that is never whole, and that
+the next one with this id would be mixed with.  Where that happens all the same, its checksum tells.
+
 A piece's offset counts in units of 8 octets, so the bits say all that there is to know: whether a
 piece fills a hole, lies where others are, or does both; at the same cost in any order of pieces.
 """
@@ -109,6 +113,11 @@ cdef struct Datagram:
     uint32_t[PAGES] pages   # 0: nothing of it is there
 
 
+cdef struct Recent:
+    uint64_t print          # of a datagram joined a short while ago; 0: none
+    uint64_t clock          # when
+
+
 cdef struct Page:
     uint64_t[2] there
     uint8_t[PAGE] octets
@@ -136,6 +145,9 @@ cdef class Fragments:
     cdef uint32_t warmest
     cdef uint64_t timeout
     cdef uint64_t seed
+    cdef Recent* recent             # by hash; a newer one takes an older one's place
+    cdef uint32_t last_hash         # of the datagram joined last
+    cdef uint64_t copies            # ns for which copies of a joined datagram's pieces are known
     cdef uint64_t[FRAGMENT_COUNTS] counts
     cdef Joined joined
 
@@ -144,6 +156,7 @@ cdef class Fragments:
     # has offset 0 and its ports are not ours.  `clock` never goes back.
     # After FRAGMENT_WHOLE, `joined` is valid until the next call; the frame, the packet and the
     # layers given to that next call may be those of `joined`.
+    cdef bint is_copy(self, const FragmentKey* key, uint32_t hash, uint64_t clock) noexcept nogil
     cdef void take_back(self, bint last) noexcept nogil
     cdef int add(self, const uint8_t* frame, uint32_t caplen, const Fragment* f,
                  const Packet* packet, const Layer* layers, const uint8_t* scope,
@@ -173,5 +186,5 @@ cdef class Fragments:
     cdef void keep_head(self, Datagram* d, const uint8_t* head, uint32_t length) noexcept nogil
     cdef void keep(self, Datagram* d, uint32_t start, const uint8_t* octets,
                    uint32_t length) noexcept nogil
-    cdef int hand_on(self, uint32_t index) noexcept nogil
+    cdef int hand_on(self, uint32_t index, uint64_t clock) noexcept nogil
     cdef void join(self, Datagram* d) noexcept nogil

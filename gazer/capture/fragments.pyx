@@ -53,6 +53,7 @@ cdef enum:
     # What one datagram of the largest size takes, with a head that one cell would hold.
     MOST_CELLS = 1 + PAGES + (MAX_HEAD + MORE_HEAD - 1) // MORE_HEAD
     FEWEST_BUCKETS = 64
+    RECENT = 4096           # joined datagrams whose copies are known
 
 assert sizeof(Page) == CELL and sizeof(Datagram) + FIRST_HEAD <= CELL
 assert sizeof(FragmentKey) == 8 * KEY_WORDS
@@ -102,9 +103,10 @@ cdef inline uint64_t blocks(uint32_t word, uint32_t first, uint32_t last) noexce
 
 cdef class Fragments:
     """The table.  `max_bytes` is all the memory that it takes (at least LEAST_BYTES), `timeout` is
-    in ns, joined frames are cut to `snaplen`."""
+    in ns, joined frames are cut to `snaplen`; for `copies` ns further pieces of a joined datagram
+    count as duplicates (0: they begin another)."""
 
-    def __cinit__(self, *, max_datagrams, max_bytes, timeout, seed, snaplen=262144):
+    def __cinit__(self, *, max_datagrams, max_bytes, timeout, seed, snaplen=262144, copies=0):
         if max_datagrams < 1:
             raise ValueError("max_datagrams: at least 1")
         if max_bytes < LEAST_BYTES:
@@ -119,8 +121,10 @@ cdef class Fragments:
         self.seed = seed
         self.buffer_size = min(snaplen, MAX_HEAD + LARGEST)
         # Cell 0 is never used: index 0 means "none".
+        self.copies = copies
+        remembered = RECENT * sizeof(Recent) if copies else 0
         self.max_cells = min(
-            (max_bytes - self.buffer_size - 4 * buckets) // CELL - 1, (1 << 31) - 1)
+            (max_bytes - self.buffer_size - 4 * buckets - remembered) // CELL - 1, (1 << 31) - 1)
         self.reserved = (<size_t>self.max_cells + 1) * CELL
         cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
@@ -131,7 +135,9 @@ cdef class Fragments:
         self.touched = 1
         self.buckets = <uint32_t*>calloc(buckets, sizeof(uint32_t))
         self.buffer = <uint8_t*>malloc(self.buffer_size)
-        if self.buckets == NULL or self.buffer == NULL:
+        if copies:
+            self.recent = <Recent*>calloc(RECENT, sizeof(Recent))
+        if self.buckets == NULL or self.buffer == NULL or (copies and self.recent == NULL):
             raise MemoryError
 
     def __dealloc__(self):
@@ -139,6 +145,7 @@ cdef class Fragments:
             munmap(self.cells, self.reserved)
         free(self.buckets)
         free(self.buffer)
+        free(self.recent)
 
     # --- cells -----------------------------------------------------------------------------------
 
@@ -397,14 +404,23 @@ cdef class Fragments:
             memcpy(self.buffer + done, self.page(d.pages[(done - end) // PAGE]).octets, n)
             done += n
 
-    cdef int hand_on(self, uint32_t index) noexcept nogil:
+    cdef int hand_on(self, uint32_t index, uint64_t clock) noexcept nogil:
         """The datagram is whole, by a piece that is not among those it keeps."""
         cdef Datagram* d = self.at(index)
         self.join(d)
         self.counts[F_DATAGRAMS] += 1
         self.counts[F_JOINED] += d.pieces
+        if self.copies:
+            self.recent[d.hash % RECENT].print = <uint64_t>d.key.id << 32 | d.hash
+            self.recent[d.hash % RECENT].clock = clock
+            self.last_hash = d.hash
         self.remove(index)
         return FRAGMENT_WHOLE
+
+    cdef bint is_copy(self, const FragmentKey* key, uint32_t hash, uint64_t clock) noexcept nogil:
+        """True if a datagram with this key has been joined a short while ago."""
+        cdef const Recent* r = &self.recent[hash % RECENT]
+        return r.print == (<uint64_t>key.id << 32 | hash) and clock - r.clock < self.copies
 
     cdef void take_back(self, bint last) noexcept nogil:
         """What has just been joined does not belong together: its pieces contradict one another
@@ -412,6 +428,8 @@ cdef class Fragments:
         self.counts[F_DATAGRAMS] -= 1
         self.counts[F_JOINED] -= self.joined.pieces
         self.counts[F_OVERLAPPING] += self.joined.pieces + last
+        if self.copies:
+            self.recent[self.last_hash % RECENT].print = 0
 
     # --- a piece ---------------------------------------------------------------------------------
 
@@ -470,9 +488,12 @@ cdef class Fragments:
                 if not f.more:
                     d.total = end
                 if d.received == d.total:
-                    return self.hand_on(index)      # the octets were there, the end was not
+                    return self.hand_on(index, clock)      # the octets were there, the end was not
                 self.counts[F_DUPLICATE] += 1
                 return FRAGMENT_HELD
+        elif self.copies and self.is_copy(&key, hash, clock):
+            self.counts[F_DUPLICATE] += 1
+            return FRAGMENT_HELD
         else:
             while self.known >= self.max_datagrams:
                 self.counts[F_EVICTED] += self.at(self.coldest).pieces
@@ -500,4 +521,4 @@ cdef class Fragments:
         # This piece is the one that made it whole: it is not counted among the others.
         self.counts[F_WAITING] -= 1
         d.pieces -= 1
-        return self.hand_on(index)
+        return self.hand_on(index, clock)

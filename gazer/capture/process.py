@@ -11,6 +11,10 @@ from gazer.config.kinds import printable
 from gazer.errors import InputError
 from gazer.topology import FIRST_WORKER, Topology
 
+# Mirrors show a piece's copy within milliseconds; a host has to send 65,536 datagrams to use an id
+# again.
+COPIES = 1_000_000_000  # ns
+
 
 def main(boot: Boot) -> None:
     """What the supervisor starts."""
@@ -47,6 +51,7 @@ def capture(child: Child) -> None:
             timeout=config.fragments.timeout_ns,
             seed=boot.seed,
             snaplen=config.capture.snaplen,
+            copies=COPIES,
         ),
     )
     unread = [printable(path) for path in boot.config.capture.files]

@@ -205,7 +205,8 @@ def read(paths: str | Path | Iterable[str | Path], rules: Rules | None = None, *
         paths = [paths]
     rules, number = rules or Rules(), 0
     clock = clock or Clock()
-    fragments = fragments or Fragments(round(rules.fragments_timeout * NS))
+    fragments = fragments or Fragments(
+        round(rules.fragments_timeout * NS), round(rules.fragments_copies * NS))
     for path in paths:
         for ts_ns, length, linktype, octets in records(path):
             number += 1
@@ -225,11 +226,12 @@ def _packet(octets: bytes, linktype: int, cut: bool, rules: Rules, fragments: Fr
     try:
         return decode(octets, linktype, cut=cut, rules=rules)
     except Piece as piece:
+        nested = False
         while True:
             try:
-                return fragments.take(piece, now)
+                return fragments.take(piece, now, nested)
             except Piece as within:
-                piece = within
+                piece, nested = within, True
 
 
 # ----------------------------------------------------------------------------- the link layer

@@ -393,7 +393,8 @@ def expected(paths: str | Path | Iterable[str | Path], rules: Rules | None = Non
     """What the capture must give: `expected(path, records=True, timeout=5)` or with Rules."""
     rules = rules or Rules(**changes)
     oracle, clock = Oracle(rules), Clock()
-    fragments = Fragments(round(rules.fragments_timeout * NS))
+    fragments = Fragments(
+        round(rules.fragments_timeout * NS), round(rules.fragments_copies * NS))
     broken = None
     try:
         for frame in read(paths, rules, clock=clock, fragments=fragments):

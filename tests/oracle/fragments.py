@@ -11,8 +11,11 @@ Rules, and what was decided where they leave room
   end, and a range that is held in part, or as a whole with other octets. A range that is held as a
   whole, be it by several pieces, with the same octets is a duplicate; if it says the end for the
   first time the end is taken from it.
-- A UDP datagram that is whole and whose checksum (if it has one) is wrong was made of pieces of two:
-  all but the last to come have contradicted one another, and that one begins anew.
+- A UDP datagram that is whole and whose checksum (if it has one) is wrong was made of pieces of
+  two: all but the last to come have contradicted one another, and that one begins anew (but for
+  one that came in a joined datagram itself).
+- For less than `copies` after a datagram was joined, further pieces of it are duplicates: a mirror
+  shows them twice.
 - A datagram is gone at exactly its timeout.
 - The joined datagram has the headers of its first piece, and nothing of it is cut.
 
@@ -41,8 +44,10 @@ class Datagram:
 class Fragments:
     """The datagrams that wait for their pieces. Times are nanoseconds of the sensor clock."""
 
-    def __init__(self, timeout: int) -> None:
+    def __init__(self, timeout: int, copies: int = 0) -> None:
         self.timeout = timeout
+        self.copies = copies
+        self.joined: dict[object, int] = {}  # when
         self.waiting: dict[object, Datagram] = {}
         self.counts: Counter[str] = Counter()
         self.datagrams = 0
@@ -53,12 +58,16 @@ class Fragments:
                 self._discard(datagram, "expired")
                 del self.waiting[key]
 
-    def take(self, piece: Piece, now: int) -> Packet:
-        """The datagram's packet if this piece completes it; else raises Undecoded."""
+    def take(self, piece: Piece, now: int, nested: bool = False) -> Packet:
+        """The datagram's packet if this piece completes it; else raises Undecoded. `nested`: the
+        piece itself came in a datagram that was joined."""
         end = piece.offset + len(piece.payload)
         if (piece.cut or not piece.payload or end > piece.limit
                 or (piece.more and len(piece.payload) % 8)):
             raise self._fragment("bad")
+        if piece.key not in self.waiting and self.joined.get(piece.key, -self.copies
+                                                             ) + self.copies > now:
+            raise self._fragment("duplicate")
         datagram = self.waiting.setdefault(piece.key, Datagram(now))
         if datagram.given_up:
             raise self._fragment(datagram.given_up)
@@ -85,8 +94,11 @@ class Fragments:
         whole = bytes(datagram.octets[at] for at in range(datagram.end))
         if not datagram.first.checks(whole):
             self.counts["overlapping"] += kept
+            if nested:
+                raise self._fragment("overlapping")
             return self.take(piece, now)
         self.counts["joined"] += kept
+        self.joined[piece.key] = now
         self.datagrams += 1
         self._waiting()
         return datagram.first.resume(whole)

@@ -18,6 +18,7 @@ class Rules:
     duplicate_window: float = 5.0
     max_pending: int | None = None
     fragments_timeout: float = 30.0
+    fragments_copies: float = 1.0
     streams_timeout: float = 300.0
     tunnels: tuple[str, ...] = TUNNELS
     max_depth: int = 4
