@@ -188,7 +188,7 @@ def drive(planted, *arguments: str, leaks: bool = True) -> subprocess.CompletedP
     driver, lib = planted
     return subprocess.run(
         [str(driver), *arguments], env=compiling.environment(lib, "planted", leaks),
-        capture_output=True, text=True, errors="replace", timeout=100)
+        cwd=compiling.BUILD, capture_output=True, text=True, errors="replace", timeout=100)
 
 
 @needs_clang

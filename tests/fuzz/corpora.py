@@ -1,4 +1,4 @@
-"""The inputs that are kept for each target: an archive of many small files, tests/corpora/TARGET.zip.
+"""The inputs that are kept for each target: an archive of small files, tests/corpora/TARGET.zip.
 
 What once made a target fail stands beside it, by itself: tests/corpora/TARGET-crash-...
 """
