@@ -46,7 +46,7 @@ lint: ## ruff, mypy and cython-lint
 	@sh scripts/setup.sh build --extra lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH="$$PWD/$(BIN):$$PATH" cython-lint gazer
+	PATH="$$PWD/$(BIN):$$PATH" cython-lint gazer tests/fuzz
 
 clean: ## back to a fresh checkout: .venv and all that was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis bench-out

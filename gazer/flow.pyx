@@ -21,8 +21,8 @@ cdef uint32_t packet_scope(const uint8_t* frame, uint32_t caplen, const Packet* 
     cdef Cursor c = cursor_over(frame, packet.tags_offset, caplen)
     cdef uint32_t n = 0
     cdef uint16_t tag
-    cdef int i
-    for i in range(packet.tags):
+    cdef int i, _
+    for _ in range(packet.tags):
         tag = cursor_u16(&c)
         cursor_skip(&c, 2)
         scope[n] = (tag >> 8) & 0x0F

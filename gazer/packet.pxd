@@ -76,8 +76,9 @@ cdef enum:          # Encapsulation; the names, in this order, are gazer.packet.
 cdef enum:
     MAX_TAGS = 16       # of 802.1Q/802.1ad, all levels together; real networks stack two or three
     MAX_TUNNELS = 8     # levels, at most; tunnels.max_depth may be less
-    MAX_SCOPE = 32      # octets of what tells networks apart (flow.pxd): sixteen VLAN tags of the
-                        # innermost link layer, or eight VNIs, or fewer of both
+    # Octets of what tells networks apart (flow.pxd): sixteen VLAN tags of the innermost link layer,
+    # or eight VNIs, or fewer of both.
+    MAX_SCOPE = 32
     MAX_EXTENSIONS = 16  # of IPv6; hosts send one or two
     TCP = 6
     UDP = 17
@@ -132,8 +133,7 @@ cdef struct Fragment:
     uint32_t id
     uint32_t offset             # of this piece in the payload, octets
     uint16_t addresses_offset   # in the frame: source, then destination
-    uint16_t head_length        # of the frame: up to the end of the IPv4 header, or up to where
-                                # the IPv6 fragment header begins
+    uint16_t head_length        # to the end of IPv4's header, or to IPv6's fragment header
     uint32_t payload_offset     # in the frame
     uint32_t payload_length     # octets of it in the frame
 

@@ -12,7 +12,7 @@ host sees them before the network card has filled them in.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from gazer.cursor cimport (
     Cursor, cursor_has, cursor_left, cursor_over, cursor_skip, cursor_take, cursor_u8, cursor_u16,
@@ -37,8 +37,9 @@ assert len(ENCAPSULATIONS) == ENCAPSULATIONS_COUNT
 
 cdef enum:
     GO_ON = -1              # no fate yet
-    FARTHEST = 0xFF00       # where a level may begin: offsets are 16 bits wide, and the link layer
-                            # behind, with all its tags, takes less than the rest
+    # Where a level may begin: offsets are 16 bits wide, and the link layer behind, with all its
+    # tags, takes less than the rest.
+    FARTHEST = 0xFF00
     UNKNOWN = 0xFFFFFFFF    # `beyond` of a frame that was cut: its own length may be wrong
 
 cdef struct Walk:

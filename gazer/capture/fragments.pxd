@@ -21,9 +21,10 @@ more cells for a head that does not fit in its own:
     Page         | one bit for each 8 octets: there or not (128 bits) | 1024 octets of payload   |
     more head    | next | octets ............................................................... |
 
-A mirror may show each piece twice, and so show one more of a datagram that is whole already.  For a
-while (`copies`) such a piece is a duplicate: it would begin a datagram that is never whole, and
-that the next one with this id would be mixed with.  Where that happens all the same, its checksum tells.
+A mirror may show each piece twice, and so show one more of a datagram that is whole already.
+For a while (`copies`) such a piece is a duplicate: it would begin a datagram that is never whole,
+and that the next one with this id would be mixed with.  Where that happens all the same, its
+checksum tells.
 
 A piece's offset counts in units of 8 octets, so the bits say all that there is to know: whether a
 piece fills a hole, lies where others are, or does both; at the same cost in any order of pieces.

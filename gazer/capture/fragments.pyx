@@ -71,7 +71,7 @@ cdef bint joined_soundly(const Joined* j) noexcept nogil:
     that was cut.  TCP does not let its segments be fragmented, so its checksum is not looked at.
     """
     cdef Cursor c = cursor_over(j.frame, j.head_length, j.caplen)
-    cdef uint32_t length, i
+    cdef uint32_t length, _
     cdef uint64_t total = UDP
     if j.protocol != UDP or j.caplen < j.length:
         return True
@@ -81,10 +81,10 @@ cdef bint joined_soundly(const Joined* j) noexcept nogil:
         return True         # nothing to go by, or a length that will be found wrong
     total += length
     c = cursor_over(j.frame, j.packet.addresses_offset, j.head_length)
-    for i in range(4 if j.packet.family == 4 else 16):
+    for _ in range(4 if j.packet.family == 4 else 16):
         total += cursor_u16(&c)
     c = cursor_over(j.frame, j.head_length, j.head_length + length)
-    for i in range(length // 2):
+    for _ in range(length // 2):
         total += cursor_u16(&c)
     if length & 1:
         total += <uint32_t>cursor_u8(&c) << 8

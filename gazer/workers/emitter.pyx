@@ -5,8 +5,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from gazer.counters cimport (
     RUNNING, WAITING, W_OMITTED, W_RECORDS, W_TRANSACTIONS, W_WAITS, Slot)
 from gazer.ring cimport (
-    Producer, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
-    ring_producer_sleeps, ring_publish)
+    Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake, ring_producer_sleeps,
+    ring_publish)
 from gazer.workers.encode cimport Encoder
 from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport Message

@@ -9,7 +9,7 @@ encoders write without further checks.  A record takes at most its texts and REC
 side_room.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 
 from gazer.entry cimport (

@@ -35,8 +35,9 @@ cdef struct Record:
     uint16_t type
     uint16_t klass
     uint8_t section
-    uint8_t top             # mDNS: the class's top bit was set (RFC 6762: 10.2 cache-flush of a
-                            # record, 5.4 unicast-response of a question); klass is without it
+    # mDNS: the class's top bit was set (RFC 6762: cache-flush of a record, section 10.2; of a
+    # question unicast-response, 5.4); klass is without it.
+    uint8_t top
 
 
 cdef struct Edns:

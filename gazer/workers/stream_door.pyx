@@ -17,7 +17,6 @@ from gazer.workers.pieces cimport CHUNK, CHUNK_OCTETS, MAX_RUNS, Chunk
 from gazer.workers.stream cimport (
     STREAM_MESSAGE, STREAM_NOTHING, Connection, Direction, Segment, StreamItem, Streams)
 
-import ipaddress
 
 cdef enum:
     ROOM = 1 << 18
@@ -165,7 +164,7 @@ cdef class Connections:
         """All links and sums of the tables."""
         cdef Connection* c
         cdef Direction* r
-        cdef uint32_t index, run, before_clock = 0
+        cdef uint32_t index, run
         cdef uint64_t buffered = 0, chunks = 0, octets
         cdef int d
         s = self.streams

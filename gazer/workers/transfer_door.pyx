@@ -89,9 +89,9 @@ cdef class Machine:
         cdef const uint8_t* data = self.place.put(wire)
         cdef timespec a, b
         cdef int64_t least = -1, spent
-        cdef uint32_t i, length = len(wire)
+        cdef uint32_t _, length = len(wire)
         with nogil:
-            for i in range(times):
+            for _ in range(times):
                 clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a)
                 transfer_begin(&self.state, data, length, 252)
                 clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b)

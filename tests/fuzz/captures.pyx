@@ -12,12 +12,12 @@ Frames' octets are all touched.  Sources are Python objects that are made anew f
 this target makes some (ten or so) at each execution.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.unistd cimport dup, ftruncate, lseek, SEEK_SET
 
 from gazer.capture.pcapng cimport PcapngSource
 from gazer.capture.source cimport (
-    SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, FileSource, Frame, PcapSource)
+    SOURCE_BROKEN, SOURCE_FRAME, SOURCE_IDLE, FileSource, Frame, PcapSource)
 from gazer.capture.stream cimport Stream
 from outputs cimport allow, forbid
 

@@ -221,7 +221,7 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
     cdef uint64_t[2] last = [0, 0]
     cdef uint64_t taken = 0
     cdef const char* failed = NULL
-    cdef int result, turn
+    cdef int result, _
     LEDGER[:] = bytes(len(LEDGER))
     counters.ledger_create(LEDGER)
     capture, worker = counters.Slot(LEDGER, 0), counters.Slot(LEDGER, 1)
@@ -249,7 +249,7 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
     if failed == NULL:
         dispatcher.end()
         with nogil:
-            for turn in range(1000):
+            for _ in range(1000):
                 result = engine.turn()
                 failed = drain(&consumer, last, &taken)
                 if result != ENGINE_TURN or failed != NULL:

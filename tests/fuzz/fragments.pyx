@@ -25,11 +25,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from gazer.capture.fragments cimport (
-    F_DATAGRAMS, F_WAITING, FRAGMENT_COUNTS, FRAGMENT_WHOLE, Fragments)
+from gazer.capture.fragments cimport F_WAITING, FRAGMENT_COUNTS, FRAGMENT_WHOLE, Fragments
 from gazer.cursor cimport Cursor, cursor_left, cursor_over, cursor_u8
 from gazer.packet cimport MAX_TUNNELS, Fragment, Layer, Packet
-from outputs cimport allow, forbid
+from outputs cimport forbid
 
 from gazer.capture.fragments import LEAST_BYTES
 
@@ -94,7 +93,7 @@ cdef const char* play(Cursor* c, uint64_t* fed, uint32_t* wrong) noexcept nogil:
     cdef Packet packet
     cdef Layer[MAX_TUNNELS] layers
     cdef uint8_t who, place, units, more
-    cdef uint32_t id, i, head, n, start
+    cdef uint32_t id, head, n, start
     cdef uint8_t[2] scope
     cdef uint8_t* frame
     cdef int result

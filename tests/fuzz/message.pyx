@@ -13,7 +13,7 @@ was planned for them.  Checked: that they are well-formed; that a second
 decoding gives the same; that a message asks the same as itself.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memset
 

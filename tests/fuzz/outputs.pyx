@@ -1,15 +1,14 @@
 """Events, checked in C as they leave: each format whole and well-formed, and nothing beyond it.
 
 JSON and msgpack are read by small recursive readers of their grammars; both know only what gazer
-writes.  That the *values* are right is for Python, on the corpora (tests/test_fuzz.py): keep() makes
-each event that is checked a Python object, too.
+writes.  That the *values* are right is for Python, on the corpora (tests/test_fuzz.py): keep()
+makes each event that is checked a Python object, too.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp
 
-from gazer.entry cimport (
-    FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_MSGPACK_TIME, FORMAT_TEXT, EventHeader)
+from gazer.entry cimport FORMATS, FORMAT_JSON, FORMAT_TEXT, EventHeader
 
 cdef enum:
     DEEPEST = 8             # maps and lists within one another
@@ -154,7 +153,7 @@ cdef const uint8_t* pack_string(const uint8_t* p, const uint8_t* end) noexcept n
 
 
 cdef const uint8_t* pack_value(const uint8_t* p, const uint8_t* end, int depth) noexcept nogil:
-    cdef uint32_t n = 0, i
+    cdef uint32_t n = 0, _
     cdef int size
     cdef bint pairs = False
     if p == end or depth == DEEPEST:
@@ -185,7 +184,7 @@ cdef const uint8_t* pack_value(const uint8_t* p, const uint8_t* end, int depth) 
         p += 1 + size
     else:
         return NULL
-    for i in range(n):
+    for _ in range(n):
         if pairs:
             p = pack_string(p, end)
             if p == NULL:
@@ -199,12 +198,12 @@ cdef const uint8_t* pack_value(const uint8_t* p, const uint8_t* end, int depth) 
 # --- events --------------------------------------------------------------------------------------
 
 cdef const char* text_check(const uint8_t* p, const uint8_t* end, bint tabs) noexcept nogil:
-    cdef int i
+    cdef int _
     if p == end or (end - 1)[0] != 10:
         return b"a line does not end in a newline"
     end -= 1
     if tabs:                            # time and tag lead
-        for i in range(2):
+        for _ in range(2):
             while p < end and 0x20 <= p[0] <= 0x7e:
                 p += 1
             if p == end or p[0] != 9:

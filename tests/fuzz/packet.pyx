@@ -11,7 +11,7 @@ Checked: what is found lies in the frame, all levels and tags keep to their limi
 flow is that of its other direction, and a piece of a datagram can be decoded on from its payload.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from gazer.flow cimport flow_hash
@@ -29,19 +29,20 @@ cdef Decoding DECODING = Decoding((53, 5300))
 cdef const char* bounds(const Packet* p, const Layer* layers, uint32_t caplen,
                         const Rules* rules) noexcept nogil:
     cdef uint32_t i, tags = p.tags
-    cdef const Layer* l
+    cdef const Layer* level
     if p.layers > rules.max_depth or p.layers > MAX_TUNNELS:
         return b"more levels than max_depth"
     if p.tags and <uint32_t>p.tags_offset + 4 * p.tags - 2 > caplen:
         return b"tags beyond the frame"
     for i in range(p.layers):
-        l = &layers[i]
-        tags += l.tags
-        if l.kind >= ENCAPSULATIONS_COUNT or not rules.decode >> l.kind & 1:
+        level = &layers[i]
+        tags += level.tags
+        if level.kind >= ENCAPSULATIONS_COUNT or not rules.decode >> level.kind & 1:
             return b"a level of a kind that is not opened"
-        if l.tags and <uint32_t>l.tags_offset + 4 * l.tags - 2 > caplen:
+        if level.tags and <uint32_t>level.tags_offset + 4 * level.tags - 2 > caplen:
             return b"a level's tags beyond the frame"
-        if l.family and <uint32_t>l.addresses_offset + (8 if l.family == 4 else 32) > caplen:
+        if level.family and (
+                <uint32_t>level.addresses_offset + (8 if level.family == 4 else 32) > caplen):
             return b"a level's addresses beyond the frame"
     if tags > MAX_TAGS:
         return b"more tags than there may be"
@@ -82,7 +83,7 @@ cdef const char* one_input(const uint8_t* data, size_t size) noexcept nogil:
     cdef Fragment f
     cdef Rules* rules = &DECODING.rules
     cdef const uint8_t* frame = data + 3
-    cdef uint32_t caplen, length, head, depth, _
+    cdef uint32_t caplen, length, head, _
     cdef int fate
     cdef const char* failed
     if size < 3 or size > 65536:

@@ -20,7 +20,7 @@ direction 0 begins just below 2^32.  Checked after each segment: the account of 
 of memory and connections, the bounds of each message; and at the end that nothing is left.
 """
 
-from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
@@ -28,7 +28,7 @@ from gazer.cursor cimport Cursor, cursor_left, cursor_over, cursor_take, cursor_
 from gazer.workers.pieces cimport CHUNK
 from gazer.workers.stream cimport (
     STREAM_MESSAGE, STREAM_NOTHING, Segment, StreamItem, Streams)
-from outputs cimport allow, forbid
+from outputs cimport forbid
 
 cdef enum:
     CONNECTIONS = 16        # by octet 0
