@@ -274,6 +274,7 @@ class Model:
                 continue
             while (p != r.next and p not in r.kept and p - 1 not in r.kept
                     and r.runs() == self.max_runs):
+                self.counts["crowded"] += 1
                 yield from self._give_up(c, d, min(p, min(r.kept)))
             if p in r.kept:
                 self.counts["octets_old"] += 1

@@ -426,3 +426,20 @@ def test_lines_are_valid_json_whatever_a_stream_holds():
         c.segment(n % 2, bytes((n * 37 + k * 11) % 256 for k in range(n)))
     for line in Run(timed(c.frames), detail="full", records=True).lines:
         json.loads(line.split("\t")[2])
+
+
+def test_each_limit_that_is_reached_is_counted():
+    """More transfers than there may be; more behind a hole than may be kept."""
+    done = Run([], end=False)
+    done.engine = engine_of(done.rings, done.slot, Rules(), max_transfers=1)
+    for i, port in enumerate((40000, 40001, 40002)):
+        for frame in transfer(close=False, messages=1, port=port).frames:
+            done.put(i, frame)
+    done.finish()
+    assert done.counts["transfers_evicted"] == 2 and done.counts["incomplete"] == 3
+    c = Connection()
+    c.segment(0, b"\0\0", keep=False)
+    for _ in range(300):
+        c.segment(0, bytes(1000))
+    done = Run(timed(c.frames))
+    assert done.counts["crowded"] >= 1 and done.counts["gaps"] == 1

@@ -24,7 +24,7 @@ def test_room_ends_behind_a_hole():
     t = Talk(max_bytes_each=4 * CHUNK)
     assert t.c(200, octets[200:200 + 3 * ROOM]) == []
     found = t.c(200 + 3 * ROOM, octets[200 + 3 * ROOM:200 + 5 * ROOM])
-    assert found[0] == ("c", "gap") and t.count("gaps") == 1
+    assert found[0] == ("c", "gap") and t.count("gaps") == t.count("crowded") == 1
     assert [m for m in true if m in [m for _, m in found]] == [m for _, m in found[1:]]
     assert t.door.figures["chunks"] <= 4 * CHUNK
 
@@ -44,6 +44,7 @@ def test_no_room_for_the_message_under_way():
     found = [item for i in range(0, len(octets), 300) for item in t.c(i, octets[i:i + 300])]
     assert found == [("c", B)]
     assert t.count("broken_messages") == 1 and t.count("gaps") == t.count("resyncs") == 0
+    assert t.count("crowded") == 1
 
 
 def test_no_room_for_the_message_under_way_while_a_hole_follows():
