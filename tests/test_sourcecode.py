@@ -20,6 +20,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Doors: compiled modules for tests and benchmarks, which see a part from Python.
 DOORS = {
+    "gazer.guarded",
     "gazer.capture.doors",
     "gazer.capture.testing",
     "gazer.testing",

@@ -5,11 +5,10 @@ readable: a read beyond it ends the process.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
-from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
-                         mmap, mprotect, munmap)
+from libc.string cimport memset
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
+from gazer.guarded cimport Guarded
 from gazer.capture.filter cimport Filter
 from gazer.capture.fragments cimport (
     CELL, FIRST_HEAD, FRAGMENT_COUNTS, FRAGMENT_WHOLE, MORE_HEAD, PAGE, Fragments)
@@ -22,35 +21,10 @@ FRAGMENT_NAMES = ("datagrams", "joined", "foreign", "duplicate", "overlapping", 
                   "evicted", "waiting")
 assert len(FRAGMENT_NAMES) == FRAGMENT_COUNTS
 
-cdef enum:
-    ROOM = 1 << 18              # of a guarded place: more than any frame
 
 # What the table's arithmetic of memory rests on.
 SIZES = {"cell": CELL, "page": PAGE, "first_head": FIRST_HEAD, "more_head": MORE_HEAD,
          "least": LEAST_BYTES}
-
-
-cdef class Guarded:
-    """A place for bytes with an unreadable page right behind them."""
-
-    cdef uint8_t* base
-
-    def __cinit__(self):
-        cdef void* where = mmap(NULL, ROOM + 65536, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if where == MAP_FAILED or mprotect(<char*>where + ROOM, 65536, PROT_NONE):
-            raise MemoryError
-        self.base = <uint8_t*>where
-
-    def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, ROOM + 65536)
-
-    cdef const uint8_t* put(self, bytes data) except NULL:
-        if len(data) > ROOM:
-            raise ValueError("longer than any frame")
-        memcpy(self.base + ROOM - len(data), <const char*>data, len(data))
-        return self.base + ROOM - len(data)
 
 
 cdef Guarded PLACE = Guarded()

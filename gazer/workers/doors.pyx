@@ -8,11 +8,10 @@ process, a write beyond the room that was planned is an AssertionError.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
-                         mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from gazer.entry cimport FORMATS, EventHeader, FrameEntry, frame_offset
+from gazer.guarded cimport Guarded
 from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
     DNS, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, packet_decode)
@@ -40,32 +39,8 @@ from gazer.workers.encode import entry_room
 cdef enum:
     CANARY = 64
     SECTIONS = 4
-    ROOM = 1 << 18              # of a guarded place: more than any frame
 
 SECTION_NAMES = ("question", "answer", "authority", "additional")
-
-
-cdef class Guarded:
-    """A place for bytes with an unreadable page right behind them."""
-
-    cdef uint8_t* base
-
-    def __cinit__(self):
-        cdef void* where = mmap(NULL, ROOM + 65536, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if where == MAP_FAILED or mprotect(<char*>where + ROOM, 65536, PROT_NONE):
-            raise MemoryError
-        self.base = <uint8_t*>where
-
-    def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, ROOM + 65536)
-
-    cdef const uint8_t* put(self, bytes data) except NULL:
-        if len(data) > ROOM:
-            raise ValueError("longer than any frame")
-        memcpy(self.base + ROOM - len(data), <const char*>data, len(data))
-        return self.base + ROOM - len(data)
 
 
 cdef Guarded PLACE = Guarded()

@@ -37,6 +37,13 @@ cdef uint8_t[2][16] GROUP6 = [
     [0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3]]
 
 
+cdef inline const uint8_t* outer_bytes(const Origin* o) noexcept nogil:
+    """The outer identity of what the message came in, or NULL."""
+    if o.outer == NULL:
+        return NULL
+    return o.outer.bytes
+
+
 cdef inline uint16_t first_question(const Message* m) noexcept nogil:
     """The type that a message asks for; 0 if it asks nothing."""
     if m.records_read == 0 or m.records[0].section != QUESTION:
@@ -127,7 +134,7 @@ cdef class Matcher:
         x.addresses = key.bytes
         x.scope = key.bytes + 2 * half
         x.scope_length = o.scope_length
-        x.outer = NULL if o.outer == NULL else o.outer.bytes
+        x.outer = outer_bytes(o)
         x.family = o.family
         x.transport = o.transport
         x.protocol = o.protocol
@@ -156,7 +163,7 @@ cdef class Matcher:
             x.query = NULL if reply else m
             x.reply = m if reply else NULL
             # A reply's records came in what the reply came in, not in what its query did.
-            x.outer = NULL if o.outer == NULL else o.outer.bytes
+            x.outer = outer_bytes(o)
             self.emitter.records(&x, m, o.clock, o.sequence)
 
     cdef void handle_query(self, const Origin* o, Exchange* x, Key* key,

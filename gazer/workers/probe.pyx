@@ -7,12 +7,11 @@ process, a write beyond the arena is an AssertionError.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
-from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
-                         mmap, mprotect)
+from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from gazer.cursor cimport Cursor, cursor_over
+from gazer.guarded cimport Guarded
 from gazer.text cimport (Arena, Text, put_ddd, put_digits, put_hex, put_ipv4, put_ipv6, put_u16,
                          put_u64)
 from gazer.workers cimport encodings, rrtypes
@@ -24,26 +23,10 @@ from gazer.workers.rdata_opt cimport opt_render
 from gazer.workers.anomaly import NAMES
 
 cdef enum:
-    WIRE = 1 << 17          # more than any message
     CANARY = 64
     ROOM = 1 << 20          # the arena's capacity unless told otherwise
 
-cdef uint8_t* GUARDED = NULL
-
-
-cdef const uint8_t* guarded(bytes wire) except NULL:
-    """The bytes, with an unreadable page right behind them."""
-    global GUARDED
-    cdef void* where
-    if len(wire) > WIRE:
-        raise ValueError("longer than any message")
-    if GUARDED == NULL:
-        where = mmap(NULL, WIRE + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if where == MAP_FAILED or mprotect(<char*>where + WIRE, 65536, PROT_NONE):
-            raise MemoryError
-        GUARDED = <uint8_t*>where
-    memcpy(GUARDED + WIRE - len(wire), <const char*>wire, len(wire))
-    return GUARDED + WIRE - len(wire)
+cdef Guarded PLACE = Guarded()
 
 
 cdef class Pen:
@@ -86,7 +69,7 @@ def result_name(int result):
 
 def read_beyond(bytes wire):
     """Reads the byte after the message, to show that this can't go unseen: the process dies."""
-    return guarded(wire)[len(wire)]
+    return PLACE.put(wire)[len(wire)]
 
 
 def render_name(bytes wire, uint32_t pos, end=None, uint32_t capacity=ROOM):
@@ -103,7 +86,7 @@ def render_names(bytes wire, positions, end=None, uint32_t capacity=ROOM):
     cdef Text text
     cdef Cursor c
     cdef int result
-    cdef const uint8_t* base = guarded(wire)
+    cdef const uint8_t* base = PLACE.put(wire)
     memset(&names, 0, sizeof(names))
     names_begin(&names, base, len(wire))
     done = []
@@ -125,7 +108,7 @@ def render_names(bytes wire, positions, end=None, uint32_t capacity=ROOM):
 def skip_name(bytes wire, uint32_t pos, end=None):
     """(position after the name, anomaly)"""
     cdef Names names
-    cdef const uint8_t* base = guarded(wire)
+    cdef const uint8_t* base = PLACE.put(wire)
     cdef Cursor c = cursor_over(base, pos, len(wire) if end is None else end)
     memset(&names, 0, sizeof(names))
     names_begin(&names, base, len(wire))
@@ -147,7 +130,7 @@ def render_records(bytes wire, records, uint32_t capacity=ROOM):
     cdef Cursor c
     cdef int result
     cdef uint32_t used
-    cdef const uint8_t* base = guarded(wire)
+    cdef const uint8_t* base = PLACE.put(wire)
     memset(&names, 0, sizeof(names))
     names_begin(&names, base, len(wire))
     done = []
@@ -175,7 +158,7 @@ def render_opt(bytes rdata, uint16_t udp_size=512, uint32_t ttl=0, uint32_t capa
     cdef Names names
     cdef Pen pen = Pen(capacity)
     cdef Text text
-    cdef const uint8_t* base = guarded(rdata)
+    cdef const uint8_t* base = PLACE.put(rdata)
     cdef Cursor c = cursor_over(base, 0, len(rdata))
     cdef int result
     memset(&names, 0, sizeof(names))
@@ -197,7 +180,7 @@ def time_rdata(bytes wire, uint32_t pos, uint32_t end, uint16_t type, uint32_t t
     cdef Cursor c
     cdef timespec before, after
     cdef uint32_t _
-    cdef const uint8_t* base = guarded(wire)
+    cdef const uint8_t* base = PLACE.put(wire)
     cdef uint32_t length = len(wire)
     memset(&names, 0, sizeof(names))
     with nogil:
@@ -233,7 +216,7 @@ def write(str writer, value, uint32_t room, int width=0):
     cdef Text text
     cdef int kind = WRITERS[writer]
     if isinstance(value, bytes):
-        p = guarded(value)
+        p = PLACE.put(value)
         n = len(value)
     else:
         number = value

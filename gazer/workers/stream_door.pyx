@@ -7,10 +7,9 @@ can't be read, and what `next` hands on is copied at once.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
-from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
-                         mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
+from gazer.guarded cimport Guarded
 from gazer.packet cimport PROTOCOL_DNS
 from gazer.workers.framing cimport REFUSED, Verdict, framing_judge, framing_search
 from gazer.workers.pieces cimport CHUNK, CHUNK_OCTETS, MAX_RUNS, Chunk
@@ -18,37 +17,11 @@ from gazer.workers.stream cimport (
     STREAM_MESSAGE, STREAM_NOTHING, Connection, Direction, Segment, StreamItem, Streams)
 
 
-cdef enum:
-    ROOM = 1 << 18
-
 KINDS = (None, "message", "gap", "end")
 VERDICTS = ("refused", "plausible", "undecided")
 CHUNK_SIZE = CHUNK
 CHUNK_ROOM = CHUNK_OCTETS
 MOST_RUNS = MAX_RUNS
-
-
-cdef class Guarded:
-    """A place for bytes with an unreadable page right behind them."""
-
-    cdef uint8_t* base
-
-    def __cinit__(self):
-        cdef void* where = mmap(NULL, ROOM + 65536, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if where == MAP_FAILED or mprotect(<char*>where + ROOM, 65536, PROT_NONE):
-            raise MemoryError
-        self.base = <uint8_t*>where
-
-    def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, ROOM + 65536)
-
-    cdef const uint8_t* put(self, bytes data) except NULL:
-        if len(data) > ROOM:
-            raise ValueError("longer than any frame")
-        memcpy(self.base + ROOM - len(data), <const char*>data, len(data))
-        return self.base + ROOM - len(data)
 
 
 cdef Guarded PLACE = Guarded()

@@ -6,10 +6,9 @@ readable while it is walked, and is gone (overwritten) when the table is asked f
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
-                         mmap, mprotect, munmap)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
+from gazer.guarded cimport Guarded
 from gazer.text cimport Text
 from gazer.workers.message cimport (
     QUESTION, Message, message_free, message_rcode, message_setup)
@@ -20,39 +19,10 @@ from gazer.workers.transfer cimport (
 
 from gazer.workers.anomaly import NAMES
 
-cdef enum:
-    ROOM = 1 << 17
-
 RESULTS = ("more", "whole", "broken")
 SECTION_NAMES = ("question", "answer", "authority", "additional")
 SLOT_BYTES = sizeof(Transfer)
 CELL_BYTES = TRANSFER_CELL
-
-
-cdef class Place:
-    """A place for bytes with an unreadable page right behind them."""
-
-    cdef uint8_t* base
-
-    def __cinit__(self):
-        cdef void* where = mmap(NULL, ROOM + 65536, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if where == MAP_FAILED or mprotect(<char*>where + ROOM, 65536, PROT_NONE):
-            raise MemoryError
-        self.base = <uint8_t*>where
-
-    def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, ROOM + 65536)
-
-    cdef const uint8_t* put(self, bytes data) except NULL:
-        if len(data) > ROOM:
-            raise ValueError("longer than any message")
-        memcpy(self.base + ROOM - len(data), <const char*>data, len(data))
-        return self.base + ROOM - len(data)
-
-    cdef void wipe(self):
-        memset(self.base, 0xa5, ROOM)
 
 
 cdef dict figures(const TransferState* s):
@@ -68,12 +38,12 @@ cdef class Machine:
     """The state machine alone.  `qtype`: 252, 251, or 0 where nobody knows."""
 
     cdef TransferState state
-    cdef Place place
+    cdef Guarded place
     cdef uint16_t qtype
     cdef bint begun
 
     def __init__(self, uint16_t qtype):
-        self.place = Place()
+        self.place = Guarded()
         self.qtype = qtype
 
     def feed(self, bytes wire):
@@ -117,14 +87,14 @@ cdef class Table:
 
     cdef Transfers table
     cdef Message m
-    cdef Place place
-    cdef Place second
+    cdef Guarded place
+    cdef Guarded second
 
     def __cinit__(self, *, max_transfers=8, max_bytes=1 << 20, budget=65536, seed=1):
         self.table = Transfers(max_transfers=max_transfers, max_bytes=max_bytes, budget=budget,
                                seed=seed)
-        self.place = Place()
-        self.second = Place()
+        self.place = Guarded()
+        self.second = Guarded()
         message_setup(&self.m, budget, True)
 
     def __dealloc__(self):
