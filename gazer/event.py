@@ -70,8 +70,8 @@ TX = (
           " `reply`: the first fault met; see below.", '{"reply": "truncated"}', optional=True),
     Field("messages", "integer", "Of a zone transfer: how many DNS messages it took.", "27",
           optional=True),
-    Field("omitted", "integer", "Records left out, of query and reply, because the event would pass"
-          " `events.max_size`.", "812", optional=True),
+    Field("omitted", "integer", "Records left out, of query and reply, because the event could pass"
+          " `events.max_size`; the most that a record may take counts.", "812", optional=True),
     Field("opcode", "string", "QUERY, IQUERY, STATUS, NOTIFY, UPDATE, DSO, or OPCODEn.", "QUERY"),
     Field("proto", "string", "Transport: `udp` or `tcp`.", "udp"),
     Field("query", "list of maps", "The query's records, in the order of the message.",
@@ -109,7 +109,8 @@ TX = (
           " to (mDNS between hosts, a DSO message without id); `further_reply`: a reply to a"
           " multicast query that another host has answered already.", "success", True),
     Field("tunnels", "list of maps", "The encapsulation that the query (without one, the reply)"
-          " came in, the outermost level first; see below.",
+          " came in, the outermost level first; see below. Not of a message over TCP that waited"
+          " for a segment which was lost: what it came in is not known any more.",
           '[{"destination": "192.0.2.2", "id": 42, "source": "192.0.2.1", "type": "vxlan"}]',
           optional=True),
     Field("tx_id", "integer", "The DNS message id.", "23904", True),
