@@ -34,7 +34,7 @@ ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics cursor errors event",
+    0: "gazer atomics block cursor errors event",
     1: "config ring segment system text tunnel",
     2: "packet",
     3: "counters entry flow pidfile",

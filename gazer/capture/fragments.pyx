@@ -30,19 +30,13 @@ first pieces, in which they expire, and in the order of their last use, in which
 Any piece but a bad one is a use of its datagram.
 """
 
-from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strerror
-from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
+from libc.string cimport memcmp, memcpy, memset
 
+from gazer.block cimport block_free, block_reserve
 from gazer.cursor cimport Cursor, cursor_over, cursor_skip, cursor_take, cursor_u8, cursor_u16
 from gazer.packet cimport MAX_SCOPE, MAX_TUNNELS, UDP, Fragment, Layer, Packet
-
-cdef extern from "sys/mman.h" nogil:
-    enum:
-        MAP_NORESERVE
 
 cdef extern from "mix.h" nogil:
     uint64_t fold_multiply(uint64_t a, uint64_t b)
@@ -126,12 +120,7 @@ cdef class Fragments:
         self.max_cells = min(
             (max_bytes - self.buffer_size - 4 * buckets - remembered) // CELL - 1, (1 << 31) - 1)
         self.reserved = (<size_t>self.max_cells + 1) * CELL
-        cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == MAP_FAILED:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for fragments: "
-                              f"{strerror(errno).decode()}")
-        self.cells = <uint8_t*>block
+        self.cells = <uint8_t*>block_reserve(self.reserved, "fragments")
         self.touched = 1
         self.buckets = <uint32_t*>calloc(buckets, sizeof(uint32_t))
         self.buffer = <uint8_t*>malloc(self.buffer_size)
@@ -141,8 +130,7 @@ cdef class Fragments:
             raise MemoryError
 
     def __dealloc__(self):
-        if self.cells != NULL:
-            munmap(self.cells, self.reserved)
+        block_free(self.cells, self.reserved)
         free(self.buckets)
         free(self.buffer)
         free(self.recent)

@@ -1,23 +1,13 @@
 """The table of TCP connections; see connections.pxd."""
 
-from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset, strerror
+from libc.string cimport memcmp, memcpy, memset
 
+from gazer.block cimport block_free, block_reserve
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
 from gazer.workers.pieces cimport Pieces
 from gazer.workers.question cimport hash_bytes
-
-cdef extern from "sys/mman.h" nogil:
-    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t length)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_NORESERVE
 
 cdef enum:
     FEWEST_BUCKETS = 4096
@@ -37,12 +27,7 @@ cdef class Connections:
         self.seed = seed
         # Cell 0 is never used: index 0 means "none".
         self.reserved = (<size_t>self.max_streams + 1) * sizeof(Connection)
-        cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == <void*>-1:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for TCP connections: "
-                              f"{strerror(errno).decode()}")
-        self.cells = <uint8_t*>block
+        self.cells = <uint8_t*>block_reserve(self.reserved, "TCP connections")
         self.touched = 1
         self.bucket_mask = FEWEST_BUCKETS - 1
         self.buckets = <uint32_t*>calloc(FEWEST_BUCKETS, sizeof(uint32_t))
@@ -50,8 +35,7 @@ cdef class Connections:
             raise MemoryError
 
     def __dealloc__(self):
-        if self.cells != NULL:
-            munmap(self.cells, self.reserved)
+        block_free(self.cells, self.reserved)
         free(self.buckets)
 
     cdef Connection* at(self, uint32_t index) noexcept nogil:

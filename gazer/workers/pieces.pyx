@@ -3,19 +3,10 @@
 `count` is everywhere the number of chunks of the connection for which something is done.
 """
 
-from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy, memmove, strerror
+from libc.string cimport memcpy, memmove
 
-cdef extern from "sys/mman.h" nogil:
-    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t length)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_NORESERVE
+from gazer.block cimport block_free, block_reserve
 
 assert sizeof(Chunk) == CHUNK
 
@@ -31,17 +22,11 @@ cdef class Pieces:
         self.max_bytes = max_bytes
         self.max_each = min(max_bytes_each // CHUNK, (1 << 31) - 1)
         self.reserved = <size_t>(min(max_bytes // CHUNK, (1 << 31) - 1) + 1) * CHUNK
-        cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == <void*>-1:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for TCP streams: "
-                              f"{strerror(errno).decode()}")
-        self.chunks = <uint8_t*>block
+        self.chunks = <uint8_t*>block_reserve(self.reserved, "TCP streams")
         self.touched = 1
 
     def __dealloc__(self):
-        if self.chunks != NULL:
-            munmap(self.chunks, self.reserved)
+        block_free(self.chunks, self.reserved)
 
     cdef Chunk* at(self, uint32_t index) noexcept nogil:
         return <Chunk*>(self.chunks + <size_t>index * CHUNK)

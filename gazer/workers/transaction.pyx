@@ -1,25 +1,15 @@
 """Matching queries with replies: the tables; see transaction.pxd."""
 
-from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strerror
+from libc.string cimport memcmp, memcpy, memset
 
 from gazer.atomics cimport prefetch
+from gazer.block cimport block_free, block_reserve
 from gazer.packet cimport MAX_SCOPE
 from gazer.workers.message cimport FLAG_QR, Message
 from gazer.workers.outer cimport MAX_OUTER, Outer, outer_length
 from gazer.workers.question cimport hash_bytes, question_equal
-
-cdef extern from "sys/mman.h" nogil:
-    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t length)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_NORESERVE
 
 cdef extern from "mix.h" nogil:
     uint64_t fold_multiply(uint64_t a, uint64_t b)
@@ -65,12 +55,7 @@ cdef class Transactions:
         self.seed = seed
         # Cell 0 is never used: index 0 means "none".
         self.reserved = <size_t>(self.max_cells + 1) * CELL
-        cdef void* block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == <void*>-1:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for waiting transactions: "
-                              f"{strerror(errno).decode()}")
-        self.cells = <uint8_t*>block
+        self.cells = <uint8_t*>block_reserve(self.reserved, "waiting transactions")
         self.touched = 1
         self.bucket_mask = FEWEST_BUCKETS - 1
         self.buckets = <uint32_t*>calloc(FEWEST_BUCKETS, sizeof(uint32_t))
@@ -83,8 +68,7 @@ cdef class Transactions:
             raise MemoryError
 
     def __dealloc__(self):
-        if self.cells != NULL:
-            munmap(self.cells, self.reserved)
+        block_free(self.cells, self.reserved)
         free(self.buckets)
         free(self.scratch)
         free(self.answered[0])

@@ -33,14 +33,12 @@ What is kept, and why it is bounded:
   time, so a look-up is short whatever comes; streams and ids are hashed with a secret seed.
 """
 
-from libc.errno cimport errno
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strerror
-from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ,
-                         PROT_WRITE, mmap, munmap)
+from libc.string cimport memcpy, memset
 
+from gazer.block cimport block_free, block_reserve
 from gazer.cursor cimport (
     Cursor, cursor_has, cursor_left, cursor_over, cursor_skip, cursor_u16, cursor_u32)
 from gazer.packet cimport PROTOCOL_DNS
@@ -182,19 +180,13 @@ cdef class Transfers:
     `budget` (events.max_size) those of each beyond its query and first message."""
 
     def __cinit__(self, *, max_transfers, max_bytes, budget, seed):
-        cdef void* block
         self.max_transfers = max(1, max_transfers)
         self.max_cells = max(TRANSFER_FEWEST, min(max_bytes // TRANSFER_CELL, (1 << 31) - 1))
         self.budget = budget
         self.seed = seed
         # Slot 0 and cell 0 are never used: index 0 means "none".
         self.reserved = <size_t>(self.max_cells + 1) * TRANSFER_CELL
-        block = mmap(NULL, self.reserved, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if block == MAP_FAILED:
-            raise MemoryError(f"can't reserve {self.reserved} bytes for zone transfers: "
-                              f"{strerror(errno).decode()}")
-        self.block = <uint8_t*>block
+        self.block = <uint8_t*>block_reserve(self.reserved, "zone transfers")
         self.touched_slots = self.touched_cells = 1
         self.mask = (1 << int(2 * self.max_transfers).bit_length()) - 1
         self.slots = <Transfer*>calloc(<size_t>self.max_transfers + 1, sizeof(Transfer))
@@ -207,8 +199,7 @@ cdef class Transfers:
             raise MemoryError
 
     def __dealloc__(self):
-        if self.block != NULL:
-            munmap(self.block, self.reserved)
+        block_free(self.block, self.reserved)
         free(self.slots)
         free(self.ids)
         free(self.stream_heads)
