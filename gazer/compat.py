@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from gazer.config import Config, OutputKind
 
 USAGE = """\
-usage: dns-gazer [-R] -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
+usage: dns-gazer [-dR] -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
 
   -r FILE       read a capture file; "-" is standard input; repeat it for more, read in order
   -t FILE       write text to FILE; "-" is standard output
   -o FILE       write msgpack to FILE; "-" is standard output
   -R            log records too, not transactions alone
   -p FILE       write the process id to FILE and refuse to run beside another that did
+  -d            run in the background, once it is up
   -v            print the version
   -h            print this help
 
@@ -30,13 +31,12 @@ usage: dns-gazer [-R] -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
   --workers N     processes that parse, "auto" (the default) or 1 to 64
 
 -t and -o may both be repeated; at least one is needed. Not there yet: -i IFACE (live capture),
--f HOST[:PORT] (fluentd), -d (daemon).
+-f HOST[:PORT] (fluentd).
 """
 
 NOT_YET = {
     "-i": "live capture is not there yet; read a capture file with -r",
     "-f": "fluentd output is not there yet; write msgpack with -o",
-    "-d": "running as a daemon is not there yet; start it from your service manager",
 }
 
 
@@ -56,14 +56,15 @@ def _command(argv: Sequence[str]) -> int:
     if isinstance(parsed, str):
         say(parsed)
         return 0
-    config, pid_file = parsed
+    config, pid_file, daemon = parsed
     from gazer.supervisor import run
 
-    return run(config, pid_file=pid_file)
+    return run(config, pid_file=pid_file, daemon=daemon)
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
-    """The configuration and the pid file that the flags ask for, or a text to print instead."""
+def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
+    """The configuration, the pid file and whether to be a daemon, as the flags ask for; or a text
+    to print instead."""
     import getopt
 
     from gazer import __version__
@@ -81,7 +82,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
     files: list[str] = []
     outputs: list[tuple[str, OutputKind, str]] = []
     words = {"--detail": "classic", "--workers": "auto"}
-    records = False
+    records = daemon = False
     pid_file = None
     for flag, value in flags:
         if flag in ("-v", "--version"):
@@ -92,6 +93,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
             raise UsageError(f"{flag}: {NOT_YET[flag]}")
         if flag == "-R":
             records = True
+            continue
+        if flag == "-d":
+            daemon = True
             continue
         if not value:
             raise UsageError(f"{flag}: its value is empty; dns-gazer -h shows the usage")
@@ -111,7 +115,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
         raise UsageError("nothing to read: give a capture file with -r")
     if not outputs:
         raise UsageError('no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)')
-    return _config(files, outputs, records, words), pid_file
+    return _config(files, outputs, records, words), pid_file, daemon
 
 
 def _config(
