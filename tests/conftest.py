@@ -31,6 +31,7 @@ DEADLINE = 60.0     # seconds; a run takes half of one, on an idle machine
 COMMANDS = {
     "dns-gazer": [sys.executable, "-c", "from gazer.compat import main; raise SystemExit(main())"],
     "gazer": [sys.executable, "-m", "gazer"],
+    "stub": [sys.executable, "-m", "tests.service_stub"],
     "bash": ["bash"],
 }
 
