@@ -190,11 +190,15 @@ def test_what_a_child_says_can_not_steer_a_terminal_or_fill_the_log(service):
 def test_nothing_grows_with_restarts(service):
     s = service()
     process = psutil.Process(s.live.pid)
-    held = []
+    time.sleep(0.3)
+    held = process.num_fds()
     for number in range(2, 12):
         s.tell("die-capture", 3)
         s.successor("capture", number)
-        eventually(lambda: len(s.live.parts()) == 5)
-        held.append(process.num_fds())
-    assert held[2:] == [held[2]] * 8
+
+        def as_before() -> bool:
+            """it holds as many descriptors as before"""
+            return process.num_fds() == held
+
+        eventually(as_before)
     assert s.stop()[0] == 0
