@@ -499,10 +499,29 @@ def test_sizes_out_of_range(wrong):
                              "filter_of": port_53, **wrong})
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "x" * 300, "gz0;", "../gz0"])
-def test_names_that_are_no_interface(lab, name):
+@pytest.mark.parametrize("name", ["", ".", "..", "a\0b", "x" * 16, "../gz0", "a b", "a:1", "a\n"])
+def test_names_that_no_interface_can_have(name):
+    """They are not waited for."""
+    source = LiveSource(name, snaplen=99, buffer_bytes=SMALL, promiscuous=True, filter_of=port_53)
+    with pytest.raises(InputError, match="can't be the name of an interface") as caught:
+        source.open()
+    assert not isinstance(caught.value, InterfaceAbsent)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["nflog", "usbmon0", "dbus-system", "bluetooth0"])
+def test_what_libpcap_knows_beside_interfaces(lab, name):
     with pytest.raises(InputError):
         source_on(lab, name)
+
+
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1, 3 << 20])
+def test_the_buffer_has_the_size_that_was_asked_for(lab, size):
+    lab.veth()
+    source = source_on(lab, buffer_bytes=size)
+    assert source.ring_bytes == -(-size // 262144) * 262144
+    assert source.warning is None
+    source.close()
 
 
 def test_promiscuous_or_not(lab):
