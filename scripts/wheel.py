@@ -91,12 +91,11 @@ def source_of_libpcap() -> tuple[str, str]:
             fail("apt-get knows no packages: as root, run apt-get update, then make wheel again")
         shell([*become, "apt-get", "-q", "update"], ROOT)
         found = shell(["apt-cache", "madison", "libpcap-dev"], ROOT)
-    for line in found.splitlines():
-        match = re.fullmatch(r"\s*\S+ \|\s*(\S+) \| (\S+) (\S+)/(\S+) \S+ Packages", line)
-        if match:
-            version, uri, suite, component = match.groups()
-            return version, f"{uri} {suite} {component}"
-    fail("apt-get knows no libpcap-dev: build a libpcap, then --libpcap PREFIX")
+    known = re.search(r"^\s*\S+ \|\s*(\S+) \| (\S+) (\S+)/(\S+) \S+ Packages$", found, re.M)
+    if known is None:
+        fail("apt-get knows no libpcap-dev: build a libpcap, then --libpcap PREFIX")
+    version, uri, suite, component = known.groups()
+    return version, f"{uri} {suite} {component}"
 
 
 def have_tools() -> None:
@@ -218,11 +217,10 @@ def wheel(archive: Path, prefix: Path, work: Path) -> Path:
         fail("there is no C compiler: run make first, which installs one")
     tree, raw, out = unpacked(archive, work, prefix / "LICENSE"), work / "raw", work / "wheel"
     say(f"compiling gazer from {archive.name}")
-    pip = [sys.executable, "-m", "pip"]
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     # LDSHARED: a Python of one's own building links in where its libraries lie on this machine.
     shell(
-        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "--check-build-dependencies"]
-        + ["-w", str(raw), str(tree)],
+        [*pip, "--check-build-dependencies", "-w", str(raw), str(tree)],
         work,
         GAZER_LIBPCAP=str(prefix),
         LDSHARED=" ".join([*cc, "-shared", "-Wl,--strip-debug"]),
