@@ -169,7 +169,8 @@ def sdist(work: Path) -> Path:
             for n in names
             if n in built
             or (n.startswith(".") and n not in (".ci", ".gitignore"))
-            or n.endswith((".so", ".c", ".egg-info"))
+            or n.endswith((".so", ".egg-info"))
+            or (n.endswith(".c") and f"{n.removesuffix('.c')}.pyx" in names)
         }
 
     copy, out = work / "checkout", work / "sdist"
