@@ -10,10 +10,11 @@ the version that built it (one wheel for each version: the Cython modules are co
     wheel     compiled from the unpacked sdist with that library linked in, its symbols hidden.
     tag       auditwheel reads which glibc the modules ask for, and names the wheel by that.
 
-Why a library of our own: the distribution's links D-Bus, which brings systemd, libgcrypt and
-compression, ten libraries for ways to capture that a DNS sensor has no use for.  Left out here are
-D-Bus, Bluetooth, USB, RDMA, netmap, DPDK, remote capture and libnl (Wi-Fi monitor mode); what is
-left asks for libc alone.  It is the source that the distribution patches, so its fixes are in.
+Why a library of our own: the distribution's links D-Bus, which brings systemd and six libraries
+more, for ways to capture that a DNS sensor has no use for; its static one asks for D-Bus, too.
+Left out here are D-Bus, Bluetooth, USB, RDMA, netmap, DPDK, remote capture and libnl (Wi-Fi's
+monitor mode); what is left asks for libc alone.  It is the source that the distribution patches,
+so its fixes are in.
 
 --libpcap PREFIX takes one that you have built yourself: include/pcap.h, lib/libpcap.a and LICENSE,
 for machines without apt-get.  What was built is kept, and built again when its sources change.

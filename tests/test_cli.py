@@ -138,7 +138,7 @@ def test_run_refuses_what_cannot_run(config, ran, capsys, text, args, line):
     [
         ([], "the following arguments are required: COMMAND", "gazer"),
         (["run"], "the following arguments are required: -c/--config", "gazer run"),
-        (["walk"], "argument COMMAND: invalid choice: 'walk' (choose from run, check)", "gazer"),
+        (["walk"], "argument COMMAND: invalid choice: 'walk' (choose from run, check, init)", "gazer"),
         (["check", "-c"], "argument -c/--config: expected one argument", "gazer check"),
         (
             ["run", "-c", "x", "-r"],
