@@ -196,14 +196,13 @@ def test_it_writes_the_bytes_that_the_tree_writes(
 
 
 def test_libpcap_of_the_system_is_not_touched(venv: Venv, tmp_path: Path) -> None:
-    """libpcap compiles a filter and reads a file, and no file of that name is mapped."""
+    """libpcap compiles a filter, and no file of that name is mapped."""
     code = f"""
-import gazer, sys
+import gazer
 from gazer.capture.filter import filter_problem
-from gazer.compat import main
 assert gazer.__file__.startswith({str(venv.bin.parent)!r}), gazer.__file__
 assert filter_problem("udp port 53 and host 192.0.2.1") is None
-assert "no such thing" in str(filter_problem("no such thing"))
+assert "syntax error" in str(filter_problem("no such thing"))
 maps = open("/proc/self/maps").read()
 assert "gazer/capture/filter" in maps
 print([line for line in maps.splitlines() if "libpcap" in line])
