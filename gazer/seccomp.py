@@ -2,9 +2,10 @@
 
     warning = install(reads=[bell], writes=[*other bells, reports])     # None, or one line
 
-A worker parses what strangers send.  Should one of them ever take it over, then what it can reach is
-its own memory, the rings it shares, and these calls (seccomp(2)): no file, no socket, no process, no
-exec, no new executable memory.  Whatever is not on the list ends the whole process with SIGSYS.
+A worker parses what strangers send.  Should one of them ever take it over, then what it can reach
+is its own memory, the rings it shares, and these calls (seccomp(2)): no file, no socket, no
+process, no exec, no new executable memory.  Whatever is not on the list ends the whole process with
+SIGSYS.
 
 The list is what a worker was seen to use, and what its C library and interpreter may come to use on
 any of its roads:
@@ -32,8 +33,8 @@ Rules
 Limits
 - It is no defence against what a worker may do with its calls: write nonsense into its rings (the
   sink checks what it finds there), fill its memory, or send the supervisor lines.
-- x86-64 and aarch64, little-endian, 64-bit: what sensors are.  Elsewhere, and on kernels before 4.14
-  or without seccomp, nothing is filtered and the warning says so.
+- x86-64 and aarch64, little-endian, 64-bit: what sensors are.  Elsewhere, and on kernels before
+  4.14 or without seccomp, nothing is filtered and the warning says so.
 - An interpreter that compiles at run time (CPython's experimental JIT) needs executable memory and
   so can't run under it.
 """

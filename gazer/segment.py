@@ -33,8 +33,6 @@ from gazer.errors import SharedMemoryError
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from gazer.privileges import Identity
 
 PREFIX = "gazer-"
