@@ -37,6 +37,9 @@ FAULT = "fault"         # for the operator; the run goes on, but it will end wit
 ERROR = "error"         # the child can't go on
 CLOSED = "closed"       # the reader of the only output has gone: end quietly
 
+# Exit code of a capture process whose interface has gone: a fresh one is to wait for it.
+EXIT_INTERFACE = 3
+
 
 class Boot:
     """All that a child needs to begin.

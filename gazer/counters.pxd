@@ -58,6 +58,9 @@ cdef enum:      # Position: of a capture process
     P_SEQUENCE = 0          # number of its last frame
     P_CLOCK                 # sensor clock
     P_SHIFT                 # ... less the frames' time
+    P_PACE_CLOCK            # live: the sensor clock was this ...
+    P_PACE_TIME             # ... when CLOCK_MONOTONIC was this
+    P_ABSENT                # live: 1: it waits for its interface, and has said so
     P_TAILS = 8             # of its frame rings, from here, by worker
 
 cdef enum:      # ... of a worker
@@ -99,6 +102,11 @@ cdef enum:      # CaptureCounter
     C_EVICTED_PIECES            # ... that left because a limit was reached
     C_WAITING_PIECES            # now waiting
     C_TUNNELLED                 # frames delivered whose packet came in a tunnel
+    C_KERNEL_RECEIVED           # live: frames that passed the kernel's filter; of these ...
+    C_KERNEL_DROPPED            # ... had no room in the kernel's buffer
+    C_KERNEL_LOST               # ... stood in it when the process that should read them ended
+    C_INTERFACE_DROPPED         # live: frames that the network card could not take
+    C_LOST_PIECES               # pieces that waited in a process that ended
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
 
