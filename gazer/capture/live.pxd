@@ -6,8 +6,7 @@
 The kernel fills blocks of 256 KiB.  A block is ours when it is full, or BLOCK_MS after its first
 frame; so a lone frame is seen within that time, and many frames cost one wake-up.  (libpcap's
 "immediate mode" is another ring, with a slot of the largest possible size for each frame, 64 KiB
-where the interface joins segments: of a buffer of 4 MiB it makes room for 64 frames, and it wakes
-us for each of them.)
+where the interface joins segments: 64 MiB are room for 1023 frames, and it wakes us for each.)
 
 libpcap gives a block back to the kernel as soon as its last frame has been handed out, so frames
 are copied: pcap_dispatch() with a callback that puts up to BATCH of them into a buffer of ours.
@@ -130,6 +129,7 @@ cdef class LiveSource(Source):
     cdef void shut(self)
     cdef object refuse(self, int status)
     cdef bytes program(self)
+    cdef int begin(self, bytes program) except -1
     cdef int must(self, int error, object what) except -1
 
 

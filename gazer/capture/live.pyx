@@ -17,8 +17,8 @@ from gazer.capture.libpcap cimport (
     PCAP_TSTAMP_PRECISION_NANO, bpf_program, pcap_activate, pcap_close, pcap_compile, pcap_create,
     pcap_datalink, pcap_dispatch, pcap_fileno, pcap_freecode, pcap_get_tstamp_precision,
     pcap_geterr, pcap_pkthdr, pcap_set_buffer_size, pcap_set_promisc, pcap_set_protocol_linux,
-    pcap_set_snaplen, pcap_set_timeout, pcap_set_tstamp_precision, pcap_setfilter, pcap_setnonblock,
-    pcap_stat, pcap_stats, pcap_statustostr, u_char)
+    pcap_set_snaplen, pcap_set_timeout, pcap_set_tstamp_precision, pcap_setfilter,
+    pcap_setnonblock, pcap_stat, pcap_stats, pcap_statustostr, u_char)
 from gazer.capture.source cimport (
     SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source, linktype_canonical)
 from gazer.capture.stream cimport milliseconds
@@ -184,7 +184,7 @@ cdef class LiveSource(Source):
             raise InputError(f"{self.name}: {words(pcap_geterr(self.handle))}")
         return made[:n * sizeof(Instruction)]
 
-    def begin(self, bytes program):
+    cdef int begin(self, bytes program) except -1:
         """From a ring that nothing comes into, to one that gets what it shall."""
         cdef const char* text
         cdef int loopback
@@ -216,6 +216,7 @@ cdef class LiveSource(Source):
         text = program
         self.must(afpacket_attach(self.fd, <const Instruction*>text,
                                   len(program) // sizeof(Instruction)), "the filter")
+        return 0
 
     cdef int must(self, int error, object what) except -1:
         if error == ENETDOWN or error == ENODEV or error == ENXIO:
@@ -223,6 +224,7 @@ cdef class LiveSource(Source):
         if error:
             raise InputError(
                 f"{self.name}: {what}: {strerror(error).decode(errors='replace')}")
+        return 0
 
     @property
     def linktype(self):
@@ -253,7 +255,8 @@ cdef class LiveSource(Source):
         cdef int turn, n, timeout_ms
         if self.over != SOURCE_FRAME:
             return self.over
-        if self.handle == NULL:
+        if self.handle == NULL:     # not open yet: nobody shall spin
+            self.await_frames(self.wait_ms)
             return SOURCE_IDLE
         for turn in range(2):
             n = self.take()
