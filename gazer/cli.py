@@ -131,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
             help='network interfaces to capture from ("any" for all), in place of the '
             "configuration's capture.interfaces",
         )
+        if command is _run:
+            sub.add_argument(
+                "-p", "--pid-file", metavar="FILE",
+                help="write the process id to FILE, and refuse to run beside another that did",
+            )  # fmt: skip
+            sub.add_argument(
+                "-d", "--daemon", action="store_true",
+                help="run in the background; this command ends as soon as the sensor is up",
+            )  # fmt: skip
         sub.set_defaults(command=command)
     return parser
 
@@ -156,7 +165,12 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     from gazer.supervisor import run
 
-    return run(config)
+    return run(
+        config,
+        pid_file=arguments.pid_file,
+        daemon=arguments.daemon,
+        read_again=lambda: _config(arguments),
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gazer.config import Config, OutputKind
 
 USAGE = """\
-usage: dns-gazer [-R] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
+usage: dns-gazer [-dR] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
 
   -i IFACE      capture from a network interface; "any" for all; repeat it for more
   -r FILE       read a capture file; "-" is standard input; repeat it for more, read in order
@@ -24,19 +24,18 @@ usage: dns-gazer [-R] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ... [-p
   -o FILE       write msgpack to FILE; "-" is standard output
   -R            log records too, not transactions alone
   -p FILE       write the process id to FILE and refuse to run beside another that did
+  -d            run in the background, once it is up
   -v            print the version
   -h            print this help
 
   --detail WORD   classic (the default) or full
   --workers N     processes that parse, "auto" (the default) or 1 to 64
 
--t and -o may both be repeated; at least one is needed. Not there yet: -f HOST[:PORT] (fluentd),
--d (daemon).
+-t and -o may both be repeated; at least one is needed. Not there yet: -f HOST[:PORT] (fluentd).
 """
 
 NOT_YET = {
     "-f": "fluentd output is not there yet; write msgpack with -o",
-    "-d": "running as a daemon is not there yet; start it from your service manager",
 }
 
 
@@ -56,14 +55,15 @@ def _command(argv: Sequence[str]) -> int:
     if isinstance(parsed, str):
         say(parsed)
         return 0
-    config, pid_file = parsed
+    config, pid_file, daemon = parsed
     from gazer.supervisor import run
 
-    return run(config, pid_file=pid_file)
+    return run(config, pid_file=pid_file, daemon=daemon)
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
-    """The configuration and the pid file that the flags ask for, or a text to print instead."""
+def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
+    """The configuration, the pid file and whether to be a daemon, as the flags ask for; or a text
+    to print instead."""
     import getopt
 
     from gazer import __version__
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
     interfaces: list[str] = []
     outputs: list[tuple[str, OutputKind, str]] = []
     words = {"--detail": "classic", "--workers": "auto"}
-    records = False
+    records = daemon = False
     pid_file = None
     for flag, value in flags:
         if flag in ("-v", "--version"):
@@ -93,6 +93,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
             raise UsageError(f"{flag}: {NOT_YET[flag]}")
         if flag == "-R":
             records = True
+            continue
+        if flag == "-d":
+            daemon = True
             continue
         if not value:
             raise UsageError(f"{flag}: its value is empty; dns-gazer -h shows the usage")
@@ -116,7 +119,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
         raise UsageError("-i and -r: interfaces and files can't be read in one run")
     if not outputs:
         raise UsageError('no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)')
-    return _config(files, interfaces, outputs, records, words), pid_file
+    return _config(files, interfaces, outputs, records, words), pid_file, daemon
 
 
 def _config(

@@ -167,6 +167,14 @@ cdef enum:      # OutputCounter
     O_DROPPED                   # not written, the output having failed
     OUTPUT_COUNTERS
 
+cdef enum:      # SupervisorCounter
+    V_RESTARTS_CAPTURE = 0      # processes started again, whatever ended them, by role
+    V_RESTARTS_WORKER
+    V_RESTARTS_SINK
+    V_RESTARTS_METRICS
+    V_HANGS                     # of them: killed, since they showed no sign of life
+    V_INTERFACE_GONE            # of them: capture processes whose interface went
+    V_RELOADS                   # times outputs were asked to be opened again
 
 cdef struct Bank:
     uint64_t counters[MAX_COUNTERS]

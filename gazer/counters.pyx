@@ -68,6 +68,11 @@ WORKER = {
 }
 
 SINK = {"events": S_EVENTS, "writes": S_WRITES}
+SUPERVISOR = {
+    "restarts.capture": V_RESTARTS_CAPTURE, "restarts.worker": V_RESTARTS_WORKER,
+    "restarts.sink": V_RESTARTS_SINK, "restarts.metrics": V_RESTARTS_METRICS,
+    "hangs": V_HANGS, "interface_gone": V_INTERFACE_GONE, "reloads": V_RELOADS,
+}
 OUTPUT = {"events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED}
 STATES = ("starting", "running", "waiting", "done")
 MAX_OUTPUTS = (MAX_POSITIONS - P_FILES)

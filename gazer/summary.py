@@ -185,8 +185,11 @@ def _balance(name: str, total: int, parts: Mapping[str, int]) -> Iterator[str]:
         yield f"{name}: {total} is not " + " + ".join(f"{n} {what}" for what, n in parts.items())
 
 
-def summary(account: Account, config: Config, *, broken: bool = False) -> Iterator[str]:
-    """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost."""
+def summary(
+    account: Account, config: Config, *, broken: bool = False, running: bool = False
+) -> Iterator[str]:
+    """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost.
+    `running`: it goes on, and what is on its way between two processes stands in no sum."""
     c, w = account.capture, account.workers
     undecoded = account.undecoded()
     line = f"{_count(c['frames'], 'frame')} read: {c['delivered']} DNS"
@@ -233,6 +236,8 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
     yield from _remarks(account)
     if broken:
         yield "what was being worked on when the run broke off is not in this account"
+        return
+    if running:
         return
     for text in account.imbalances():
         yield f"the account does not add up: {text}"
