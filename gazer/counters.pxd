@@ -60,7 +60,6 @@ cdef enum:      # Position: of a capture process
     P_SHIFT                 # ... less the frames' time
     P_PACE_CLOCK            # live: the sensor clock was this ...
     P_PACE_TIME             # ... when CLOCK_MONOTONIC was this
-    P_ABSENT                # live: 1: it waits for its interface, and has said so
     P_TAILS = 8             # of its frame rings, from here, by worker
 
 cdef enum:      # ... of a worker
@@ -107,6 +106,7 @@ cdef enum:      # CaptureCounter
     C_KERNEL_LOST               # ... stood in it when the process that should read them ended
     C_INTERFACE_DROPPED         # live: frames that the network card could not take
     C_LOST_PIECES               # pieces that waited in a process that ended
+    C_ABSENT                    # now 1: the interface is waited for, and the operator knows
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
 

@@ -40,7 +40,7 @@ CAPTURE = {
     "evicted_pieces": C_EVICTED_PIECES, "waiting_pieces": C_WAITING_PIECES,
     "kernel_received": C_KERNEL_RECEIVED, "kernel_dropped": C_KERNEL_DROPPED,
     "kernel_lost": C_KERNEL_LOST, "interface_dropped": C_INTERFACE_DROPPED,
-    "lost_pieces": C_LOST_PIECES,
+    "lost_pieces": C_LOST_PIECES, "absent": C_ABSENT,
 } | {f"fate.{name}": C_FATE + i for i, name in enumerate(FATES) if i}
 
 WORKER = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gazer.child import Boot, Child, run
+from gazer.child import READY, Boot, Child, run
 from gazer.config import Detail
 from gazer.errors import ProcessError
 from gazer.topology import Topology
@@ -65,6 +65,7 @@ def work(child: Child) -> None:
         records=config.events.records,
         timeout=limits.timeout_ns,
     )
+    child.report(READY)
     while (state := engine.run()) != "end":
         if state == "corrupt":
             raise ProcessError(f"{boot.part.name}: its frame ring is damaged")
