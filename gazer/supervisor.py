@@ -194,7 +194,7 @@ class Supervisor:
                 for number in range(self._topology.processes):
                     slot = self._slots[number] = Slot(segment.buf, number)
                     self._stack.callback(slot.release)
-            else:
+            elif not part.startswith("samples"):
                 Ring(segment.buf, create=self._topology.ring_capacity).release()
 
     def _descriptor(self, fd: int) -> int:
