@@ -22,6 +22,7 @@ pytest_plugins = ["tests.netns"]
 
 CLIENT, SERVER = "198.51.100.7", "192.0.2.53"
 NAME = "gz0"
+STRETCH = 400       # frames
 
 
 def message(id_: int, *, reply: bool = False) -> bytes:
@@ -84,6 +85,15 @@ class Sensor:
         path = self.folder / "sensor.yaml"
         path.write_text(yaml.safe_dump(config))
         return self.start("run", "-c", path, command="gazer")
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send many: no faster than the cable takes them.  What finds the kernel's own queue behind
+        it full (net.core.netdev_max_backlog) has never arrived anywhere."""
+        for at in range(0, len(frames), STRETCH):
+            part = frames[at : at + STRETCH]
+            arrived = self.lab.counter("rx_packets") + len(part)
+            self.lab.send(part)
+            eventually(lambda arrived=arrived: self.lab.counter("rx_packets") >= arrived)
 
     def lines(self) -> list[str]:
         text = self.out.read_text() if self.out.exists() else ""
@@ -279,7 +289,7 @@ def test_what_overflows_the_kernel_s_buffer_is_counted_exactly(sensor):
     sensor.await_lines(50)
     capture.suspend()
     flood = frames(*range(100, 4100))
-    sensor.lab.send(flood)
+    sensor.send(flood)
     capture.resume()
     seen = ended(live)
     assert seen["received"] == 100 + len(flood)
@@ -294,7 +304,7 @@ def test_what_a_full_ring_drops_is_counted_apart(sensor):
         events={"detail": "classic", "max_size": "16KiB"})
     worker = live.part("gazer:worker0")
     worker.suspend()
-    sensor.lab.send(frames(*range(2000)))
+    sensor.send(frames(*range(2000)))
 
     def dropped() -> bool:
         live.signal(signal.SIGUSR1)
@@ -313,7 +323,7 @@ def test_a_stop_under_load_loses_nothing(sensor):
     live = sensor.drop_in()
     numbers = range(1, 12001)
     sent = frames(*numbers)
-    sensor.lab.send(sent)
+    sensor.send(sent)
     seen = ended(live)
     assert seen["received"] == len(sent)
     assert seen["dropped"] == seen["rings"] == 0
@@ -324,10 +334,10 @@ def test_a_capture_process_that_is_killed_has_a_successor(sensor):
     """What it had read is not read again, what it had not is counted, the numbers go on."""
     live = sensor.drop_in()
     lab = sensor.lab
-    lab.send(frames(*range(500)))
+    sensor.send(frames(*range(500)))
     for round_ in range(3):
         old = live.part("gazer:capture").pid
-        lab.send(frames(*range(1000 * (round_ + 1), 1000 * (round_ + 1) + 500)))
+        sensor.send(frames(*range(1000 * (round_ + 1), 1000 * (round_ + 1) + 500)))
         os.kill(old, signal.SIGKILL)
         eventually(lambda old=old: live.part("gazer:capture").pid != old, 10)
 
@@ -342,3 +352,44 @@ def test_a_capture_process_that_is_killed_has_a_successor(sensor):
     assert all(n == 1 for (_, _, id_, status), n in kinds.items()
                if id_ < 50000 and status == "success")
     assert set(expected(*range(500))) <= set(kinds)
+
+
+# --- several capture processes -------------------------------------------------------------------
+
+
+def talkers(count: int) -> list[bytes]:
+    """Exchanges of many clients, so that more than one socket gets some."""
+    return [build.frame(packet) for n in range(count)
+            for packet in exchange(n, f"198.51.{n % 100}.{n % 250}")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_two_capture_processes_see_what_one_sees(sensor, workers):
+    live = sensor.configured(capture={"interfaces": [NAME], "processes": 2}, workers=workers)
+    assert {"gazer:capture0", "gazer:capture1"} <= set(live.parts())
+    sent = talkers(500)
+    # A datagram in pieces is put together by one of them.
+    sent += [build.frame(p) for packet in exchange(777) for p in wraps.pieces(packet, 24)]
+    sensor.send(sent)
+    want = Counter((f"198.51.{n % 100}.{n % 250}", 1024 + n, n, "success") for n in range(500))
+    assert Counter(map(key, sensor.await_lines(501))) == want + expected(777)
+    # A lone reply is written within a second, though the other process has nothing.
+    sensor.lab.send(frames(900))
+    since = time.monotonic()
+    sensor.await_lines(502)
+    assert time.monotonic() - since < 1.0
+    assert ended(live)["received"] == len(sent) + 2
+    times = [json.loads(line.split("\t")[2])["reply_ts"] for line in sensor.lines()]
+    assert len(times) == 502
+
+
+def test_two_interfaces(sensor):
+    """The far end's loopback does not reach us, so one of them stays silent; nothing waits for it
+    for ever."""
+    sensor.lab.run(["ip", "link", "set", "lo", "up"])
+    live = sensor.start("-i", NAME, "-i", "lo", "-t", sensor.out, "--workers", "2")
+    sensor.lab.send(frames(*range(20)))
+    since = time.monotonic()
+    assert Counter(map(key, sensor.await_lines(20))) == expected(*range(20))
+    assert time.monotonic() - since < 1.0
+    ended(live)
