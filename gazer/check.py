@@ -14,6 +14,7 @@ from gazer.capture.bpf import kernel_filter
 from gazer.config import LLMNR_PORT, MDNS_PORT, Config, OutputKind, Tunnels
 from gazer.config.kinds import printable, show_duration, show_size
 from gazer.service.cpus import cpu_problems
+from gazer.service.rights import rights_problems
 
 SHARED_MEMORY = "/dev/shm"
 
@@ -92,7 +93,9 @@ def obstacles(config: Config) -> Iterator[str]:
         why = None if path == "-" else _unreadable(path)
         if why:
             yield f"capture.files[{index}]: {printable(path)}: {why}"
-    for index, output in enumerate(config.outputs):
+    if config.capture.interfaces:
+        yield from rights_problems(config)      # as the user that the sink will be
+    for index, output in enumerate(() if config.capture.interfaces else config.outputs):
         why = None if output.path == "-" else _unwritable(output.path)
         if why:
             yield f"outputs[{index}].path: {printable(output.path)}: {why}"

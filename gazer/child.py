@@ -30,6 +30,8 @@ TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gazer.privileges import Identity
+
 # What a child reports: a kind and a line of text.
 READY = "ready"         # it has what it needs from outside
 NOTICE = "notice"       # for the operator; the run goes on
@@ -42,6 +44,8 @@ EXIT_DONE = 0           # its work is over
 EXIT_ERROR = 1          # it can't go on, and has reported why
 EXIT_INTERFACE = 3      # capture: the interface has gone; a fresh process is to wait for it
 
+UMASK_OF_SINK = 0o027
+
 # What the supervisor alone acts on.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -52,11 +56,13 @@ class Boot:
     part: what it is.  segments: the run's shared memory, by name, of which it keeps what is its
     own.  bells: eventfds, by process number.  stdin: the descriptor that "-" means as input.  seed:
     secret of the hashes.  supervisor: its pid.  reports: the descriptor to write reports to.  cpus:
-    where it may run; empty: anywhere.
+    where it may run; empty: anywhere.  confined: it gives up its rights, and is `identity` if that
+    is not None.
     """
 
     __slots__ = (
-        "bells", "config", "cpus", "part", "reports", "seed", "segments", "stdin", "supervisor",
+        "bells", "config", "confined", "cpus", "identity", "part", "reports", "seed", "segments",
+        "stdin", "supervisor",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +77,8 @@ class Boot:
         supervisor: int,
         reports: int,
         cpus: tuple[int, ...] = (),
+        confined: bool = False,
+        identity: Identity | None = None,
     ) -> None:
         self.part = part
         self.config = config
@@ -81,6 +89,8 @@ class Boot:
         self.supervisor = supervisor
         self.reports = reports
         self.cpus = cpus
+        self.confined = confined
+        self.identity = identity
 
     @property
     def bell(self) -> int:
@@ -104,6 +114,13 @@ class Child:
         """A new view of one of the run's rings."""
         return Ring(self.attach(name))
 
+    def drop_rights(self) -> None:
+        """A capture process: its handle is active, and nothing that follows takes a right."""
+        if self.boot.confined:
+            from gazer.privileges import drop_all
+
+            drop_all()
+
     def report(self, kind: str, text: str = "") -> None:
         report(self.boot, kind, text)
 
@@ -122,6 +139,23 @@ def report(boot: Boot, kind: str, text: str = "") -> None:
             line = line[os.write(boot.reports, line) :]
 
 
+def _confine(boot: Boot) -> None:
+    """Be the service's user, with no rights but the one that opens a capture socket.
+
+    What it makes is its own: but for the files of events, which the user's group may read, and so
+    rotate and ship.
+    """
+    from gazer.privileges import CAP_NET_RAW, UMASK, become
+
+    role = boot.part.role
+    become(
+        boot.identity,
+        keep=(CAP_NET_RAW,) if role == "capture" else (),
+        parent=boot.supervisor,
+        umask=UMASK_OF_SINK if role == "sink" else UMASK,
+    )
+
+
 def run(boot: Boot, work: Callable[[Child], None]) -> None:
     """The body of every child: `work`, between the setting-up and the errors."""
     die_with_parent(boot.supervisor)
@@ -133,6 +167,8 @@ def run(boot: Boot, work: Callable[[Child], None]) -> None:
     try:
         if boot.cpus:
             os.sched_setaffinity(0, boot.cpus)
+        if boot.confined:
+            _confine(boot)
         child = Child(boot)
         work(child)
     except GazerError as error:

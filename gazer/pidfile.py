@@ -27,6 +27,10 @@ from types import TracebackType
 from gazer.config.kinds import printable
 from gazer.errors import OutputError, ProcessError
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # Each further try means that another instance ended within the last microseconds.
 _TRIES = 100
 # Digits of the largest pid (2**22 on Linux) with a newline, and room for blanks.
@@ -38,6 +42,7 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.unlink: Callable[[str], None] = os.unlink      # how the file is removed at the end
         self._fd = -1
         self._pid = 0
 
@@ -63,7 +68,7 @@ class PidFile:
         if self._fd >= 0 and self._pid == os.getpid() and self._is_at_path(self._fd):
             # The folder may no longer be ours; a file without its lock does no harm.
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
+                self.unlink(self.path)
         self._close()
 
     def forget(self) -> None:

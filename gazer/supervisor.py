@@ -6,6 +6,7 @@
     live      ... over interfaces: restarts, hangs, deadlines, reload
     running   a child as the supervisor sees it;  watch: who hangs, who dies too often
     reload    what of a configuration can change in place;  cpus: who may run where
+    rights    whom children are, and what that user may write
     daemon    `-d`;  notify: what a service manager is told;  log: lines for the operator
 """
 
@@ -21,6 +22,7 @@ from gazer.service.cpus import cpu_problems
 from gazer.service.daemon import Launch, launch
 from gazer.service.live import LiveRun
 from gazer.service.log import say
+from gazer.service.rights import identity_of, remover, rights_problems
 from gazer.service.run import Run
 from gazer.system import find_title
 
@@ -50,7 +52,10 @@ def run(
 
         if problem := filter_problem(config.capture.filter):
             raise ConfigError(problem)
-    if problems := [*cpu_problems(config)]:
+    problems = [*cpu_problems(config)]
+    if config.capture.interfaces:
+        problems += rights_problems(config)
+    if problems:
         raise ConfigError("\n".join(problems))
     started = launch() if daemon else None
     try:
@@ -76,12 +81,15 @@ def _run(
             from gazer.pidfile import PidFile
 
             holder = stack.enter_context(PidFile(pid_file))
-        for name in sweep():
+        identity = identity_of(config)[0] if config.capture.interfaces else None
+        for name in sweep(identity):
             say(f"removed shared memory that a dead run left: {name}")
         if config.capture.interfaces:
+            if holder is not None:
+                holder.unlink = remover(identity)
             return LiveRun(
                 config, stack, main_of=_main_of, pid_file=holder, launch=started,
-                read_again=read_again,
+                identity=identity, read_again=read_again,
             ).run()  # fmt: skip
         return Run(config, stack, main_of=_main_of, pid_file=holder, launch=started).run()
 

@@ -17,7 +17,7 @@ class Service:
     """A service of stubs, and what became of it."""
 
     def __init__(self, gazer: Runner, folder: Path, *args: object, wait: bool = True,
-                 **service: object) -> None:
+                 options: dict[str, object] | None = None, **service: object) -> None:
         self.folder = folder
         self.config: dict[str, object] = {
             "capture": {"interfaces": ["stub0"]}, "workers": 2, "ring": {"size": "2MiB"},
@@ -25,7 +25,7 @@ class Service:
             "service": {"hang_timeout": "1s", **service},
         }
         self.write()
-        self.live: Live = gazer.start(folder, *args, command="stub")
+        self.live: Live = gazer.start(folder, *args, command="stub", **(options or {}))
         if wait:
             self.live.says("processes are up")
             eventually(self.is_up, 20.0)

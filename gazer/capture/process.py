@@ -153,7 +153,7 @@ def watch(child: Child, dispatcher: Dispatcher) -> bool:
     try:
         if not await_interface(child, dispatcher, source):
             return True
-        let_go(child)
+        child.drop_rights()
         return follow(child, dispatcher, source)
     finally:
         source.close()
@@ -213,10 +213,6 @@ def say_absent(child: Child, dispatcher: Dispatcher, why: str) -> None:
     if leads(child.boot):
         child.report(NOTICE, f"waiting for {why}")
     dispatcher.interface_gone()
-
-
-def let_go(child: Child) -> None:
-    """The handle is active: nothing that follows needs a privilege."""
 
 
 def follow(child: Child, dispatcher: Dispatcher, source: LiveSource) -> bool:

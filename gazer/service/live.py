@@ -12,6 +12,8 @@ What is different from a run over files (`run`):
   missing.  Later the same is a death like any other.
 - **A stop has a deadline** (`service.shutdown_timeout`), and a fault on the way is no reason for an
   exit code of 1 a year later, unless it comes while stopping.
+- **Rights**: the supervisor keeps what it takes to start, stop and capture; children become
+  `service.user` (gazer.privileges).
 - **SIGHUP** reads the configuration again (`reload`) and has outputs opened again.
 """
 
@@ -24,6 +26,7 @@ from gazer.child import EXIT_INTERFACE
 from gazer.config.kinds import show_duration
 from gazer.counters import SUPERVISOR
 from gazer.errors import GazerError, ProcessError
+from gazer.privileges import limit_supervisor
 from gazer.service.log import say
 from gazer.service.reload import merged
 from gazer.service.run import Run
@@ -51,6 +54,10 @@ class LiveRun(Run):
         self._starts: dict[int, tuple[int, Part]] = {}      # when who is to be started again
         self._deadline: int | None = None           # of a stop; all times by the running clock
         self._gave_up = False
+
+    def _give_up_rights(self) -> None:
+        limit_supervisor()
+        self._confined = True
 
     # --- up ------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ from gazer.topology import Part, Topology
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from gazer.pidfile import PidFile
+    from gazer.privileges import Identity
     from gazer.summary import Account
 
     MainOf = Callable[[str], Callable[[Boot], None]]
@@ -71,6 +72,7 @@ class Run:
         main_of: MainOf,
         pid_file: PidFile | None = None,
         launch: Launch | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._config = config
         self._topology = Topology.of(config)
@@ -78,6 +80,8 @@ class Run:
         self._main_of = main_of
         self._pid_file = pid_file
         self._launch = launch
+        self._identity = identity   # whom the children of a service are; None: whoever we are
+        self._confined = False
         self._writes_stdout = any(o.path in STANDARD_OUTPUT for o in config.outputs)
         self._notifier = Notifier(os.environ)
         self._clock = RunningClock(time.monotonic_ns())
@@ -156,7 +160,8 @@ class Run:
         sizes = self._topology.segments()
         _allow_descriptors(4 * len(sizes) + 16 * self._topology.processes)
         for part, size in sizes.items():
-            segment = self._segments[part] = Segment.create(f"{PREFIX}{token}-{part}", size)
+            segment = self._segments[part] = Segment.create(
+                f"{PREFIX}{token}-{part}", size, owner=self._identity)
             self._stack.callback(segment.close)
             if part == "ledger":
                 ledger_create(
@@ -184,6 +189,7 @@ class Run:
         if self._takes_stdin():
             with contextlib.suppress(OSError):      # closed by whoever started us
                 self._stdin = self._descriptor(os.dup(0))
+        self._give_up_rights()
         gc.freeze()     # what is here now stays in pages that all share
         self._stack.callback(gc.unfreeze)
         for part in self._topology.parts():
@@ -194,6 +200,9 @@ class Run:
                         return False
             self._start_one(part)
         return self._await_ready()
+
+    def _give_up_rights(self) -> None:
+        """Ahead of the first child.  A run over files does what its user may do, and has an end."""
 
     def _takes_stdin(self) -> bool:
         """A daemon lets go of it where it can, and no service has a use for it."""
@@ -232,6 +241,8 @@ class Run:
             supervisor=os.getpid(),
             reports=theirs,
             cpus=cpus_of(self._config, part),
+            confined=self._confined,
+            identity=self._identity,
         )
         context = multiprocessing.get_context("fork")
         process = context.Process(target=self._begin, args=(boot, ours), name=part.name)

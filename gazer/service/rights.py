@@ -1,0 +1,61 @@
+"""Whom the children of a service are, and what that user has to be able to write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from gazer.config import Config
+from gazer.errors import GazerError, ProcessError
+from gazer.privileges import Identity, Place, as_user, check_paths, resolve_user
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def identity_of(config: Config) -> tuple[Identity | None, str]:
+    """Whom service.user names (None: nobody in particular), and what is wrong with it, or ""."""
+    if not config.service.user:
+        return None, ""
+    try:
+        return resolve_user(config.service.user), ""
+    except ValueError as error:
+        return None, f"service.user: {error}"
+
+
+def rights_problems(config: Config) -> list[str]:
+    """What keeps that user from writing what the service is to write, a line each; live only."""
+    identity, problem = identity_of(config)
+    if problem:
+        return [problem]
+    places = [Place(f"outputs[{i}].path", o.path) for i, o in enumerate(config.outputs)]
+    if config.service.quarantine:
+        places.append(Place("service.quarantine", config.service.quarantine))
+    try:
+        return [
+            line.replace("user:", "service.user:", 1) if line.startswith("user:") else line
+            for line in check_paths(identity, places)
+        ]
+    except GazerError as error:
+        return [f"service.user: {error}"]
+
+
+def remover(identity: Identity | None) -> Callable[[str], None]:
+    """Removes a pid file when the service ends: root is bound by the modes of folders by then, so
+    one in a folder of the user's is removed as that user."""
+
+    def remove(path: str) -> None:
+        def removed() -> list[str]:
+            os.unlink(path)
+            return []
+
+        try:
+            os.unlink(path)
+        except PermissionError:
+            if identity is None:
+                raise
+            with contextlib.suppress(ProcessError):
+                as_user(identity, removed)
+
+    return remove
