@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,7 @@ CAPTURES = Path(__file__).parent / "captures"
 CAPTURE_FILES = sorted(p.name for p in CAPTURES.iterdir() if ".pcap" in p.name)
 SHARED_MEMORY = Path("/dev/shm")
 SWEPT = "removed shared memory that a dead run left: "
+UID, GID = 61234, 61235         # of a user whom nobody knows
 DEADLINE = 60.0     # seconds; a run takes half of one, on an idle machine
 
 COMMANDS = {
@@ -242,6 +243,20 @@ class Fifo:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+@pytest.fixture
+def ordinary() -> dict[str, object]:
+    """Options for a command that is to be an ordinary user's."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be somebody else")
+    options: dict[str, object] = {"user": UID, "group": GID, "extra_groups": []}
+    try:
+        subprocess.run([sys.executable, "-c", "import gazer.supervisor, psutil, yaml"], check=True,
+                       capture_output=True, **options)  # type: ignore[call-overload]
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this Python can't be run by other users")
+    return options
 
 
 @pytest.fixture

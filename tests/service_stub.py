@@ -9,6 +9,7 @@ does what the files in FOLDER say, for each of them once if it takes the file aw
     die-NAME    exit code: the file's content   fail-NAME   reports that it can't go on; exit code 1
     say-NAME    reports the content             slow-NAME   does not end when it is to
     late-NAME   is not ready yet                early-NAME  reports that it can't begin
+    trespass-NAME   has a worker's seccomp filter, and opens the file that is named
 
 NAME is as in the topology, without "gazer:".  While `keep` exists the files above are left where
 they are, and so hold for every successor.  Each process appends a line to FOLDER/starts: its name,
@@ -26,6 +27,7 @@ from gazer import supervisor
 from gazer.child import ERROR, NOTICE, READY, run
 from gazer.cli import guarded
 from gazer.config import load
+from gazer.seccomp import install
 
 
 class Stub:
@@ -65,6 +67,9 @@ class Stub:
                 os._exit(1)
             if (text := self.told("say")) is not None:
                 os.write(self.child.boot.reports, f"{NOTICE} ".encode() + text.encode() + b"\n")
+            if (path := self.told("trespass")) is not None:
+                install(reads=[], writes=[self.child.boot.reports])
+                open(path)
             if self.told("hang") is not None:
                 time.sleep(3600)
             if (self.folder / f"wait-{self.name}").exists():

@@ -16,10 +16,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import COMMANDS, eventually
+from tests.conftest import COMMANDS, GID, UID, eventually
 from tests.service import alive
 from tests.test_capture_live import NAME, Sensor, frames, key
-from tests.test_rights import GID, UID, rights, root
+from tests.test_rights import rights, root
 
 pytest_plugins = ["tests.netns"]
 
@@ -126,7 +126,7 @@ def test_ps_shows_which_interface(sensor):
 
 
 @root
-def test_all_give_up_their_rights_and_it_works(sensor):
+def test_all_give_up_their_rights_and_it_works(sensor, ordinary):
     folder = Path(tempfile.mkdtemp(prefix="gazer-test-"))
     try:
         os.chown(folder, UID, GID)
@@ -137,8 +137,9 @@ def test_all_give_up_their_rights_and_it_works(sensor):
         assert sensor.out.stat().st_uid == UID and sensor.out.stat().st_mode & 0o777 == 0o640
 
         def without_rights() -> None:
-            for part in live.parts().values():
+            for name, part in live.parts().items():
                 found = rights(part.pid)
+                assert (found["filtered"] == "2") == ("worker" in name)
                 assert found["held"] == 0 and found["ids"] == {str(UID), str(GID)}
 
         without_rights()

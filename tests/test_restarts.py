@@ -64,6 +64,17 @@ def test_who_reports_an_error_later_on_is_started_again(service):
     assert said[2].endswith("died with exit code 1")
 
 
+def test_who_does_what_it_may_not_dies_and_the_rest_goes_on(service, tmp_path):
+    s = service()
+    (old,) = s.pids("worker0")
+    (tmp_path / "precious").touch()
+    s.tell("trespass-worker0", tmp_path / "precious")
+    s.successor("worker0")
+    assert s.stop()[0] == 0
+    assert f"gazer:worker0 (pid {old}) was killed by SIGSYS" in s.live.stderr
+    assert len(s.starts()) == 6
+
+
 def test_five_deaths_within_a_minute_end_the_service(service):
     s = service()
     s.tell("keep")

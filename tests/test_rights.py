@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,12 +15,11 @@ from gazer import system
 from gazer.config import Config, Service, from_mapping
 from gazer.privileges import CAP_NET_RAW, SUPERVISOR
 from gazer.service.rights import rights_problems
-from tests.conftest import eventually
+from tests.conftest import GID, UID, eventually
 from tests.service import CHILDREN, alive
 from tests.service import Service as Stubs
 from tests.test_privileges import NEEDED
 
-UID, GID = 61234, 61235         # nobody has these numbers
 root = pytest.mark.skipif(
     os.geteuid() != 0 or system.capabilities()[0] & NEEDED != NEEDED,
     reason="needs root, with the capabilities to change users")
@@ -37,20 +34,6 @@ def folder():
     shutil.rmtree(made)
 
 
-@pytest.fixture
-def ordinary(tmp_path):
-    """Options for a command that is to be an ordinary user's."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to be somebody else")
-    options = {"user": UID, "group": GID, "extra_groups": []}
-    try:
-        subprocess.run([sys.executable, "-c", "import gazer.supervisor, psutil, yaml"], check=True,
-                       capture_output=True, **options)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this Python can't be run by other users")
-    return options
-
-
 def rights(pid):
     text = Path(f"/proc/{pid}/status").read_text()
     found = dict(re.findall(r"^(\w+):[ \t]*(.*)$", text, re.M))
@@ -61,6 +44,7 @@ def rights(pid):
         | int(found["CapAmb"], 16),
         "bounding": int(found["CapBnd"], 16),
         "no_new_privs": found["NoNewPrivs"],
+        "filtered": found["Seccomp"],
     }
 
 

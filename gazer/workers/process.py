@@ -31,6 +31,8 @@ def work(child: Child) -> None:
     engine = prepare(child)
     if (frame := engine.condemned_frame()) is not None:
         set_aside(child, frame)
+    if child.boot.confined:
+        confine(child)
     child.report(READY)
     # From here on no file is opened and nothing is imported: what is lazy comes before this line,
     # and so does what a worker gives up before it sees the first octet from a stranger.
@@ -38,6 +40,19 @@ def work(child: Child) -> None:
         if state == "corrupt":
             raise ProcessError(f"{child.boot.part.name}: its frame ring is damaged")
     engine.release()
+
+
+def confine(child: Child) -> None:
+    """Leave this process no call of the kernel's but those that its work takes (gazer.seccomp)."""
+    from gazer.seccomp import install
+    from gazer.workers.warm import warm_up
+
+    boot = child.boot
+    warm_up(lambda line: child.report(NOTICE, line))
+    bells = [bell for bell in boot.bells if bell != boot.bell]
+    warning = install(reads=[boot.bell], writes=[*bells, boot.reports])
+    if warning and boot.part.index == 0:        # it is the same for all
+        child.report(NOTICE, warning)
 
 
 def set_aside(child: Child, frame: tuple[int, int, int, bytes]) -> None:
