@@ -69,7 +69,7 @@ class Stub:
                 os.write(self.child.boot.reports, f"{NOTICE} ".encode() + text.encode() + b"\n")
             if (path := self.told("trespass")) is not None:
                 install(reads=[], writes=[self.child.boot.reports])
-                open(path)
+                os.open(path, os.O_RDONLY)
             if self.told("hang") is not None:
                 time.sleep(3600)
             if (self.folder / f"wait-{self.name}").exists():
