@@ -99,6 +99,7 @@ cdef enum:      # CaptureCounter
     C_EVICTED_PIECES            # ... that left because a limit was reached
     C_WAITING_PIECES            # now waiting
     C_TUNNELLED                 # frames delivered whose packet came in a tunnel
+    C_INPUT_BYTES               # of the capture files, as they are on disk, read so far
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
 
@@ -159,6 +160,14 @@ cdef enum:      # OutputCounter
     O_DROPPED                   # not written, the output having failed
     OUTPUT_COUNTERS
 
+cdef enum:      # SupervisorCounter
+    V_RESTARTS_CAPTURE = 0      # processes started again, whatever ended them, by role
+    V_RESTARTS_WORKER
+    V_RESTARTS_SINK
+    V_RESTARTS_METRICS
+    V_HANGS                     # of them: killed, since they showed no sign of life
+    V_INTERFACE_GONE            # of them: capture processes whose interface went
+    V_RELOADS                   # times outputs were asked to be opened again
 
 cdef struct Bank:
     uint64_t counters[MAX_COUNTERS]
@@ -167,11 +176,13 @@ cdef struct Bank:
 
 cdef class Slot:
     # One process's own slot.
-    cdef unsigned char[::1] view
+    cdef const unsigned char[::1] view
+    cdef bint looks             # only: the buffer is read-only
     cdef uint64_t* head         # of the whole ledger
     cdef uint64_t* words
     cdef Bank* banks
     cdef Bank own               # what is not committed yet
+    cdef uint64_t kept[WORDS]   # of a copy: its words
     cdef uint64_t* counters     # ... of these, what the process counts in
     cdef uint64_t* positions
     cdef void load(self) noexcept nogil

@@ -32,10 +32,13 @@ class Account:
 
     @classmethod
     def read(cls, slots: Mapping[int, Slot], topology: Topology, outputs: int) -> Account:
-        """Read the slots, by process number."""
-        captures = [slots[i].read(counters.CAPTURE) for i in range(topology.captures)]
+        """Read the slots, by process number.
+
+        Against the stream: what is in flight meanwhile is then missing downstream, never upstream.
+        """
+        sink = slots[topology.sink].seen()
         each = [slots[topology.worker(i)].read(counters.WORKER) for i in range(topology.workers)]
-        sink = slots[topology.sink]
+        captures = [slots[i].read(counters.CAPTURE) for i in range(topology.captures)]
         return cls(
             capture={name: sum(one[name] for one in captures) for name in counters.CAPTURE},
             workers={name: sum(one[name] for one in each) for name in counters.WORKER},
