@@ -1,4 +1,5 @@
-"""gazer's command line: `gazer run`, `gazer check`.
+"""gazer's command line: `gazer run`, `gazer check`; and `gazer stats`, `top`, `health`, which look
+at a running sensor (gazer.observe).
 
 Nothing is run here: `run` turns its arguments into a Config and hands it to the supervisor.
 
@@ -122,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
             "the configuration's capture.files",
         )
         sub.set_defaults(command=command)
+    from gazer.observe.commands import add
+
+    add(commands, say)
     return parser
 
 
