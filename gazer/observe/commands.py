@@ -52,7 +52,8 @@ def _command(commands: argparse._SubParsersAction[Any], name: str,
     which.add_argument("--pid", type=int, metavar="PID",
                        help="the sensor that this process belongs to; without this and --pid-file "
                             "the only one on this machine")
-    which.add_argument("--pid-file", metavar="FILE", help="the sensor that holds this pid file")
+    which.add_argument("--pid-file", metavar="FILE",
+                       help="the sensor that holds this pid file")
     return sub
 
 
