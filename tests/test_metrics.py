@@ -12,7 +12,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,41 +20,17 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gazer import counters
 from gazer.config import Config, Metrics
 from gazer.config.kinds import address_and_port
 from gazer.config.reader import parse
 from gazer.errors import ConfigError
 from gazer.observe import meaning, metrics, process
 from gazer.observe.process import Service
-from gazer.observe.snapshot import Fill, Process, Snapshot
+from gazer.observe.snapshot import Snapshot
 from tests.conftest import eventually
-from tests.test_observe import account
+from tests.observed import account, snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-LATENCY = {"latency.le.64": 3, "latency.le.128": 0, "latency.le.256": 5, "latency.le.inf": 2,
-           "latency.sum_us": 4_000_123}
-
-
-def snapshot(**changes) -> Snapshot:
-    """One that a sensor could have made, with different figures everywhere."""
-    base = account(capture__waiting_pieces=0)
-    each = base.workers | LATENCY
-    return replace(Snapshot(
-        time=time.monotonic(), wall=time.time(),
-        run={"captures": 1, "workers": 2, "outputs": 1, "live": 1, "started": 5 * 10**9,
-             "max_pending": 1000},
-        account=base,
-        captures=(base.capture,),
-        workers=(each, dict.fromkeys(each, 7)),
-        supervisor=dict.fromkeys(counters.SUPERVISOR, 0) | {"restarts.worker": 4},
-        processes=(
-            Process("supervisor", 0, 10, "python", "running", 0, 1, 50, 1.5, 1000, 400),
-            Process("worker", 1, 11, "gazer:worker1", "waiting", 2.5, 3, 40, 9.25, 2000, 600),
-            Process("sink", 0, 12, "", "missing", 7.0, 2),
-        ),
-        rings=(Fill("frames", 1, 100, 4096, 0), Fill("events", 1, 200, 8192)),
-    ), **changes)
 
 
 class StandIn:

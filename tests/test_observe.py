@@ -17,31 +17,10 @@ from gazer.observe import find as finding
 from gazer.observe import health, snapshot, stats
 from gazer.observe.find import Sensor, find
 from gazer.observe.snapshot import Observer, quantile, standing
-from gazer.summary import Account
 from tests.conftest import CAPTURES, eventually
+from tests.observed import account
 
 RESOLVER = (CAPTURES / "resolver.pcap").read_bytes()
-
-
-@pytest.fixture
-def sensor(gazer, fifo):
-    """A run that has read half a capture and waits for more: every figure of it stands still."""
-    live = gazer.start("-r", fifo.path, "-t", fifo.path.with_name("out"), "--workers", 2)
-    fifo.write(RESOLVER[:40_000])
-
-    def read() -> bool:
-        """all that was fed is written"""
-        try:
-            with find(live.pid) as found:
-                observer = Observer(found.attach, found.pid)
-                account = observer.snapshot().account
-                observer.close()
-        except (ProcessError, SharedMemoryError):
-            return False
-        return account.workers["success"] == account.outputs[0]["events"] == 109
-
-    eventually(read, 20.0)
-    return live
 
 
 @pytest.fixture
@@ -243,22 +222,6 @@ def test_a_copy_of_a_slot_does_not_move():
         assert (seen.pid, seen.starts, seen.state) == (77, 1, "starting")
         with pytest.raises(SharedMemoryError):
             seen.publish()
-
-
-def account(**changes) -> Account:
-    """An account that adds up, with these counters changed: where__name=value."""
-    capture = dict.fromkeys(counters.CAPTURE, 0) | {"frames": 100, "delivered": 100}
-    workers = dict.fromkeys(counters.WORKER, 0) | {
-        "frames": 100, "datagrams": 100, "queries": 50, "replies": 50, "opened": 50, "success": 50,
-        "transactions": 50,
-    }
-    sink = {"events": 50, "writes": 1}
-    output = {"events": 50, "bytes": 5000, "dropped": 0}
-    trees = {"capture": capture, "workers": workers, "sink": sink, "output": output}
-    for key, value in changes.items():
-        where, _, name = key.partition("__")
-        trees[where][name] = value
-    return Account(capture, workers, sink, (output,))
 
 
 def test_what_is_in_flight_is_named_and_breaks_nothing():

@@ -109,11 +109,11 @@ def _health(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def _top(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from gazer.observe import top
+    from gazer.observe.top import live, once
 
     with _observed(arguments) as (sensor, observer):
         if arguments.once:
-            say("\n".join(top.once(sensor, observer, arguments.interval)) + "\n")
+            say("\n".join(once(sensor, observer, arguments.interval)) + "\n")
         else:
-            top.live(sensor, observer, arguments.interval)
+            live(sensor, observer, arguments.interval)
     return 0
