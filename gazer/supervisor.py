@@ -29,8 +29,9 @@ from types import FrameType
 
 from gazer.child import CLOSED, ERROR, FAULT, READY, Boot
 from gazer.config import Config
-from gazer.counters import Slot, ledger_create
+from gazer.counters import CAPTURE, Slot, ledger_create
 from gazer.errors import ConfigError, ProcessError
+from gazer.observe.progress import Progress, progress_for
 from gazer.ring import Ring
 from gazer.segment import PREFIX, Segment, new_token, sweep
 from gazer.topology import Part, Topology
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from gazer.pidfile import PidFile
 
+PROGRESS_MS = 500   # between two lines of progress, where there is a terminal to show them
 REAP = 5.0          # seconds that a child may take to end when the sink has ended
 LAST_WRITE = 1.0    # seconds that the sink may take to finish a write when all is to end at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -126,6 +128,7 @@ class Supervisor:
         self._quiet = False
         self._broken = False        # it ends before its time: what is in hand is lost
         self._slots: dict[int, Slot] = {}
+        self._progress: Progress | None = None
         self._woken = self._wake = -1
 
     def run(self) -> int:
@@ -135,12 +138,16 @@ class Supervisor:
             self._descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             for _ in range(self._topology.observer)     # those that wait for rings
         )
+        if not self._topology.interfaces:
+            self._progress = progress_for(
+                2, self._config.capture.files, [output.path for output in self._config.outputs])
         try:
             if reading := self._start(bells):
                 while self._watch():
                     pass
         finally:
             self._end_children()
+            self._take_progress_away()
         if reading and not self._quiet:
             self._say_summary()
         return self._exit_code
@@ -152,9 +159,22 @@ class Supervisor:
         if self._exit_code and not account.capture["frames"]:
             return                  # nothing was read, and a line has said why
         for line in summary(account, self._config, broken=self._broken):
-            say(line)
+            self._say(line)
         if not self._broken and any(account.imbalances()):
             self._exit_code = 1     # something is lost, and only we can have lost it
+
+    def _say(self, text: str) -> None:
+        self._take_progress_away()
+        say(text)
+
+    def _take_progress_away(self) -> None:
+        if self._progress is not None:
+            self._progress.clear()
+
+    def _show_progress(self) -> None:
+        if self._progress is not None:
+            seen = self._slots[0].read(CAPTURE)
+            self._progress.update(seen["input_bytes"], seen["frames"])
 
     # --- setting up ----------------------------------------------------------------------------
 
@@ -278,7 +298,8 @@ class Supervisor:
         for fd, child in self._children.items():
             poll.register(fd, select.POLLIN)
             poll.register(child.process.sentinel, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll()}
+        ready = {fd for fd, _ in poll.poll(PROGRESS_MS if self._progress else None)}
+        self._show_progress()
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 1024)
@@ -298,11 +319,11 @@ class Supervisor:
     def _asked_to_stop(self) -> bool:
         if self._seen == 1:
             self._slots[self._topology.sink].ask(drain=True)
-            say("stopping: what has been read is finished; once more to stop at once")
+            self._say("stopping: what has been read is finished; once more to stop at once")
             return True
         self._exit_code = 1
         self._broken = True
-        say("stopped at once: what had been read is not finished")
+        self._say("stopped at once: what had been read is not finished")
         return False
 
     def _hear(self, child: Running) -> bool:
@@ -314,7 +335,7 @@ class Supervisor:
             if kind == CLOSED:
                 self._quiet = self._broken = True
                 return False
-            say(text)
+            self._say(text)
             if kind in (FAULT, ERROR):
                 self._exit_code = 1
             if kind == ERROR:
@@ -329,7 +350,7 @@ class Supervisor:
         if code:
             self._exit_code = 1
             self._broken = True
-            say(f"{child.part.name} {_death(code)}; the run is over")
+            self._say(f"{child.part.name} {_death(code)}; the run is over")
             return False
         return child.part.role != "sink"
 
@@ -357,7 +378,7 @@ class Supervisor:
             self._reap(child)
             if child.process.exitcode and not self._broken and not sinks:
                 self._exit_code = 1
-                say(f"{child.part.name} {_death(child.process.exitcode)}")
+                self._say(f"{child.part.name} {_death(child.process.exitcode)}")
 
     def _await(self, children: list[Running], seconds: float) -> None:
         deadline = time.monotonic() + seconds
