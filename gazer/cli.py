@@ -1,5 +1,5 @@
-"""gazer's command line: `gazer run`, `gazer check`, `gazer init`; and `gazer stats`, `top`, `health`,
-which look at a running sensor (gazer.observe).
+"""gazer's command line: `gazer run`, `gazer check`, `gazer init`; and `gazer stats`, `gazer top`,
+`gazer health`, which look at a running sensor (gazer.observe).
 
 Nothing is run here: `run` turns its arguments into a Config and hands it to the supervisor.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -12,24 +13,30 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from gazer import docgen
 from gazer.config import Config, Metrics
 from gazer.config.kinds import address_and_port
 from gazer.config.reader import parse
 from gazer.errors import ConfigError
-from gazer.observe import meaning, metrics, process
+from gazer.observe import meaning, metrics, process, table
 from gazer.observe.process import Service
 from gazer.observe.snapshot import Snapshot
 from tests.conftest import eventually
 from tests.observed import account, snapshot
 
+PROMTOOL = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not there")
+OPERATIONS = (Path(__file__).parents[1] / "docs/operations.md").read_text(encoding="utf-8")
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -116,9 +123,9 @@ def samples(text: str, parse=parse_text) -> dict[tuple[str, tuple[tuple[str, str
 
 def test_every_counter_has_its_meaning():
     """A new counter gets its line in gazer/observe/meaning.py."""
-    for names, texts, _ in metrics.ROLES.values():
+    for names, texts, _ in table.ROLES.values():
         for name in names:
-            if not name.startswith(metrics.LATENCY):
+            if not name.startswith(table.LATENCY):
                 assert texts.get(name) or texts.get(name.partition(".")[0]), name
 
 
@@ -148,7 +155,7 @@ def test_every_counter_is_served_with_its_value(served):
                 base, _, member = name.partition(".")
                 labels = {label: str(number)} if label else {}
                 if member:
-                    labels[metrics.FAMILIES[base]] = member
+                    labels[table.FAMILIES[base]] = member
                 end = "" if name in ("pending", "streams", "waiting_pieces", "octets_buffered",
                                      "transferring") else "_total"
                 every[f"gazer_{role}_{base}{end}", tuple(sorted(labels.items()))] = value
@@ -204,8 +211,7 @@ def test_both_forms_say_the_same(served):
     assert samples(text.decode()) == samples(open_text.decode(), parse_openmetrics)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None,
-                    reason="promtool (Debian's package prometheus) is not there")
+@PROMTOOL
 def test_promtool_finds_nothing_to_say(served):
     done = subprocess.run(["promtool", "check", "metrics"], input=served.get()[1],
                           capture_output=True, timeout=60)
@@ -393,6 +399,40 @@ def test_no_address_means_no_metrics():
 
 
 def test_meanings_are_short():
-    for _, texts, _ in metrics.ROLES.values():
+    for _, texts, _ in table.ROLES.values():
         assert max(map(len, texts.values())) <= 80
     assert meaning.text({}, "new_counter") == "new counter"
+
+
+# ------------------------------------------------------------------------------------- documents
+
+
+def alerts() -> list[str]:
+    """The expressions of the alerts in docs/operations.md."""
+    text = OPERATIONS.split("Alerts worth having:")[1].split("\n\n")[1]
+    return re.findall(r"^\| `(.+?)` \|", text, re.M)
+
+
+def test_metrics_in_the_documents_exist():
+    known = {family.shown for family in table.table().values()}
+    named = re.findall(r"\bgazer_\w+", OPERATIONS)
+    assert len(alerts()) >= 12 and named
+    assert set(named) <= known
+
+
+def test_the_page_has_every_metric():
+    page = docgen.metrics_page()
+    for family in table.table().values():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{family.shown}` |")]
+        assert family.help in row and f"| {family.type} |" in row and row.count("|") == 5
+        assert all(f"`{label}`" in row for label in family.labels)
+
+
+@PROMTOOL
+def test_promtool_understands_the_alerts(tmp_path):
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "gazer", "rules": [
+        {"alert": f"Gazer{n}", "expr": expression} for n, expression in enumerate(alerts())]}]}))
+    done = subprocess.run(["promtool", "check", "rules", path], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(alerts())} rules found" in done.stdout.decode()

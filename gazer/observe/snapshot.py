@@ -22,16 +22,13 @@ import psutil
 from gazer import counters
 from gazer.counters import Slot
 from gazer.observe.find import topology_of
+from gazer.observe.table import GAUGES
 from gazer.ring import Ring
 from gazer.summary import Account
 
 TRIES = 4           # looks at a balance before it counts as broken
 BETWEEN = 0.05      # seconds between them
 
-# Counters that show what is there now; all others only grow.
-GAUGES = frozenset({
-    "waiting_pieces", "streams", "octets_buffered", "transferring", "pending",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
