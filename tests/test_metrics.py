@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -31,7 +33,7 @@ from gazer.errors import ConfigError
 from gazer.observe import meaning, metrics, process, table
 from gazer.observe.process import Service
 from gazer.observe.snapshot import Snapshot
-from tests.conftest import eventually
+from tests.conftest import CAPTURES, eventually
 from tests.observed import account, snapshot
 
 PROMTOOL = pytest.mark.skipif(
@@ -367,6 +369,50 @@ def test_an_address_in_use_is_told_once_and_tried_again(monkeypatch):
     child.draining = True
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_the_process_serves_a_run_and_ends_with_it(gazer, fifo, tmp_path):
+    """With everything around it real; but that the run is over a file, which has none of its own
+    accord."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = s.getsockname()[1]
+    (tmp_path / "sitecustomize.py").write_text(
+        "from dataclasses import replace\nfrom gazer.topology import Topology\n"
+        "of = Topology.of\nTopology.of = staticmethod(lambda c: replace(of(c), metrics=True))\n")
+    config = tmp_path / "sensor.yaml"
+    config.write_text(yaml.safe_dump({
+        "workers": 2, "metrics": {"listen": f"127.0.0.1:{port}"},
+        "outputs": [{"type": "text", "path": str(tmp_path / "out")}]}))
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    live = gazer.start("run", "-c", config, "-r", fifo.path, command="gazer",
+                       env=os.environ | {"PYTHONPATH": path})
+    resolver = (CAPTURES / "resolver.pcap").read_bytes()
+    fifo.write(resolver[:40_000])
+
+    def served() -> dict | None:
+        """the metrics of all that was fed"""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                found = samples(answer.read().decode())
+        except OSError:
+            return None
+        written = found["gazer_output_events_total", (("output", "0"),)]
+        return found if written == 109 else None
+
+    found = eventually(served, 20.0)
+    assert isinstance(found, dict)
+    assert sum(value for (name, _), value in found.items()
+               if name == "gazer_worker_success_total") == 109
+    assert found["gazer_account_broken_sums", ()] == 0
+    ups = {dict(labels)["role"]: value for (name, labels), value in found.items()
+           if name == "gazer_process_up"}
+    assert ups == dict.fromkeys(("supervisor", "capture", "worker", "sink", "metrics"), 1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+        assert answer.read() == b"well\n"
+    live.signal(signal.SIGTERM)     # how a live run ends
+    done = live.wait(10.0)
+    assert "interrupted" in done.stderr and "killed" not in done.stderr
+    assert all(line.startswith("gazer: ") for line in done.said)
 
 
 # --------------------------------------------------------------------------------- configuration
