@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from gazer.config import Config
 from gazer.counters import ledger_bytes
 from gazer.ring import ring_bytes
+from gazer.workers.sample import SAMPLES_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process: its role, the number of its ledger slot and bell, and the name that `ps` shows.
+    """A process: its role, the number of its ledger slot and bell, its name (comm).
 
     index: which of its role.  interface: what a capture process of a live run watches.
     """
@@ -33,6 +34,16 @@ class Part:
     name: str
     index: int = 0
     interface: str = ""
+
+    @property
+    def title(self) -> str:
+        """What `ps` shows as its command line: "gazer: worker 2", "gazer: capture eth0"."""
+        name = self.name.removeprefix("gazer:")
+        which = name.removeprefix(self.role)
+        words = ["gazer:", self.role]
+        if self.interface:
+            words.append(self.interface)
+        return " ".join([*words, which] if which else words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,10 @@ class Topology:
         """The name of a worker's event ring."""
         return f"events{worker}"
 
+    def samples(self, worker: int) -> str:
+        """The name of a worker's samples (of a live run), which are no ring."""
+        return f"samples{worker}"
+
     def segments(self) -> dict[str, int]:
         """Name and bytes of each shared segment."""
         size = ring_bytes(self.ring_capacity)
@@ -108,7 +123,22 @@ class Topology:
             self.frames(c, w): size for c in range(self.captures) for w in range(self.workers)
         }
         events = {self.events(w): size for w in range(self.workers)}
-        return {"ledger": ledger_bytes(self.processes), **frames, **events}
+        samples = {self.samples(w): SAMPLES_BYTES for w in range(self.workers) if self.interfaces}
+        return {"ledger": ledger_bytes(self.processes), **frames, **events, **samples}
+
+    def shared_with(self, part: Part) -> set[str]:
+        """The segments that a process needs.  Who serves metrics looks at all of them."""
+        names = set(self.segments())
+        if part.role == "capture":
+            other = {self.frames(part.index, w) for w in range(self.workers)}
+        elif part.role == "worker":
+            other = {self.frames(c, part.index) for c in range(self.captures)}
+            other |= {self.events(part.index), f"samples{part.index}"}
+        elif part.role == "sink":
+            other = {self.events(w) for w in range(self.workers)}
+        else:
+            other = names
+        return names & ({"ledger"} | other)
 
     def shared_bytes(self) -> int:
         """Shared memory in all."""

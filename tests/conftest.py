@@ -143,9 +143,9 @@ class Live:
         return found
 
     def segments(self) -> set[str]:
-        """The names of the shared memory that the supervisor holds."""
+        """The shared memory that the supervisor holds, by the names that it had for a moment."""
         maps = Path(f"/proc/{self.pid}/maps").read_text()
-        return set(re.findall(rf"{SHARED_MEMORY}/(gazer-\S+)", maps))
+        return set(re.findall(rf"{SHARED_MEMORY}/(gazer-\S+) \(deleted\)", maps))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -167,14 +167,18 @@ class Runner:
         self._folder = folder
         self._live: list[Live] = []
 
-    def start(self, *args: object, command: str = "dns-gazer", **options: object) -> Live:
-        """Start it, in a session of its own, with a pipe as standard output unless told else."""
+    def start(self, *args: object, command: str = "dns-gazer", prefix: Sequence[str] = (),
+              **options: object) -> Live:
+        """Start it, in a session of its own, with a pipe as standard output unless told else.
+
+        prefix: a command that becomes this one: tests.netns.Lab.argv([]).
+        """
         stderr = self._folder / f"stderr{len(self._live)}"
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         with stderr.open("wb") as errors:
             process = subprocess.Popen(  # type: ignore[call-overload]
-                [*COMMANDS[command], *map(str, args)], stderr=errors, start_new_session=True,
+                [*prefix, *COMMANDS[command], *map(str, args)], stderr=errors, start_new_session=True,
                 **options,
             )
         live = Live(process, stderr)

@@ -235,10 +235,18 @@ def test_what_is_in_flight_is_named_and_breaks_nothing():
         "events on their way to output 0": 5}
 
 
+def test_what_is_in_flight_of_a_live_sensor():
+    found = standing(replace(account(capture__frames=101, capture__kernel_received=150,
+                                     capture__kernel_dropped=9), live=True))
+    assert found.broken == ()
+    assert {what: n for what, n in found.in_flight.items() if n} == {
+        "frames in the kernel's buffers": 40, "frames in the hand of capture": 1}
+
+
 @pytest.mark.parametrize("changes", [
     {"workers__frames": 101, "workers__datagrams": 101},    # more taken than given
     {"sink__events": 51}, {"output__events": 51}, {"output__dropped": 1},
-    {"capture__frames": 101}, {"workers__queries": 51}, {"workers__success": 49},
+    {"capture__frames": 102}, {"workers__queries": 51}, {"workers__success": 49},
     {"workers__transactions": 49}, {"capture__joined": 1}, {"workers__octets": 1},
 ])  # fmt: skip
 def test_what_does_not_add_up_is_told(changes):
@@ -258,7 +266,7 @@ def test_a_sum_that_does_not_hold_is_looked_at_again(observer, monkeypatch):
     assert found.broken == ()
     answers[:] = [account(sink__events=51)]
     _, found = observer.settled()
-    assert found.broken == ("events on their way to the sink: -1",)
+    assert found.broken
 
 
 def test_quantiles():
@@ -363,6 +371,8 @@ def test_every_complaint(observer):
             replace(p, **changes) if p.role == role else p for p in now.processes))
 
     assert told() == []
+    waits = dict.fromkeys(counters.CAPTURE, 0) | {"absent": 1}
+    assert told(last=replace(now, captures=(waits,))) == ["capture 0 waits for its interface"]
     assert told(last=with_process("sink", state="missing")) == ["sink is missing"]
     assert told(last=with_process("sink", state="running", silent=5.1)) == [
         "sink has shown no sign of life for 5 s"]
@@ -374,7 +384,7 @@ def test_every_complaint(observer):
     assert told(last=with_process("capture", starts=2, age=61)) == []
     broken = standing(account(sink__events=51))
     (said,) = told(found=broken)
-    assert said.startswith("the account does not add up: events on their way to the sink: -1")
+    assert said.startswith("the account does not add up: events: 1 more were taken than given")
     assert told(found=replace(broken, waiting=True)) == []
     later = replace(now, time=now.time + 2, account=account(
         capture__frames=103, capture__ring_dropped=3, output__events=49, output__dropped=1))

@@ -109,6 +109,7 @@ cdef class LiveSource(Source):
     cdef int linktype_
     cdef Batch batch
     cdef int at             # next frame of the batch
+    cdef unsigned long long told    # frames given when next() last said that there are no more
     cdef uint64_t taken     # frames taken from the ring
     cdef Tally received
     cdef Tally dropped

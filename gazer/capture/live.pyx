@@ -288,6 +288,10 @@ cdef class LiveSource(Source):
             n = self.take()
             if n > 0:
                 return self.give(frame)
+            if n == 0 and self.frames != self.told:
+                # Who reads may have something to hand on, which is not to wait with us.
+                self.told = self.frames
+                return SOURCE_IDLE
             if n < 0:
                 self.look()
                 if self.ending == SOURCE_FRAME:

@@ -91,7 +91,9 @@ def topology_of(ledger: memoryview) -> Topology:
     head = Slot(ledger, 0)
     run = head.run()
     head.release()
-    topology = Topology(run["captures"], run["workers"], 0)
+    # Which interfaces they are the ledger does not know; but that there are some.
+    interfaces = ("",) * min(run["captures"], 64) if run["live"] else ()
+    topology = Topology(run["captures"], run["workers"], 0, interfaces)
     if not 0 < topology.captures <= 64 or not 0 < topology.workers <= 1024:
         raise SharedMemoryError("a damaged ledger: its numbers of processes can't be")
     if len(ledger) < ledger_bytes(topology.processes):

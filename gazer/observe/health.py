@@ -3,6 +3,7 @@
 What is looked at, the worst first:
 
     process   each that is meant to run runs, and is a child of the supervisor
+    interface none is waited for
     hang      none has been without a sign of life for longer than `silent`; one that waits for
               room downstream or for an output gives none, and may do so for `blocked`
     account   the balances hold (looked at several times before they count as broken)
@@ -59,6 +60,9 @@ def complaints(
     for p in last.processes:
         if p.state == "missing":
             yield f"{p.label} is missing"
+    for number, one in enumerate(last.captures):
+        if one["absent"]:
+            yield f"capture {number} waits for its interface"
     for p in last.processes:
         if p.state == "waiting" and p.silent > limits.blocked:
             yield f"{p.label} has been blocked for {p.silent:.0f} s"

@@ -33,6 +33,7 @@ CAPTURE = {
     "kernel_lost": "frames that stood in the kernel's buffer when a capture process died",
     "interface_dropped": "frames that the network card could not take",
     "lost_pieces": "pieces that waited in a capture process that died",
+    "absent": "1 while the interface is waited for",
     "fate": "frames that did not become DNS messages, by reason",
 }
 
@@ -83,6 +84,8 @@ WORKER = {
     "lost_pending": "waiting queries lost with a worker that died",
     "lost_transfers": "zone transfers lost with a worker that died",
     "lost_octets": "waiting octets lost with a worker that died",
+    "torn_frames": "frames of which a worker that died had published a part",
+    "torn_events": "the events of these parts",
     "discarded": "messages that could not be read, by reason",
     "malformed": "messages with an event, but malformed, by reason",
     "rcode": "answered transactions, by the reply's rcode",
@@ -91,13 +94,15 @@ WORKER = {
 SINK = {
     "events": "events merged",
     "writes": "write calls",
-    "stats_events": "events of kind stats, made by the sink itself",
+    "settled": "events that all outputs are through with",
 }
 
 OUTPUT = {
     "events": "events written",
     "bytes": "bytes written",
-    "dropped": "events not written, the output having failed",
+    "dropped": "events not written, the output having failed or not keeping up",
+    "stats": "events about the sensor itself, written or not",
+    "done": "merged events that the output is through with",
 }
 
 SUPERVISOR = {

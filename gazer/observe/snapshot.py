@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psutil
 
@@ -28,6 +28,14 @@ from gazer.summary import Account
 
 TRIES = 4           # looks at a balance before it counts as broken
 BETWEEN = 0.05      # seconds between them
+
+# What Account.in_flight tells apart; the others are events on their way to an output.
+IN_FLIGHT = {
+    "kernel": "frames in the kernel's buffers",
+    "capture": "frames in the hand of capture",
+    "frames": "frames on their way to workers",
+    "events": "events on their way to the sink",
+}
 
 
 
@@ -101,52 +109,37 @@ class Snapshot:
 
     def standing(self) -> Standing:
         """What is in flight, and what does not add up."""
-        return standing(
-            self.account, waiting=any(p.role == "worker" and p.state == "waiting"
-                                      for p in self.processes))
+        waiting = any(p.role == "worker" and p.state == "waiting" for p in self.processes)
+        return standing(self.account, captures=len(self.captures), waiting=waiting)
 
     def dropped(self) -> dict[str, int]:
         """Frames and events that were lost, by where."""
         c = self.account.capture
         return {
-            "kernel": c.get("kernel_dropped", 0) + c.get("kernel_lost", 0),
-            "interface": c.get("interface_dropped", 0),
+            "kernel": c["kernel_dropped"] + c["kernel_lost"],
+            "interface": c["interface_dropped"],
             "ring": c["ring_dropped"],
             "output": sum(output["dropped"] for output in self.account.outputs),
         }
 
 
-def standing(account: Account, *, waiting: bool = False) -> Standing:
-    """The balances of a sensor that runs.  What is in flight is taken out of what is upstream."""
-    c, w, sink = account.capture, account.workers, account.sink
-    frames = c["delivered"] - w["frames"] - w.get("quarantined", 0)
-    made = w["transactions"] + w["records"]
-    flying = {
-        "frames on their way to workers": frames,
-        "pieces of datagrams waiting": c["waiting_pieces"],
-        "queries waiting for replies": w["pending"],
-        "zone transfers under way": w["transferring"],
-        "octets of streams waiting": w["octets_buffered"],
-        "events on their way to the sink": made - sink["events"],
-    }
-    settled = replace(
-        account,
-        capture={
-            **c, "delivered": c["delivered"] - frames, "ring_dropped": c["ring_dropped"] + frames,
+def standing(account: Account, *, captures: int = 1, waiting: bool = False) -> Standing:
+    """The balances of a sensor that runs, with so many capture processes."""
+    w = account.workers
+    flying = account.in_flight()
+    broken = [*account.imbalances(running=True)]
+    if flying["capture"] > captures:        # each has one frame in hand at most
+        broken.append(f"frames in hand: {flying['capture']}, of {captures} capture processes")
+    return Standing(
+        {IN_FLIGHT.get(name, f"events on their way to {name}"): n for name, n in flying.items()}
+        | {
+            "pieces of datagrams waiting": account.capture["waiting_pieces"],
+            "queries waiting for replies": w["pending"],
+            "zone transfers under way": w["transferring"],
+            "octets of streams waiting": w["octets_buffered"],
         },
-        sink={**sink, "events": made},
-        outputs=tuple({**one, "events": made - one["dropped"]} for one in account.outputs),
-    )
-    broken = []
-    for number, one in enumerate(account.outputs):
-        flying[f"events on their way to output {number}"] = (
-            sink["events"] - one["events"] - one["dropped"])
-    for what, n in flying.items():
-        if n < 0:
-            broken.append(f"{what}: {n}")
-    # What is in flight counts as what it would be if it never arrived.
-    broken.extend(settled.imbalances())
-    return Standing(flying, tuple(broken), waiting)
+        tuple(broken), waiting,
+    )  # fmt: skip
 
 
 class Observer:

@@ -16,7 +16,7 @@ from gazer.observe import meaning
 
 # Counters that show what is there now; all others only grow.
 GAUGES = frozenset({
-    "waiting_pieces", "streams", "octets_buffered", "transferring", "pending",
+    "waiting_pieces", "streams", "octets_buffered", "transferring", "pending", "absent",
 })  # fmt: skip
 
 Value = float | tuple[float, dict[float, int]]
