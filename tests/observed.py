@@ -27,7 +27,7 @@ def account(**changes) -> Account:
     capture = dict.fromkeys(counters.CAPTURE, 0) | {"frames": 100, "delivered": 100}
     workers = dict.fromkeys(counters.WORKER, 0) | {
         "frames": 100, "datagrams": 100, "queries": 50, "replies": 50, "opened": 50, "success": 50,
-        "transactions": 50,
+        "transactions": 50, "rcode.0": 50, "latency.le.1024": 50,
     }
     sink = {"events": 50, "writes": 1}
     output = {"events": 50, "bytes": 5000, "dropped": 0}
@@ -41,7 +41,7 @@ def account(**changes) -> Account:
 def snapshot(**changes) -> Snapshot:
     """One that a sensor could have made, with different figures everywhere."""
     base = account(capture__waiting_pieces=0)
-    each = base.workers | LATENCY
+    each = base.workers | {n: 0 for n in base.workers if n.startswith("latency.")} | LATENCY
     return replace(Snapshot(
         time=time.monotonic(), wall=time.time(),
         run={"captures": 1, "workers": 2, "outputs": 1, "live": 1, "started": 5 * 10**9,
