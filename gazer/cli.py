@@ -1,4 +1,5 @@
-"""gazer's command line: `gazer run`, `gazer check`, `gazer init`.
+"""gazer's command line: `gazer run`, `gazer check`, `gazer init`; and `gazer stats`, `gazer top`,
+`gazer health`, which look at a running sensor (gazer.observe).
 
 Nothing is run here: `run` turns its arguments into a Config and hands it to the supervisor.
 
@@ -142,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         sub.set_defaults(command=command)
     _add_init(commands)
+    from gazer.observe.commands import add
+
+    add(commands, say)
     return parser
 
 

@@ -108,6 +108,7 @@ cdef enum:      # CaptureCounter
     C_INTERFACE_DROPPED         # live: frames that the network card could not take
     C_LOST_PIECES               # pieces that waited in a process that ended
     C_ABSENT                    # now 1: the interface is waited for, and the operator knows
+    C_INPUT_BYTES               # of the capture files, as they are on disk, read so far
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
 
@@ -199,11 +200,13 @@ cdef struct Bank:
 
 cdef class Slot:
     # One process's own slot.
-    cdef unsigned char[::1] view
+    cdef const unsigned char[::1] view
+    cdef bint looks             # only: the buffer is read-only
     cdef uint64_t* head         # of the whole ledger
     cdef uint64_t* words
     cdef Bank* banks
     cdef Bank own               # what is not committed yet
+    cdef uint64_t kept[WORDS]   # of a copy: its words
     cdef uint64_t* counters     # ... of these, what the process counts in
     cdef uint64_t* positions
     cdef void load(self) noexcept nogil

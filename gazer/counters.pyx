@@ -41,6 +41,7 @@ CAPTURE = {
     "kernel_received": C_KERNEL_RECEIVED, "kernel_dropped": C_KERNEL_DROPPED,
     "kernel_lost": C_KERNEL_LOST, "interface_dropped": C_INTERFACE_DROPPED,
     "lost_pieces": C_LOST_PIECES, "absent": C_ABSENT,
+    "input_bytes": C_INPUT_BYTES,
 } | {f"fate.{name}": C_FATE + i for i, name in enumerate(FATES) if i}
 
 WORKER = {
@@ -114,10 +115,14 @@ def ledger_create(buffer, **run):
 
 
 cdef class Slot:
-    """A process's slot in the ledger.  Call release() before the buffer's segment is closed."""
+    """A process's slot in the ledger.  Call release() before the buffer's segment is closed.
+
+    With a read-only buffer it only looks: what would write raises.
+    """
 
     def __init__(self, buffer, int index):
         self.view = buffer
+        self.looks = memoryview(buffer).readonly
         cdef uint64_t* head = <uint64_t*>&self.view[0]
         if (index < 0 or self.view.shape[0] < SLOT * (<ssize_t>index + 2)
                 or head[HEAD_MAGIC] != MAGIC):
@@ -148,6 +153,11 @@ cdef class Slot:
         memcpy(&self.banks[n & 1], &self.own, sizeof(Bank))
         store_release(&self.words[WORD_COMMITS], n)
 
+    def writes(self):
+        """Refuse what would write into a buffer that is there to be looked at."""
+        if self.looks:
+            raise SharedMemoryError("this ledger is open for reading only")
+
     cdef void beat(self) noexcept nogil:
         cdef timespec now
         clock_gettime(CLOCK_MONOTONIC, &now)
@@ -169,6 +179,7 @@ cdef class Slot:
 
     def ask(self, *, drain=False, quit=False):
         """Ask all processes of the run to stop.  Only the supervisor does."""
+        self.writes()
         store_relaxed(&self.head[HEAD_CONTROL],
                       CONTROL_QUIT if quit else CONTROL_DRAIN if drain else 0)
 
@@ -179,6 +190,7 @@ cdef class Slot:
 
     def ask_reload(self):
         """Ask for outputs to be opened again.  Only the supervisor does."""
+        self.writes()
         store_relaxed(&self.head[HEAD_RELOADS], self.head[HEAD_RELOADS] + 1)
 
     def run(self):
@@ -187,11 +199,13 @@ cdef class Slot:
 
     def waits(self, waiting):
         """This process waits for something outside (it does not hang), or goes on."""
+        self.writes()
         self.set_state(WAITING if waiting else RUNNING)
         self.beat()
 
     def heartbeat_now(self):
         """This process comes round its loop."""
+        self.writes()
         self.beat()
 
     def add_output(self, int output, events, bytes_, dropped):
@@ -212,10 +226,12 @@ cdef class Slot:
 
     def publish(self):
         """Commit what was counted."""
+        self.writes()
         self.commit()
 
     def open(self, pid):
         """The process `pid` has this slot now, and counts from the last commit."""
+        self.writes()
         self.load()
         store_relaxed(&self.words[WORD_PID], pid)
         store_relaxed(&self.words[WORD_STARTS], self.words[WORD_STARTS] + 1)
@@ -245,6 +261,23 @@ cdef class Slot:
     def state(self):
         cdef uint64_t state = load_relaxed(&self.words[WORD_STATE])
         return STATES[state] if state <= DONE else "unknown"
+
+    def seen(self):
+        """A copy of this slot as it is now, all counters of one commit; nothing changes it."""
+        cdef Slot copy = Slot.__new__(Slot)
+        copy.looks = True
+        copy.head = self.head
+        copy.view = self.view
+        copy.words = self.words
+        copy.banks = self.banks
+        copy.load()
+        memcpy(copy.kept, self.words, sizeof(copy.kept))
+        copy.kept[WORD_COMMITS] = 0
+        copy.words = copy.kept
+        copy.banks = <Bank*>&copy.own
+        copy.counters = copy.own.counters
+        copy.positions = copy.own.positions
+        return copy
 
     def read(self, names):
         """The counters in `names` (one of the dicts above) as a dict, all of one commit."""

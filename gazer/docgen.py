@@ -1,5 +1,6 @@
 """Makes configs/sensor.yaml and docs/configuration.md from the keys in gazer.config,
-docs/events.md from the fields in gazer.event, and the service files in configs/ from gazer.units.
+docs/events.md from the fields in gazer.event, docs/metrics.md from gazer.observe.table, and the
+service files in configs/ from gazer.units.
 
 python -m gazer.docgen            write all of them, from the top of a checkout
 python -m gazer.docgen --check    write nothing; exit 1 if one is not current
@@ -34,11 +35,13 @@ from gazer.event import (
     TX,
     Field,
 )
+from gazer.observe.table import HISTOGRAM, table
 from gazer.units import FILES, Site
 
 YAML_FILE = Path("configs/sensor.yaml")
 PAGE_FILE = Path("docs/configuration.md")
 EVENTS_FILE = Path("docs/events.md")
+METRICS_FILE = Path("docs/metrics.md")
 
 _WIDTH = 96
 _MADE = "python -m gazer.docgen"
@@ -58,6 +61,11 @@ def page() -> str:
 def events_page() -> str:
     """docs/events.md: every field of every event in a table."""
     return "\n".join(_events_lines()) + "\n"
+
+
+def metrics_page() -> str:
+    """docs/metrics.md: every metric in a table."""
+    return "\n".join(_metrics_lines()) + "\n"
 
 
 def stale(root: Path) -> list[Path]:
@@ -82,7 +90,10 @@ def main(argv: list[str]) -> int:
 
 
 def _files() -> dict[Path, str]:
-    made = {YAML_FILE: sensor_yaml(), PAGE_FILE: page(), EVENTS_FILE: events_page()}
+    made = {
+        YAML_FILE: sensor_yaml(), PAGE_FILE: page(), EVENTS_FILE: events_page(),
+        METRICS_FILE: metrics_page(),
+    }  # fmt: skip
     return made | {YAML_FILE.with_name(name): make(Site()) for name, make in FILES.items()}
 
 
@@ -401,6 +412,35 @@ def _fields(fields_: Iterable[Field], *, levels: bool = True) -> Iterator[str]:
             row += " classic, full |" if field.classic else " full |"
         present = "where there is one" if field.optional else "always"
         yield f"{row} {present} | {field.text} | `{field.example}` |"
+
+
+# docs/metrics.md ---------------------------------------------------------------------------
+
+
+def _metrics_lines() -> Iterator[str]:
+    yield "# Metrics"
+    yield ""
+    yield f"<!-- Made by `{_MADE}` from gazer/observe/table.py: change it there. -->"
+    yield ""
+    yield (
+        "What Prometheus finds at `/metrics` of `metrics.listen`. `gazer stats` shows the same "
+        "counters under their names in the ledger: `gazer_worker_queries_total` is `queries` of "
+        "the workers. [operations.md](operations.md#watching-it) says which of them to watch, and "
+        "what to do when they grow."
+    )
+    yield ""
+    yield (
+        "Counters go on where a process that died stood, and begin at 0 when the sensor is started "
+        "anew. `capture`, `worker`, `output` and `index` number the processes and outputs from 0, "
+        "in the order of the configuration."
+    )
+    yield ""
+    yield "| metric | type | labels | meaning |"
+    yield "|---|---|---|---|"
+    for family in table().values():
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        more = "; `le` in seconds" if family.type == HISTOGRAM else ""
+        yield f"| `{family.shown}` | {family.type} | {labels} | {family.help}{more} |"
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ cdef inline void ring_producer_awake(Producer* p) noexcept nogil:
 
 cdef class Ring:
     # One end's view of a ring: keeps the memory alive and makes the structs above.
-    cdef uint8_t[::1] view
+    cdef const uint8_t[::1] view    # const: who only looks may have a read-only buffer
     cdef RingHeader* header
     cdef Producer producer(self, int bell)
     cdef Consumer consumer(self, int bell)

@@ -32,7 +32,12 @@ cdef class Ring:
     """A ring in a buffer.  Call release() before the buffer's segment is closed."""
 
     def __init__(self, buffer, *, create=None):
-        """Attach to the ring in `buffer`, or with create=CAPACITY make a new one there."""
+        """Attach to the ring in `buffer`, or with create=CAPACITY make a new one there.
+
+        Of a read-only buffer only `capacity` and `filled` can be asked.
+        """
+        if create is not None and memoryview(buffer).readonly:
+            raise SharedMemoryError("a ring can't be made in a read-only buffer")
         self.view = buffer
         self.header = <RingHeader*>&self.view[0]
         if create is not None:
@@ -90,7 +95,9 @@ cdef class Ring:
     @property
     def filled(self):
         """Bytes published and not yet released."""
-        return load_acquire(&self.header.tail) - load_acquire(&self.header.head)
+        # The head first: both go on meanwhile, and the tail is never behind it.
+        cdef uint64_t head = load_acquire(&self.header.head)
+        return min(load_acquire(&self.header.tail) - head, self.header.capacity)
 
     def release(self):
         self.header = NULL

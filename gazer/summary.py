@@ -39,7 +39,7 @@ class Account:
     @classmethod
     def read(cls, slots: Mapping[int, Slot], topology: Topology, outputs: int) -> Account:
         """Read the slots, by process number."""
-        sink = slots[topology.sink]
+        sink = slots[topology.sink].seen()
         written = tuple(sink.read_output(i) for i in range(outputs))
         merged = sink.read(counters.SINK)
         each = [slots[topology.worker(i)].read(counters.WORKER) for i in range(topology.workers)]
@@ -56,7 +56,7 @@ class Account:
         """What is on its way while the run goes on, by where it is; all 0 when it is over.
 
         kernel: frames in the kernel's buffers.  capture: frames in hand.  frames: in the rings to
-        the workers.  events: in the rings to the sink.
+        the workers.  events: in the rings to the sink.  output N: waiting to be written.
         """
         c, w = self.capture, self.workers
         left = c["kernel_dropped"] + c["kernel_lost"] + c["frames"]
@@ -65,7 +65,15 @@ class Account:
             "capture": c["frames"] - sum(self._frames().values()),
             "frames": c["delivered"] - sum(self._taken().values()),
             "events": w["transactions"] + w["records"] + w["torn_events"] - self.sink["events"],
+            **{
+                f"output {number}": self._for_output(output) - output["events"] - output["dropped"]
+                for number, output in enumerate(self.outputs)
+            },
         }
+
+    def _for_output(self, output: Mapping[str, int]) -> int:
+        """Events that an output was to write."""
+        return self.sink["events"]
 
     def _frames(self) -> dict[str, int]:
         """What became of the frames that were read."""

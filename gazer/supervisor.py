@@ -111,6 +111,8 @@ def _main_of(role: str):  # type: ignore[no-untyped-def]
         from gazer.capture.process import main
     elif role == "worker":
         from gazer.workers.process import main
+    elif role == "metrics":
+        from gazer.observe.process import main
     else:
         from gazer.sinks.process import main
     return main

@@ -124,7 +124,7 @@ def set_title(text):
     title[title_room - 1] = 1
 
 
-# --- rights; what they mean stands in gazer.privileges and gazer.seccomp  ----
+# --- rights; what they mean stands in gazer.privileges and gazer.seccomp ---
 
 cdef int failed(str what) except -1:
     """An OSError from errno."""

@@ -17,10 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from tests.observed import Terminal
 
 CAPTURES = Path(__file__).parent / "captures"
 CAPTURE_FILES = sorted(p.name for p in CAPTURES.iterdir() if ".pcap" in p.name)
@@ -266,3 +270,44 @@ def fifo(tmp_path: Path) -> Iterator[Fifo]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def sensor(gazer: Runner, fifo: Fifo) -> Live:
+    """A run that has read half a capture and waits for more: every figure of it stands still."""
+    from gazer.errors import GazerError
+    from gazer.observe.find import find
+    from gazer.observe.snapshot import Observer
+
+    live = gazer.start("-r", fifo.path, "-t", fifo.path.with_name("out"), "--workers", 2)
+    fifo.write((CAPTURES / "resolver.pcap").read_bytes()[:40_000])
+
+    def read() -> bool:
+        """all that was fed is written"""
+        try:
+            with find(live.pid) as found:
+                observer = Observer(found.attach, found.pid)
+                account = observer.snapshot().account
+                observer.close()
+        except GazerError:
+            return False
+        return account.workers["success"] == account.outputs[0]["events"] == 109
+
+    eventually(read, 20.0)
+    return live
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    """Starts commands in terminals of their own."""
+    from tests.observed import Terminal
+
+    made = []
+
+    def start(*args: object, **options: object) -> Terminal:
+        made.append(Terminal(*args, **options))     # type: ignore[arg-type]
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()

@@ -156,7 +156,8 @@ def test_run_refuses_what_cannot_run(config, ran, capsys, text, args, line):
         (["run"], "the following arguments are required: -c/--config", "gazer run"),
         (
             ["walk"],
-            "argument COMMAND: invalid choice: 'walk' (choose from run, check, init)",
+            "argument COMMAND: invalid choice: 'walk' (choose from run, check, init, stats, top, "
+            "health)",
             "gazer",
         ),
         (["check", "-c"], "argument -c/--config: expected one argument", "gazer check"),

@@ -31,7 +31,10 @@ DOORS = {
     "gazer.workers.transfer_door",
 }
 
-ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config", "gazer.service")
+ROOMS = (
+    "gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config", "gazer.observe",
+    "gazer.service",
+)  # fmt: skip
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
@@ -39,13 +42,14 @@ RANKS = {
     1: "config quarantine ring system text tunnel",
     2: "packet privileges seccomp",
     3: "counters entry flow pidfile segment",
-    4: "capture workers sinks topology",
+    4: "capture workers sinks topology observe.meaning observe.table",
     5: "child docgen summary",
-    6: "capture.process workers.process sinks.process init service",
-    7: "check supervisor",
-    8: "cli",
-    9: "compat",
-    10: "__main__",
+    6: "capture.process workers.process sinks.process init observe",
+    7: "service",
+    8: "check supervisor",
+    9: "cli",
+    10: "compat",
+    11: "__main__",
 }
 
 EXCEPTIONS = {

@@ -218,6 +218,11 @@ class Pump(threading.Thread):
                 os.close(end)
             raise InputError(f"can't decompress: {e}") from None
 
+    @property
+    def taken(self) -> int:
+        """Bytes of the compressed stream that have been used so far."""
+        return self._source.offset
+
     def run(self) -> None:
         try:
             for piece in FORMATS[self.kind](self._source):

@@ -19,6 +19,7 @@ from gazer.capture.filter import Filter
 from gazer.capture.fragments import Fragments
 from gazer.child import EXIT_INTERFACE, FAULT, NOTICE, READY, Boot, Child, run
 from gazer.config.kinds import printable
+from gazer.counters import CAPTURE
 from gazer.errors import InputError, InterfaceAbsent
 from gazer.topology import Topology
 
@@ -118,9 +119,12 @@ def read_file(child: Child, dispatcher: Dispatcher, filter: Filter | None, path:
         stdin_fd=child.boot.stdin,
         stopped=lambda: child.slot.draining,
     )
+    taken = 0
     try:
         while not child.slot.draining:
             state = dispatcher.run(source)
+            before, taken = taken, source.taken     # of a compressed file it moves meanwhile
+            child.slot.add(CAPTURE["input_bytes"], taken - before)
             for line in filter.complaints() if filter else ():
                 child.report(NOTICE, line)
             if state == "end":

@@ -2,6 +2,8 @@ from typing import Protocol
 
 class _Pump(Protocol):
     error: str | None
+    @property
+    def taken(self) -> int: ...
     def join(self) -> None: ...
 
 class Source:
@@ -13,7 +15,9 @@ class Source:
     def error(self) -> str | None: ...
     def close(self) -> None: ...
 
-class FileSource(Source): ...
+class FileSource(Source):
+    @property
+    def taken(self) -> int: ...
 
 class PcapSource(FileSource):
     def __init__(

@@ -90,6 +90,11 @@ cdef class FileSource(Source):
         if failed != 0:
             self.stream.error = failed      # the first next() says so
 
+    @property
+    def taken(self):
+        """Bytes of the file as it is on disk (compressed, if it is) that were used so far."""
+        return self.stream.offset if self.pump is None else self.pump.taken
+
     cdef int finish(self, int result) noexcept nogil:
         """The source is over.  A decompressor that died closed its pipe too: that is no end."""
         with gil:

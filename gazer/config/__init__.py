@@ -335,8 +335,9 @@ class Service:
 class Metrics:
     listen: str = key(
         "listen", "127.0.0.1:9853", Text(255, empty=True),
-        "Live: `address:port` on which the counters are served for Prometheus, at /metrics; empty: "
-        "they are not.",
+        "Live: the address and port on which the counters are served for Prometheus, at /metrics: "
+        "127.0.0.1:9853, [::1]:9853, or 0.0.0.0:9853 for all of this machine's. Empty: they are "
+        "not.",
     )  # fmt: skip
 
 

@@ -326,3 +326,19 @@ def _quote(text: str) -> str:
     """A double-quoted YAML scalar (YAML 1.1, 5.7: only these two need an escape here)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def address_and_port(text: str) -> tuple[str, int]:
+    """"127.0.0.1:9853" or "[::1]:9853" as address and port; ValueError if it is neither.
+
+    Addresses only: a name would have to be looked up, by a program that watches lookups.
+    """
+    import ipaddress  # here, as few processes need it
+
+    address, _, last = text.rpartition(":")
+    port = parse_whole(last)
+    if not 0 < port < 65536:
+        raise ValueError(text)
+    if address.startswith("[") and address.endswith("]"):
+        return str(ipaddress.IPv6Address(address[1:-1])), port
+    return str(ipaddress.IPv4Address(address)), port

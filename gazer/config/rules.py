@@ -6,7 +6,14 @@ import os
 from collections.abc import Iterator
 
 from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config
-from gazer.config.kinds import MAX_PATH, MIB, show_duration, show_size, shown
+from gazer.config.kinds import (
+    MAX_PATH,
+    MIB,
+    address_and_port,
+    show_duration,
+    show_size,
+    shown,
+)
 
 MAX_NAME = 15       # octets of an interface's name: IFNAMSIZ of linux/if.h, less the NUL
 
@@ -15,6 +22,7 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     """What is wrong, as (path of the key, what)."""
     yield from _capture_problems(config)
     yield from _limit_problems(config)
+    yield from _metrics_problems(config)
     yield from _output_problems(config)
 
 
@@ -132,6 +140,20 @@ def _limit_problems(config: Config) -> list[tuple[str, str]]:
             "while it is still waited for",
         ))  # fmt: skip
     return found
+
+
+def _metrics_problems(config: Config) -> Iterator[tuple[str, str]]:
+    listen = config.metrics.listen
+    if not listen:
+        return
+    try:
+        address_and_port(listen)
+    except ValueError:
+        yield (
+            "metrics.listen",
+            f"{shown(listen, 64)} is not an address with a port, as 127.0.0.1:9853, [::1]:9853, or "
+            "0.0.0.0:9853 for all of this machine's",
+        )
 
 
 def _output_problems(config: Config) -> list[tuple[str, str]]:

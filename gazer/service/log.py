@@ -14,9 +14,20 @@ import sys
 
 from gazer.config.kinds import printable
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LONGEST = 2000      # characters of a line
 
 _to_syslog = False
+_before: Callable[[], None] | None = None
+
+
+def call_before(what: Callable[[], None] | None) -> None:
+    """From here on call this before each line: it takes away what stands on the terminal."""
+    global _before
+    _before = what
 
 
 def say(text: str) -> None:
@@ -27,6 +38,8 @@ def say(text: str) -> None:
 
         syslog.syslog(syslog.LOG_NOTICE, text)
     elif sys.stderr is not None:
+        if _before is not None:
+            _before()
         with contextlib.suppress(OSError, ValueError):
             print(f"gazer: {text}", file=sys.stderr, flush=True)
 

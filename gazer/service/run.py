@@ -32,8 +32,9 @@ from types import FrameType
 
 from gazer.child import CLOSED, ERROR, FAULT, READY, Boot
 from gazer.config import Config
-from gazer.counters import Slot, ledger_create
+from gazer.counters import CAPTURE, Slot, ledger_create
 from gazer.errors import ProcessError
+from gazer.observe.progress import Progress, progress_for
 from gazer.ring import Ring
 from gazer.segment import PREFIX, Segment, new_token
 from gazer.service import log
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     MainOf = Callable[[str], Callable[[Boot], None]]
 
 REAP = 5.0          # seconds that a child may take to end when the sink has ended
+PROGRESS = 500_000_000      # ns between two lines of progress, where a terminal shows them
 LAST_WRITE = 1.0    # seconds that the sink may take to finish a write when all is to end at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
@@ -94,6 +96,7 @@ class Run:
         self._broken = False        # it ends before its time: what is in hand is lost
         self._up = False            # all processes have what they need
         self._slots: dict[int, Slot] = {}
+        self._progress: Progress | None = None      # of a long read, on a terminal
         self._bells: tuple[int, ...] = ()
         self._stdin = -1
         self._seed = int.from_bytes(os.urandom(8), "little")
@@ -109,12 +112,15 @@ class Run:
             self._descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             for _ in range(self._topology.observer + self._topology.metrics)    # a child each
         )
+        self._prepare_progress()
         try:
             if reading := self._start():
                 while self._watch():
                     pass
         finally:
             self._end_children()
+            if self._progress is not None:
+                self._progress.clear()
         if reading and not self._quiet:
             self._say_summary()
         return self._exit_code
@@ -295,7 +301,24 @@ class Run:
 
     def _round(self) -> int | None:
         """The longest time until the next round, in ns; None: until something happens."""
+        if self._progress is not None:
+            return min(PROGRESS, self._notifier.pace or PROGRESS)
         return self._notifier.pace
+
+    def _prepare_progress(self) -> None:
+        """Show how far a read of files has come, where there is somebody to see it."""
+        if self._topology.interfaces:
+            return
+        outputs = [output.path for output in self._config.outputs]
+        self._progress = progress_for(2, self._config.capture.files, outputs)
+        if self._progress is not None:
+            log.call_before(self._progress.clear)
+            self._stack.callback(log.call_before, None)
+
+    def _show_progress(self) -> None:
+        if self._progress is not None:
+            seen = self._slots[0].read(CAPTURE)
+            self._progress.update(seen["input_bytes"], seen["frames"])
 
     def _watch(self) -> bool:
         """Wait for what comes next and do what it asks.  False when the run is over."""
@@ -309,6 +332,7 @@ class Run:
         now = time.monotonic_ns()
         self._clock.round(now)
         self._notifier.alive(now)
+        self._show_progress()
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 1024)

@@ -1,0 +1,87 @@
+"""`gazer health`: is the sensor well?  One line says why not.
+
+What is looked at, the worst first:
+
+    process   each that is meant to run runs, and is a child of the supervisor
+    interface none is waited for
+    hang      none has been without a sign of life for longer than `silent`; one that waits for
+              room downstream or for an output gives none, and may do so for `blocked`
+    account   the balances hold (looked at several times before they count as broken)
+    restart   none has been started again within the last `restart`
+    drops     nothing was dropped while we looked, for `window`
+
+The defaults are below.  A sensor that drops for a moment under a burst is well again at the next
+look: who wants to know of each drop looks at the counters, or at metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.observe.snapshot import Observer, Snapshot, Standing
+
+# Processes beat several times a second (100 ms naps); the supervisor kills at 10 s by default.
+SILENT = 5.0        # seconds
+# A disk that is full for less than this may well be somebody's log rotation.
+BLOCKED = 30.0
+# Long enough that a check each minute sees every restart.
+RESTART = 60.0
+# Two looks this far apart tell whether something is being dropped.
+WINDOW = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Thresholds in seconds; `restart` and `window` 0: not looked at."""
+
+    silent: float = SILENT
+    blocked: float = BLOCKED
+    restart: float = RESTART
+    window: float = WINDOW
+
+
+def examine(observer: Observer, limits: Limits) -> list[str]:
+    """What is wrong with the sensor, the worst first; nothing if it is well."""
+    first = observer.snapshot()
+    if limits.window:
+        time.sleep(limits.window)
+    last, standing = observer.settled()
+    return [*complaints(first, last, standing, limits)]
+
+
+def complaints(
+    first: Snapshot, last: Snapshot, standing: Standing, limits: Limits
+) -> Iterator[str]:
+    """The same, of two snapshots."""
+    for p in last.processes:
+        if p.state == "missing":
+            yield f"{p.label} is missing"
+    for number, one in enumerate(last.captures):
+        if one["absent"]:
+            yield f"capture {number} waits for its interface"
+    for p in last.processes:
+        if p.state == "waiting" and p.silent > limits.blocked:
+            yield f"{p.label} has been blocked for {p.silent:.0f} s"
+        elif p.state in ("starting", "running") and p.silent > limits.silent:
+            yield f"{p.label} has shown no sign of life for {p.silent:.0f} s"
+    if standing.broken and not standing.waiting:
+        more = len(standing.broken) - 1
+        yield f"the account does not add up: {standing.broken[0]}" + (
+            f" (and {more} more)" if more else "")
+    for p in last.processes:
+        if p.state != "missing" and p.starts > 1 and p.age < limits.restart:
+            yield f"{p.label} was started again {p.age:.0f} s ago"
+    before = first.dropped()
+    for where, n in last.dropped().items():
+        if limits.window and n > before[where]:
+            what = "events" if where == "output" else "frames"
+            whose = {"kernel": "kernel's buffer", "interface": "interface", "ring": "rings",
+                     "output": "outputs"}[where]
+            yield (
+                f"{n - before[where]} {what} dropped in {last.time - first.time:.1f} s "
+                f"({whose})"
+            )
