@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -174,8 +174,8 @@ class Runner:
         options.setdefault("stdout", subprocess.PIPE)
         with stderr.open("wb") as errors:
             process = subprocess.Popen(  # type: ignore[call-overload]
-                [*prefix, *COMMANDS[command], *map(str, args)], stderr=errors, start_new_session=True,
-                **options,
+                [*prefix, *COMMANDS[command], *map(str, args)], stderr=errors,
+                start_new_session=True, **options,
             )
         live = Live(process, stderr)
         self._live.append(live)
