@@ -22,6 +22,8 @@ import psutil
 import pytest
 import yaml
 
+pytest.register_assert_rewrite("tests.netns", "tests.sensor")
+
 CAPTURES = Path(__file__).parent / "captures"
 CAPTURE_FILES = sorted(p.name for p in CAPTURES.iterdir() if ".pcap" in p.name)
 SHARED_MEMORY = Path("/dev/shm")
