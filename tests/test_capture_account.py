@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 from .conftest import eventually
 from .sensor import NAME, Sensor, ended, expected, frames, key
@@ -68,6 +69,31 @@ def test_who_may_not_capture_is_told_what_to_do(sensor):
     assert done.code == 1
     (line,) = [line for line in done.said if NAME in line]
     assert "no permission to capture" in line and "CAP_NET_RAW" in line
+
+
+def capabilities(pid: int) -> int:
+    """Those it has or could make use of."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    effective, permitted = (
+        int(re.findall(rf"^{name}:\t(\w+)$", text, re.MULTILINE)[0], 16)
+        for name in ("CapEff", "CapPrm"))
+    return effective | permitted
+
+
+def test_it_may_capture_only_until_it_does(sensor):
+    """So a fresh process has to wait for an interface that has gone."""
+    live = sensor.drop_in()
+    capture = live.part("gazer:capture").pid
+    assert capabilities(capture) == 0
+    sensor.lab.down()
+    fresh = eventually(lambda: (found := live.parts().get("gazer:capture"))
+                       and found.pid != capture and found.pid, 20)
+    live.says(f"waiting for {NAME}")
+    assert capabilities(fresh) & 1 << 13        # CAP_NET_RAW
+    sensor.lab.up()
+    live.says("is there: capturing")
+    eventually(lambda: capabilities(fresh) == 0)
+    ended(live)
 
 
 # --- the account ---------------------------------------------------------------------------------
