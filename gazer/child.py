@@ -114,13 +114,6 @@ class Child:
         """A new view of one of the run's rings."""
         return Ring(self.attach(name))
 
-    def drop_rights(self) -> None:
-        """A capture process: its handle is active, and nothing that follows takes a right."""
-        if self.boot.confined:
-            from gazer.privileges import drop_all
-
-            drop_all()
-
     def report(self, kind: str, text: str = "") -> None:
         report(self.boot, kind, text)
 

@@ -26,6 +26,8 @@ import yaml
 if TYPE_CHECKING:
     from tests.observed import Terminal
 
+pytest.register_assert_rewrite("tests.netns", "tests.sensor")
+
 CAPTURES = Path(__file__).parent / "captures"
 CAPTURE_FILES = sorted(p.name for p in CAPTURES.iterdir() if ".pcap" in p.name)
 SHARED_MEMORY = Path("/dev/shm")
@@ -180,8 +182,8 @@ class Runner:
         options.setdefault("stdout", subprocess.PIPE)
         with stderr.open("wb") as errors:
             process = subprocess.Popen(  # type: ignore[call-overload]
-                [*prefix, *COMMANDS[command], *map(str, args)], stderr=errors, start_new_session=True,
-                **options,
+                [*prefix, *COMMANDS[command], *map(str, args)], stderr=errors,
+                start_new_session=True, **options,
             )
         live = Live(process, stderr)
         self._live.append(live)

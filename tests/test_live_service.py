@@ -17,21 +17,13 @@ import pytest
 import yaml
 
 from tests.conftest import COMMANDS, GID, UID, eventually
+from tests.sensor import NAME, Sensor, frames, key
 from tests.service import alive
-from tests.test_capture_live import NAME, Sensor, frames, key
 from tests.test_rights import rights, root
 
-pytest_plugins = ["tests.netns"]
+pytest_plugins = ["tests.sensor"]
 
 PARTS = ["gazer:capture", "gazer:sink", "gazer:worker0", "gazer:worker1"]
-
-
-@pytest.fixture
-def sensor(lab, gazer, tmp_path):
-    lab.veth()
-    made = Sensor(lab, gazer, tmp_path)
-    yield made
-    made.close()
 
 
 def ports(lines: list[str]) -> set[int]:

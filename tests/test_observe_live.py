@@ -15,17 +15,9 @@ from gazer.observe import health
 from gazer.observe.find import find
 from gazer.observe.snapshot import Observer
 from tests.conftest import eventually
-from tests.test_capture_live import Sensor, ended, frames
+from tests.sensor import ended, frames
 
-pytest_plugins = ["tests.netns"]
-
-
-@pytest.fixture
-def sensor(lab, gazer, tmp_path):
-    lab.veth()
-    made = Sensor(lab, gazer, tmp_path)
-    yield made
-    made.close()
+pytest_plugins = ["tests.sensor"]
 
 
 def metrics(lab) -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:

@@ -1,4 +1,4 @@
-"""The supervisor's judgements as functions of time, and what of a configuration changes in place."""
+"""The supervisor's judgements as functions of time; what of a configuration changes in place."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from gazer.child import EXIT_INTERFACE, FAULT, NOTICE, READY, Boot, Child, run
 from gazer.config.kinds import printable
 from gazer.counters import CAPTURE
 from gazer.errors import InputError, InterfaceAbsent
+from gazer.privileges import drop_all
 from gazer.topology import Topology
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -157,7 +158,7 @@ def watch(child: Child, dispatcher: Dispatcher) -> bool:
     try:
         if not await_interface(child, dispatcher, source):
             return True
-        child.drop_rights()
+        drop_all()      # the handle is active: nothing that follows needs a privilege
         return follow(child, dispatcher, source)
     finally:
         source.close()
