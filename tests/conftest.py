@@ -275,7 +275,7 @@ def fifo(tmp_path: Path) -> Iterator[Fifo]:
 
 
 @pytest.fixture
-def sensor(gazer: Runner, fifo: Fifo) -> Live:
+def standing(gazer: Runner, fifo: Fifo) -> Live:
     """A run that has read half a capture and waits for more: every figure of it stands still."""
     from gazer.errors import GazerError
     from gazer.observe.find import find

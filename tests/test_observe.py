@@ -24,8 +24,8 @@ RESOLVER = (CAPTURES / "resolver.pcap").read_bytes()
 
 
 @pytest.fixture
-def observer(sensor):
-    with find(sensor.pid) as found:
+def observer(standing):
+    with find(standing.pid) as found:
         made = Observer(found.attach, found.pid)
         yield made
         made.close()
@@ -38,22 +38,22 @@ def run(gazer, *args, **options):
 # ----------------------------------------------------------------------------------------- find
 
 
-def test_a_sensor_is_found_by_any_of_its_processes(sensor):
-    for pid in [sensor.pid, *(part.pid for part in sensor.parts().values())]:
+def test_a_sensor_is_found_by_any_of_its_processes(standing):
+    for pid in [standing.pid, *(part.pid for part in standing.parts().values())]:
         with find(pid) as found:
-            assert found.pid == sensor.pid
+            assert found.pid == standing.pid
             assert found.has("ledger") and found.has("frames1") and found.has("events0")
             assert not found.has("frames2")
             with pytest.raises(SharedMemoryError, match="no segment frames2"):
                 found.attach("frames2")
 
 
-def test_a_sensor_is_found_among_all_processes(sensor):
+def test_a_sensor_is_found_among_all_processes(standing):
     found, _ = finding._all()
-    assert sensor.pid in [one.pid for one in found]
+    assert standing.pid in [one.pid for one in found]
 
 
-def test_of_several_one_has_to_be_named(gazer, sensor, fifo, tmp_path):
+def test_of_several_one_has_to_be_named(gazer, standing, fifo, tmp_path):
     other = tmp_path / "other"
     os.mkfifo(other)
     fd = os.open(other, os.O_RDWR)
@@ -67,8 +67,8 @@ def test_of_several_one_has_to_be_named(gazer, sensor, fifo, tmp_path):
     os.close(fd)
 
 
-def test_memory_is_read_only(sensor):
-    with find(sensor.pid) as found:
+def test_memory_is_read_only(standing):
+    with find(standing.pid) as found:
         memory = found.attach("ledger")
         assert memory.readonly
         with pytest.raises(TypeError):
@@ -96,7 +96,7 @@ def test_a_process_that_is_no_sensor(gazer):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
-def test_without_permission_it_says_who_may(sensor):
+def test_without_permission_it_says_who_may(standing):
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:      # nothing may escape from here
@@ -146,21 +146,21 @@ def test_a_pid_file_that_leads_nowhere(gazer, tmp_path, content, message):
     assert done.code == 1 and message in done.stdout.decode() and not done.stderr
 
 
-def test_a_hundred_looks_leave_the_sensor_whole(gazer, sensor, fifo):
-    before = sensor.segments()
+def test_a_hundred_looks_leave_the_sensor_whole(gazer, standing, fifo):
+    before = standing.segments()
     own = len(os.listdir("/proc/self/fd"))
     for _ in range(100):
-        with find(sensor.pid) as found:
+        with find(standing.pid) as found:
             observer = Observer(found.attach, found.pid)
             assert observer.snapshot().account.workers["success"] == 109
             observer.close()
     assert len(os.listdir("/proc/self/fd")) == own
     maps = Path("/proc/self/maps").read_text()
     assert not any(name in maps for name in before)     # nothing of it stays mapped here
-    assert sensor.segments() == before
+    assert standing.segments() == before
     fifo.write(RESOLVER[40_000:])
     fifo.close()
-    done = sensor.wait()
+    done = standing.wait()
     assert done.code == 0, done.stderr
     assert "439 frames read" in done.stderr
 
@@ -184,11 +184,11 @@ def test_what_is_gone_meanwhile_is_told(tmp_path):
 # ------------------------------------------------------------------------------------- snapshot
 
 
-def test_a_snapshot_has_everything(sensor, observer):
+def test_a_snapshot_has_everything(standing, observer):
     seen = observer.snapshot()
-    parts = sensor.parts()
+    parts = standing.parts()
     assert {p.label: p.pid for p in seen.processes} == {
-        "supervisor": sensor.pid, "capture 0": parts["gazer:capture"].pid,
+        "supervisor": standing.pid, "capture 0": parts["gazer:capture"].pid,
         "worker 0": parts["gazer:worker0"].pid, "worker 1": parts["gazer:worker1"].pid,
         "sink": parts["gazer:sink"].pid,
     }
@@ -287,12 +287,12 @@ def test_growth_of_gauges_and_of_successors():
 # ---------------------------------------------------------------------------------------- stats
 
 
-def test_stats_shows_every_counter_within_80_columns(gazer, sensor):
-    done = run(gazer, "stats", "--pid", sensor.pid)
+def test_stats_shows_every_counter_within_80_columns(gazer, standing):
+    done = run(gazer, "stats", "--pid", standing.pid)
     assert done.code == 0 and not done.stderr
     assert max(map(len, done.lines)) <= 80
     text = done.stdout.decode()
-    assert done.lines[0].startswith(f"sensor {sensor.pid}, reading files for ")
+    assert done.lines[0].startswith(f"sensor {standing.pid}, reading files for ")
     assert "1 capture process, 2 workers, 1 output" in done.lines[0]
     for name in [*counters.CAPTURE, *counters.WORKER, *counters.SINK, *counters.OUTPUT]:
         if "." not in name:
@@ -302,9 +302,9 @@ def test_stats_shows_every_counter_within_80_columns(gazer, sensor):
     assert done.lines[-2:] == ["account", "  it adds up"]
 
 
-def test_stats_as_json(gazer, sensor):
-    tree = json.loads(run(gazer, "stats", "--json", "--pid", sensor.pid).stdout)
-    assert tree["pid"] == sensor.pid and tree["balances"] == {
+def test_stats_as_json(gazer, standing):
+    tree = json.loads(run(gazer, "stats", "--json", "--pid", standing.pid).stdout)
+    assert tree["pid"] == standing.pid and tree["balances"] == {
         "hold": True, "broken": [], "open": False}
     assert set(tree["account"]["workers"]) == set(counters.WORKER)
     assert len(tree["workers"]) == 2
@@ -326,13 +326,13 @@ def test_wide_figures_stay_within_the_columns():
 # --------------------------------------------------------------------------------------- health
 
 
-def test_a_sensor_that_is_well(gazer, sensor):
-    done = run(gazer, "health", "--pid", sensor.pid, "--window", 0.1)
-    assert (done.code, done.stdout) == (0, b"well: sensor %d\n" % sensor.pid)
+def test_a_sensor_that_is_well(gazer, standing):
+    done = run(gazer, "health", "--pid", standing.pid, "--window", 0.1)
+    assert (done.code, done.stdout) == (0, b"well: sensor %d\n" % standing.pid)
 
 
-def test_a_process_that_hangs(gazer, sensor, observer):
-    worker = sensor.part("gazer:worker1")
+def test_a_process_that_hangs(gazer, standing, observer):
+    worker = standing.part("gazer:worker1")
     worker.suspend()
 
     def silent() -> bool:
@@ -340,22 +340,22 @@ def test_a_process_that_hangs(gazer, sensor, observer):
         return any(p.label == "worker 1" and p.silent > 2.2 for p in observer.snapshot().processes)
 
     eventually(silent)
-    done = run(gazer, "health", "--pid", sensor.pid, "--window", 0, "--silent", 2)
+    done = run(gazer, "health", "--pid", standing.pid, "--window", 0, "--silent", 2)
     worker.resume()
     assert done.code == 1
     assert re.fullmatch(rb"not well: worker 1 has shown no sign of life for \d+ s\n", done.stdout)
 
 
-def test_a_process_that_is_missing(gazer, sensor, observer):
+def test_a_process_that_is_missing(gazer, standing, observer):
     """The supervisor is held, so that the run does not end."""
-    psutil.Process(sensor.pid).suspend()
-    sink = sensor.part("gazer:sink")
+    psutil.Process(standing.pid).suspend()
+    sink = standing.part("gazer:sink")
     sink.kill()
     eventually(lambda: sink.status() == psutil.STATUS_ZOMBIE)
     found = health.examine(observer, health.Limits(window=0))
     assert found == ["sink is missing"]
-    psutil.Process(sensor.pid).resume()
-    assert sensor.wait(10.0).code == 1
+    psutil.Process(standing.pid).resume()
+    assert standing.wait(10.0).code == 1
 
 
 def test_every_complaint(observer):

@@ -150,22 +150,22 @@ LEFT = b"\x1b[?1049l"       # xterm: back from the other screen
 
 
 @pytest.mark.parametrize("key", [b"q", b"Q", b"\x03"])
-def test_a_key_ends_it(terminal, sensor, key):
-    shown = terminal("top", "--pid", sensor.pid, "--interval", 0.2)
-    shown.shows(b"gazer %d, reading files" % sensor.pid)
+def test_a_key_ends_it(terminal, standing, key):
+    shown = terminal("top", "--pid", standing.pid, "--interval", 0.2)
+    shown.shows(b"gazer %d, reading files" % standing.pid)
     shown.shows(b"q quits")
     shown.press(key)
     assert shown.end() == 0
     assert LEFT in shown.output
 
 
-def test_it_follows_the_terminals_size(terminal, sensor):
-    shown = terminal("top", "--pid", sensor.pid, "--interval", 0.2)
+def test_it_follows_the_terminals_size(terminal, standing):
+    shown = terminal("top", "--pid", standing.pid, "--interval", 0.2)
     end = shown.shows(b"q quits")
     shown.resize(40, 120)
     end = shown.shows(b"\x1b[40d", end)      # the row of what keys do
     shown.resize(5, 20)                         # too small for all: the upper left is shown
-    end = shown.shows(b"gazer %d" % sensor.pid, end)
+    end = shown.shows(b"gazer %d" % standing.pid, end)
     shown.resize(24, 80)
     shown.shows(b"sink", end)
     shown.press(b"q")
@@ -173,59 +173,59 @@ def test_it_follows_the_terminals_size(terminal, sensor):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_leaves_the_terminal_as_it_was(terminal, sensor, number):
-    shown = terminal("top", "--pid", sensor.pid)
+def test_a_signal_leaves_the_terminal_as_it_was(terminal, standing, number):
+    shown = terminal("top", "--pid", standing.pid)
     shown.shows(b"q quits")
     shown.process.send_signal(number)
     assert shown.end() == 0
     assert LEFT in shown.output
 
 
-def test_the_sensors_end_is_told_behind_the_screen(terminal, sensor, fifo):
-    shown = terminal("top", "--pid", sensor.pid, "--interval", 0.2)
+def test_the_sensors_end_is_told_behind_the_screen(terminal, standing, fifo):
+    shown = terminal("top", "--pid", standing.pid, "--interval", 0.2)
     shown.shows(b"q quits")
     fifo.write(RESOLVER[40_000:])
     fifo.close()
-    assert sensor.wait().code == 0
+    assert standing.wait().code == 0
     assert shown.end() == 1
     behind = shown.output[shown.output.index(LEFT):]
-    assert b"gazer: the sensor (pid %d) has ended\r\n" % sensor.pid in behind
+    assert b"gazer: the sensor (pid %d) has ended\r\n" % standing.pid in behind
     assert b"Traceback" not in shown.output
 
 
-def test_a_mistake_of_ours_leaves_the_terminal_as_it_was(terminal, sensor, tmp_path):
+def test_a_mistake_of_ours_leaves_the_terminal_as_it_was(terminal, standing, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import gazer.observe.top as t\ndef wrong(*a): raise RuntimeError('wrong')\n"
         "t._draw = wrong\n")
     path = os.pathsep.join([str(tmp_path), os.getcwd()])
-    shown = terminal("top", "--pid", sensor.pid, PYTHONPATH=path)
+    shown = terminal("top", "--pid", standing.pid, PYTHONPATH=path)
     assert shown.end() == 1
     assert LEFT in shown.output
     assert b"RuntimeError: wrong" in shown.output[shown.output.index(LEFT):]
 
 
-def test_without_a_terminal_it_says_what_to_do(gazer, sensor, terminal):
-    done = gazer("top", "--pid", sensor.pid, command="gazer")
+def test_without_a_terminal_it_says_what_to_do(gazer, standing, terminal):
+    done = gazer("top", "--pid", standing.pid, command="gazer")
     assert (done.code, done.said) == (2, [
         "gazer: gazer top needs a terminal; --once prints one screen as text"])
-    shown = terminal("top", "--pid", sensor.pid, TERM="no-such-terminal")
+    shown = terminal("top", "--pid", standing.pid, TERM="no-such-terminal")
     assert shown.end() == 2
     assert b"TERM=no-such-terminal) can't be used" in shown.output
 
 
-def test_once(gazer, sensor):
-    done = gazer("top", "--once", "--interval", 0.1, "--pid", sensor.pid, command="gazer")
+def test_once(gazer, standing):
+    done = gazer("top", "--once", "--interval", 0.1, "--pid", standing.pid, command="gazer")
     assert done.code == 0 and not done.stderr
     assert len(done.lines) <= 24 and max(map(len, done.lines)) <= 80
-    assert done.lines[0].startswith(f"gazer {sensor.pid}, reading files, up ")
+    assert done.lines[0].startswith(f"gazer {standing.pid}, reading files, up ")
     assert done.lines[1] == "well; the account adds up"
     assert row(done.lines, "worker 1")[3] in ("running", "starting")
 
 
-def test_a_sensor_without_samples_has_no_lists(sensor):
+def test_a_sensor_without_samples_has_no_lists(standing):
     from gazer.observe.find import find
 
-    with find(sensor.pid) as found:
+    with find(standing.pid) as found:
         sampler = Sampler(found, 2)
         made = Asked()
         sampler.into(made)
@@ -233,17 +233,17 @@ def test_a_sensor_without_samples_has_no_lists(sensor):
         sampler.close()
 
 
-def test_the_end_is_seen(sensor, fifo):
+def test_the_end_is_seen(standing, fifo):
     from gazer.observe.find import find
     from gazer.observe.snapshot import Observer
 
-    with find(sensor.pid) as found:
+    with find(standing.pid) as found:
         observer = Observer(found.attach, found.pid)
         feed = top.Feed(found, observer)
         feed.next()
         fifo.write(RESOLVER[40_000:])
         fifo.close()
-        assert sensor.wait().code == 0
+        assert standing.wait().code == 0
         with pytest.raises(ProcessError, match="has ended"):
             feed.next()
         feed.close()
