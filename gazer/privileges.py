@@ -39,8 +39,8 @@ What the supervisor can't do after `limit_supervisor`, though it is root:
   else; a pid file in a folder of that user's is removed by `as_user`.
 - give a file away (CAP_CHOWN): segments get their owner when they are made, before.  It can still
   remove them, as /dev/shm is root's own folder.
-- pin or renice children (CAP_SYS_NICE), read their /proc/PID/fd or io (CAP_SYS_PTRACE): they pin
-  themselves, and count their own.
+- pin or renice children (CAP_SYS_NICE): they pin themselves.  Read their /proc/PID/fd, io or maps
+  (CAP_SYS_PTRACE): CPU time and memory stand in stat and statm, which all may read.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ any of its roads:
   nothing becomes executable: the only code is what was there.
 - waiting and waking: poll or ppoll; read of its own bell; write to the others' and to the pipe of
   its reports; futex (the interpreter's lock) in its four plain forms; restart_syscall, by which the
-  kernel goes on with a wait that SIGSTOP and SIGCONT interrupted; sched_yield.
+  kernel goes on with a wait that SIGSTOP and SIGCONT interrupted; sched_yield; clock_nanosleep.
 - the time, where the vDSO has to ask the kernel for it: clock_gettime, gettimeofday, time.
 - signals: rt_sigreturn; rt_sigprocmask, getpid, gettid, and tgkill of itself, which is what abort()
   takes: a check of the C library that fails shows as SIGABRT, as it should.
@@ -95,6 +95,7 @@ PLAIN: dict[str, tuple[int | None, int | None]] = {
     "restart_syscall": (219, 128),
     "sched_yield": (24, 124),
     "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
     "gettimeofday": (96, 169),
     "time": (201, None),
     "rt_sigreturn": (15, 139),
