@@ -27,6 +27,9 @@ Rules
   can call as a 32-bit one).  On x86-64 numbers of the x32 form are refused as well.
 - The filter is put before all threads, and stays for ever; without no_new_privs it can't be had,
   so `install` sets that.
+- Neither the worker nor its parent has ever had a thread.  glibc keeps a heap for each, also of one
+  that has ended, takes it when there is no memory, and reads /proc/sys/vm/overcommit_memory before
+  it first shrinks it: a MemoryError would be followed by a SIGSYS.
 - Whatever is lazy has to have happened before: an import, a codec, the text of a traceback all open
   files.  gazer.workers.warm sees to that.
 
