@@ -74,7 +74,9 @@ def outline(config: Config) -> Iterator[str]:
 
 def ring_bytes(config: Config) -> int:
     """The shared memory of all rings together, without their headers."""
-    return 2 * config.worker_count() * config.ring.size
+    return (1 + max(1, len(config.capture.interfaces) * config.capture.processes)) * (
+        config.worker_count() * config.ring.size
+    )
 
 
 def obstacles(config: Config) -> Iterator[str]:

@@ -1,12 +1,21 @@
-"""The ledger: every counter of a run, in one shared segment.
+"""The ledger: every count of a run, in one shared segment.
 
-First the ledger's own head: magic, version, control.  Then one slot of SLOT bytes for each
-process, numbered as the topology says.  A slot has one writer, its
-process; readers may look at any time and see each word whole.
+First the ledger's own head: magic, version, control, and what the run is made of.  Then one slot of
+SLOT bytes for each process, numbered as the topology says.  A slot has one writer, its process.
 
     offset in a slot
-       0  pid, heartbeat (CLOCK_MONOTONIC ns), state, in_hand
-     256  counters: MAX_COUNTERS words; the enums below say which is which
+       0  words: see the enum Word; each is read and written by itself
+     256  bank 0: MAX_COUNTERS counters, MAX_POSITIONS positions
+    3072  bank 1: the same
+
+A process counts in memory of its own.  `commit` writes all of that into the bank that is not in
+use and then stores the number of commits, whose last bit says which bank holds: one store, so a
+process that is killed at any point leaves either all of a commit or nothing of it.  Readers take
+the bank that holds, and once more if a commit came between.
+
+Positions stand beside the counters since they must agree with them: how far a process has read and
+written when the counts were these.  Its successor loads the last commit and goes on from there;
+see ARCHITECTURE.md, "Succession".
 """
 
 from libc.stdint cimport uint64_t
@@ -14,10 +23,50 @@ from gazer.packet cimport FATES_COUNT
 from gazer.workers.anomaly cimport ANOMALIES
 
 cdef enum:
-    LEDGER_VERSION = 1
-    SLOT = 2048
-    SLOT_COUNTERS = 256
-    MAX_COUNTERS = 224
+    LEDGER_VERSION = 2
+    SLOT_BANKS = 256
+    MAX_COUNTERS = 256
+    MAX_POSITIONS = 96
+    BANK = 8 * (MAX_COUNTERS + MAX_POSITIONS)
+    SLOT = SLOT_BANKS + 2 * BANK
+
+cdef enum:      # Head, in words
+    HEAD_MAGIC
+    HEAD_VERSION
+    HEAD_CONTROL            # one of Control
+    HEAD_CAPTURES           # processes of each kind
+    HEAD_WORKERS
+    HEAD_OUTPUTS
+    HEAD_LIVE               # 1: over interfaces
+    HEAD_STARTED            # ns since 1970
+    HEAD_STATS              # times the supervisor was asked for the counters
+    HEAD_RELOADS            # times outputs are to be opened again
+    HEAD_PENDING            # transactions.max_pending, of all workers
+    HEAD_WORDS
+
+cdef enum:      # Word: of a slot
+    WORD_PID
+    WORD_HEARTBEAT          # CLOCK_MONOTONIC, ns
+    WORD_STATE              # one of State
+    WORD_IN_HAND            # worker: number of the frame that is being worked on; 0: none
+    WORD_SUSPECT            # worker: the frame that was in hand when it died last
+    WORD_COMMITS
+    WORD_STARTS             # times a process has taken this slot
+    WORDS
+
+cdef enum:      # Position: of a capture process
+    P_SEQUENCE = 0          # number of its last frame
+    P_CLOCK                 # sensor clock
+    P_SHIFT                 # ... less the frames' time
+    P_TAILS = 8             # of its frame rings, from here, by worker
+
+cdef enum:      # ... of a worker
+    P_EVENTS = 0            # tail of its event ring
+    P_HEADS = 8             # heads of its frame rings, from here, by capture process
+
+cdef enum:      # ... of the sink
+    P_LANES = 0             # heads of the event rings, from here, by worker
+    P_FILES = 64            # bytes of each output's file, from here
 
 cdef enum:      # Control: what the supervisor asks of all processes
     CONTROL_RUN = 0
@@ -111,11 +160,21 @@ cdef enum:      # OutputCounter
     OUTPUT_COUNTERS
 
 
+cdef struct Bank:
+    uint64_t counters[MAX_COUNTERS]
+    uint64_t positions[MAX_POSITIONS]
+
+
 cdef class Slot:
     # One process's own slot.
     cdef unsigned char[::1] view
-    cdef uint64_t* control      # of the whole run, one of Control
-    cdef uint64_t* words        # pid, heartbeat, state, in_hand
-    cdef uint64_t* counters
+    cdef uint64_t* head         # of the whole ledger
+    cdef uint64_t* words
+    cdef Bank* banks
+    cdef Bank own               # what is not committed yet
+    cdef uint64_t* counters     # ... of these, what the process counts in
+    cdef uint64_t* positions
+    cdef void load(self) noexcept nogil
+    cdef void commit(self) noexcept nogil
     cdef void beat(self) noexcept nogil
     cdef void set_state(self, uint64_t state) noexcept nogil

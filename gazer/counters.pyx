@@ -12,7 +12,9 @@ The balances (all hold when a run is over):
 
 from libc.stdint cimport uint64_t
 
-from gazer.atomics cimport load_relaxed, store_relaxed
+from libc.string cimport memcpy
+
+from gazer.atomics cimport load_acquire, load_relaxed, store_relaxed, store_release
 
 from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
@@ -65,10 +67,15 @@ WORKER = {
 SINK = {"events": S_EVENTS, "writes": S_WRITES}
 OUTPUT = {"events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED}
 STATES = ("starting", "running", "waiting", "done")
-MAX_OUTPUTS = (MAX_COUNTERS - S_OUTPUT) // OUTPUT_COUNTERS
+MAX_OUTPUTS = (MAX_POSITIONS - P_FILES)
 
 assert <int>W_END <= <int>MAX_COUNTERS and <int>C_END <= <int>MAX_COUNTERS
-assert SLOT_COUNTERS + MAX_COUNTERS * 8 <= SLOT
+assert WORDS * 8 <= SLOT_BANKS and sizeof(Bank) == BANK
+
+RUN = {
+    "captures": HEAD_CAPTURES, "workers": HEAD_WORKERS, "outputs": HEAD_OUTPUTS,
+    "live": HEAD_LIVE, "started": HEAD_STARTED, "max_pending": HEAD_PENDING,
+}
 
 
 def ledger_bytes(processes):
@@ -76,12 +83,17 @@ def ledger_bytes(processes):
     return SLOT * (processes + 1)
 
 
-def ledger_create(buffer):
-    """Make the (zeroed) buffer a ledger: magic and version stand before the first slot."""
+def ledger_create(buffer, **run):
+    """Make the (zeroed) buffer a ledger: magic and version stand before the first slot.
+
+    run: what the run is made of, by the names in RUN.
+    """
     cdef unsigned char[::1] view = buffer
     cdef uint64_t* words = <uint64_t*>&view[0]
-    words[1] = LEDGER_VERSION
-    words[0] = MAGIC
+    for name, value in run.items():
+        words[<int>RUN[name]] = value
+    words[HEAD_VERSION] = LEDGER_VERSION
+    words[HEAD_MAGIC] = MAGIC
 
 
 cdef class Slot:
@@ -89,42 +101,80 @@ cdef class Slot:
 
     def __init__(self, buffer, int index):
         self.view = buffer
-        cdef uint64_t* words = <uint64_t*>&self.view[0]
+        cdef uint64_t* head = <uint64_t*>&self.view[0]
         if (index < 0 or self.view.shape[0] < SLOT * (<ssize_t>index + 2)
-                or words[0] != MAGIC):
+                or head[HEAD_MAGIC] != MAGIC):
             raise SharedMemoryError("not a ledger of gazer's")
-        if words[1] != LEDGER_VERSION:
+        if head[HEAD_VERSION] != LEDGER_VERSION:
             raise SharedMemoryError(
-                f"a ledger of layout {words[1]}, this program knows {LEDGER_VERSION}")
-        self.control = words + 2
+                f"a ledger of layout {head[HEAD_VERSION]}, this program knows {LEDGER_VERSION}")
+        self.head = head
         self.words = <uint64_t*>(&self.view[0] + SLOT * (index + 1))
-        self.counters = <uint64_t*>(<unsigned char*>self.words + SLOT_COUNTERS)
+        self.banks = <Bank*>(<unsigned char*>self.words + SLOT_BANKS)
+        self.counters = self.own.counters
+        self.positions = self.own.positions
+        self.load()
+
+    cdef void load(self) noexcept nogil:
+        """Take the last commit as what is counted from."""
+        cdef uint64_t n
+        cdef int _
+        for _ in range(1000):   # a commit takes a millionth of a second
+            n = load_acquire(&self.words[WORD_COMMITS])
+            memcpy(&self.own, &self.banks[n & 1], sizeof(Bank))
+            if load_acquire(&self.words[WORD_COMMITS]) == n:
+                return
+
+    cdef void commit(self) noexcept nogil:
+        """Let the world see, at once, all that was counted and how far it got."""
+        cdef uint64_t n = self.words[WORD_COMMITS] + 1
+        memcpy(&self.banks[n & 1], &self.own, sizeof(Bank))
+        store_release(&self.words[WORD_COMMITS], n)
 
     cdef void beat(self) noexcept nogil:
         cdef timespec now
         clock_gettime(CLOCK_MONOTONIC, &now)
-        store_relaxed(&self.words[1], <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec)
+        store_relaxed(&self.words[WORD_HEARTBEAT],
+                      <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec)
 
     cdef void set_state(self, uint64_t state) noexcept nogil:
-        store_relaxed(&self.words[2], state)
+        store_relaxed(&self.words[WORD_STATE], state)
 
     @property
     def draining(self):
         """The supervisor wants capture to stop and the rest to be finished."""
-        return load_relaxed(self.control) >= CONTROL_DRAIN
+        return load_relaxed(&self.head[HEAD_CONTROL]) >= CONTROL_DRAIN
 
     @property
     def quitting(self):
         """The supervisor wants an end now: what can't be written is given up."""
-        return load_relaxed(self.control) >= CONTROL_QUIT
+        return load_relaxed(&self.head[HEAD_CONTROL]) >= CONTROL_QUIT
 
     def ask(self, *, drain=False, quit=False):
         """Ask all processes of the run to stop.  Only the supervisor does."""
-        store_relaxed(self.control, CONTROL_QUIT if quit else CONTROL_DRAIN if drain else 0)
+        store_relaxed(&self.head[HEAD_CONTROL],
+                      CONTROL_QUIT if quit else CONTROL_DRAIN if drain else 0)
+
+    @property
+    def reloads(self):
+        """How often the supervisor has asked for outputs to be opened again."""
+        return load_relaxed(&self.head[HEAD_RELOADS])
+
+    def ask_reload(self):
+        """Ask for outputs to be opened again.  Only the supervisor does."""
+        store_relaxed(&self.head[HEAD_RELOADS], self.head[HEAD_RELOADS] + 1)
+
+    def run(self):
+        """What the run is made of, by the names in RUN."""
+        return {name: load_relaxed(&self.head[<int>index]) for name, index in RUN.items()}
 
     def waits(self, waiting):
         """This process waits for something outside (it does not hang), or goes on."""
         self.set_state(WAITING if waiting else RUNNING)
+        self.beat()
+
+    def heartbeat_now(self):
+        """This process comes round its loop."""
         self.beat()
 
     def add_output(self, int output, events, bytes_, dropped):
@@ -137,38 +187,65 @@ cdef class Slot:
         o[O_DROPPED] += <uint64_t>dropped
         self.counters[S_WRITES] += 1
 
+    def add(self, int counter, n):
+        """Count `n` in a counter of this process's own."""
+        if not 0 <= counter < MAX_COUNTERS:
+            raise IndexError("no such counter")
+        self.counters[counter] += <uint64_t>n
+
+    def publish(self):
+        """Commit what was counted."""
+        self.commit()
+
     def open(self, pid):
-        """The process `pid` has this slot now."""
-        self.words[0] = pid
+        """The process `pid` has this slot now, and counts from the last commit."""
+        self.load()
+        store_relaxed(&self.words[WORD_PID], pid)
+        store_relaxed(&self.words[WORD_STARTS], self.words[WORD_STARTS] + 1)
+        self.set_state(STARTING)
         self.beat()
 
     @property
     def pid(self):
-        return load_relaxed(&self.words[0])
+        return load_relaxed(&self.words[WORD_PID])
+
+    @property
+    def starts(self):
+        """How many processes have had this slot."""
+        return load_relaxed(&self.words[WORD_STARTS])
 
     @property
     def heartbeat(self):
         """CLOCK_MONOTONIC in ns, when the process last came round its loop."""
-        return load_relaxed(&self.words[1])
+        return load_relaxed(&self.words[WORD_HEARTBEAT])
+
+    @property
+    def in_hand(self):
+        """The number of the frame that the worker works on, 0 for none."""
+        return load_relaxed(&self.words[WORD_IN_HAND])
 
     @property
     def state(self):
-        cdef uint64_t state = load_relaxed(&self.words[2])
+        cdef uint64_t state = load_relaxed(&self.words[WORD_STATE])
         return STATES[state] if state <= DONE else "unknown"
 
     def read(self, names):
-        """The counters in `names` (one of the dicts above) as a dict."""
-        return {name: load_relaxed(&self.counters[index]) for name, index in names.items()}
+        """The counters in `names` (one of the dicts above) as a dict, all of one commit."""
+        cdef Slot seen = Slot.__new__(Slot)
+        seen.words = self.words
+        seen.banks = self.banks
+        seen.load()
+        return {name: seen.own.counters[<int>index] for name, index in names.items()}
 
     def read_output(self, int output):
         """The counters of the sink's output number `output`."""
         if not 0 <= output < MAX_OUTPUTS:
             raise IndexError("no counters for this output")
         cdef int base = S_OUTPUT + output * OUTPUT_COUNTERS
-        return {name: load_relaxed(&self.counters[base + i]) for name, i in OUTPUT.items()}
+        return self.read({name: base + i for name, i in OUTPUT.items()})
 
     def release(self):
-        self.control = NULL
+        self.head = NULL
         self.words = NULL
-        self.counters = NULL
+        self.banks = NULL
         self.view = None

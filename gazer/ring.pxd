@@ -10,6 +10,7 @@ reads the shared one only when what it knows does not suffice.
        0  magic, version, capacity                                   written once, by create
      128  tail                                                       producer
      256  mark_sequence, mark_clock  (the watermark, see below)      producer
+          loss_clock: when something was lost that belongs here
      384  head                                                       consumer
      512  consumer_waits                                             set by the consumer that sleeps
      640  producer_waits                                             set by the producer that sleeps
@@ -65,7 +66,8 @@ cdef struct RingHeader:
     uint64_t pad1[15]
     uint64_t mark_sequence
     uint64_t mark_clock
-    uint64_t pad2[14]
+    uint64_t loss_clock
+    uint64_t pad2[13]
     uint64_t head
     uint64_t pad3[15]
     uint64_t consumer_waits
@@ -167,6 +169,7 @@ cdef inline uint8_t* ring_poll(Consumer* c, uint32_t* n) noexcept nogil:
 
 cdef bint ring_publish(Producer* p) noexcept nogil
 cdef void ring_mark(Producer* p, uint64_t clock, uint64_t sequence) noexcept nogil
+cdef void ring_lose(Producer* p, uint64_t clock) noexcept nogil
 cdef void ring_wake_consumer(Producer* p) noexcept nogil
 cdef void ring_release(Consumer* c) noexcept nogil
 cdef bint ring_producer_sleeps(Producer* p, uint32_t n) noexcept nogil

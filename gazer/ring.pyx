@@ -141,6 +141,12 @@ cdef void ring_mark(Producer* p, uint64_t clock, uint64_t sequence) noexcept nog
     store_release(&p.ring.mark_clock, clock)
 
 
+cdef void ring_lose(Producer* p, uint64_t clock) noexcept nogil:
+    """Something that belongs into this ring was lost at this sensor clock: what its absence makes
+    look like a missing query or reply is no evidence."""
+    store_release(&p.ring.loss_clock, clock)
+
+
 cdef void ring_release(Consumer* c) noexcept nogil:
     """The producer may write over all that was polled; wake it if it waits for room."""
     if c.released == c.head:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PREFIX = "gazer-"
 # Exactly what a run calls its segments: /dev/shm is everyone's, and other files may begin the same.
-OURS = re.compile(PREFIX + r"[0-9a-f]{8}-(ledger|(frames|events)[0-9]{1,2})")
+OURS = re.compile(PREFIX + r"[0-9a-f]{8}-(ledger|(frames[0-9]{1,4}|events[0-9]{1,2}))")
 FOLDER = "/dev/shm"     # where Linux keeps what shm_open makes
 
 

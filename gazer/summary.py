@@ -9,7 +9,7 @@ from gazer import counters
 from gazer.config import Config
 from gazer.counters import Slot
 from gazer.packet import FATES
-from gazer.topology import CAPTURE, FIRST_WORKER, SINK, Topology
+from gazer.topology import Topology
 
 # Fates of frames that were understood and are no DNS; all others but `dns` are not decoded.
 NOT_DNS = ("other_port", "other_transport", "other_protocol", "icmp_error", "filtered")
@@ -33,14 +33,14 @@ class Account:
     @classmethod
     def read(cls, slots: Mapping[int, Slot], topology: Topology, outputs: int) -> Account:
         """Read the slots, by process number."""
-        each = [
-            slots[FIRST_WORKER + i].read(counters.WORKER) for i in range(topology.workers)
-        ]
+        captures = [slots[i].read(counters.CAPTURE) for i in range(topology.captures)]
+        each = [slots[topology.worker(i)].read(counters.WORKER) for i in range(topology.workers)]
+        sink = slots[topology.sink]
         return cls(
-            capture=slots[CAPTURE].read(counters.CAPTURE),
+            capture={name: sum(one[name] for one in captures) for name in counters.CAPTURE},
             workers={name: sum(one[name] for one in each) for name in counters.WORKER},
-            sink=slots[SINK].read(counters.SINK),
-            outputs=tuple(slots[SINK].read_output(i) for i in range(outputs)),
+            sink=sink.read(counters.SINK),
+            outputs=tuple(sink.read_output(i) for i in range(outputs)),
         )
 
     def others(self) -> dict[str, int]:

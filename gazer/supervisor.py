@@ -33,7 +33,7 @@ from gazer.counters import Slot, ledger_create
 from gazer.errors import ConfigError, ProcessError
 from gazer.ring import Ring
 from gazer.segment import PREFIX, Segment, new_token, sweep
-from gazer.topology import FIRST_WORKER, SINK, Part, Topology
+from gazer.topology import Part, Topology
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Supervisor:
         self._make_shared_memory()
         bells = tuple(
             self._descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-            for _ in range(self._topology.workers + FIRST_WORKER)
+            for _ in range(self._topology.observer)     # those that wait for rings
         )
         try:
             if reading := self._start(bells):
@@ -182,8 +182,16 @@ class Supervisor:
             self._segments.append(segment)
             self._stack.callback(segment.close)
             if part == "ledger":
-                ledger_create(segment.buf)
-                for number in range(self._topology.workers + FIRST_WORKER):
+                ledger_create(
+                    segment.buf,
+                    captures=self._topology.captures,
+                    workers=self._topology.workers,
+                    outputs=len(self._config.outputs),
+                    live=bool(self._topology.interfaces),
+                    started=time.time_ns(),
+                    max_pending=self._config.transactions.max_pending,
+                )
+                for number in range(self._topology.processes):
                     slot = self._slots[number] = Slot(segment.buf, number)
                     self._stack.callback(slot.release)
             else:
@@ -205,7 +213,7 @@ class Supervisor:
         for part in self._topology.parts():
             if part.role == "capture":
                 # Nothing is read before it is known that it can be written.
-                while not self._running(SINK).ready:
+                while not self._running(self._topology.sink).ready:
                     if not self._watch():
                         return False
             self._start_one(part, bells, stdin, seed)
@@ -289,7 +297,7 @@ class Supervisor:
 
     def _asked_to_stop(self) -> bool:
         if self._seen == 1:
-            self._slots[SINK].ask(drain=True)
+            self._slots[self._topology.sink].ask(drain=True)
             say("stopping: what has been read is finished; once more to stop at once")
             return True
         self._exit_code = 1
@@ -334,7 +342,7 @@ class Supervisor:
         """
         sinks = [c for c in self._children.values() if c.part.role == "sink"]
         if sinks or self._broken:
-            self._slots[SINK].ask(quit=True)
+            self._slots[self._topology.sink].ask(quit=True)
             for child in self._children.values():
                 if child not in sinks:
                     child.process.kill()

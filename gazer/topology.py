@@ -1,9 +1,15 @@
 """From a Config to the processes and rings that it takes.  Starts nothing.
 
-    capture ──frame ring 0──▶ worker 0 ──event ring 0──▶ sink
-            ──frame ring 1──▶ worker 1 ──event ring 1──▶
+    capture 0 ──frame ring (0, 0)──▶ worker 0 ──event ring 0──▶ sink
+              ──frame ring (0, 1)──▶ worker 1 ──event ring 1──▶
+    capture 1 ──frame ring (1, 0)──▶ worker 0
+              ──frame ring (1, 1)──▶ worker 1
 
-Slots of the ledger and bells are numbered the same: capture 0, the sink 1, worker i is 2 + i.
+A run over files has one capture process; a live one has `capture.processes` for each interface.
+There is one frame ring for each pair of capture process and worker.
+
+Slots of the ledger and bells are numbered the same: first the capture processes, then the sink,
+the workers, the process that serves metrics (whether there is one or not), the supervisor.
 """
 
 from __future__ import annotations
@@ -14,48 +20,95 @@ from gazer.config import Config
 from gazer.counters import ledger_bytes
 from gazer.ring import ring_bytes
 
-CAPTURE = 0
-SINK = 1
-FIRST_WORKER = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process: its role, the number of its ledger slot and bell, and the name that `ps` shows."""
+    """A process: its role, the number of its ledger slot and bell, and the name that `ps` shows.
+
+    index: which of its role.  interface: what a capture process of a live run watches.
+    """
 
     role: str
     number: int
     name: str
-    worker: int = -1
+    index: int = 0
+    interface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     """What a run is made of."""
 
+    captures: int
     workers: int
     ring_capacity: int
+    interfaces: tuple[str, ...] = ()    # of each capture process; none for files
+    metrics: bool = False
 
     @classmethod
     def of(cls, config: Config) -> Topology:
-        return cls(config.worker_count(), config.ring.size)
+        interfaces = tuple(
+            name for name in config.capture.interfaces for _ in range(config.capture.processes)
+        )
+        return cls(
+            max(1, len(interfaces)), config.worker_count(), config.ring.size, interfaces,
+            bool(interfaces and config.metrics.listen),
+        )
+
+    @property
+    def sink(self) -> int:
+        """The sink's number."""
+        return self.captures
+
+    def worker(self, index: int) -> int:
+        """A worker's number."""
+        return self.captures + 1 + index
+
+    @property
+    def observer(self) -> int:
+        """The number of the process that serves metrics."""
+        return self.captures + 1 + self.workers
+
+    @property
+    def supervisor(self) -> int:
+        """The supervisor's number."""
+        return self.observer + 1
+
+    @property
+    def processes(self) -> int:
+        """Slots and bells in all."""
+        return self.supervisor + 1
 
     def parts(self) -> list[Part]:
         """The processes, in the order in which they start: consumers before producers."""
+        several = self.captures > 1
         return [
-            Part("sink", SINK, "gazer:sink"),
+            Part("sink", self.sink, "gazer:sink"),
+            *(Part("worker", self.worker(i), f"gazer:worker{i}", i) for i in range(self.workers)),
+            *([Part("metrics", self.observer, "gazer:metrics")] if self.metrics else []),
             *(
-                Part("worker", FIRST_WORKER + i, f"gazer:worker{i}", i)
-                for i in range(self.workers)
+                Part("capture", i, f"gazer:capture{i}" if several else "gazer:capture", i,
+                     self.interfaces[i] if self.interfaces else "")
+                for i in range(self.captures)
             ),
-            Part("capture", CAPTURE, "gazer:capture"),
-        ]
+        ]  # fmt: skip
+
+    def frames(self, capture: int, worker: int) -> str:
+        """The name of the frame ring between these two."""
+        return f"frames{capture * self.workers + worker}"
+
+    def events(self, worker: int) -> str:
+        """The name of a worker's event ring."""
+        return f"events{worker}"
 
     def segments(self) -> dict[str, int]:
         """Name and bytes of each shared segment."""
         size = ring_bytes(self.ring_capacity)
-        rings = {f"{kind}{i}": size for i in range(self.workers) for kind in ("frames", "events")}
-        return {"ledger": ledger_bytes(self.workers + 2), **rings}
+        frames = {
+            self.frames(c, w): size for c in range(self.captures) for w in range(self.workers)
+        }
+        events = {self.events(w): size for w in range(self.workers)}
+        return {"ledger": ledger_bytes(self.processes), **frames, **events}
 
     def shared_bytes(self) -> int:
         """Shared memory in all."""

@@ -17,9 +17,11 @@ from gazer.config import (
     Detail,
     Events,
     Fragments,
+    Metrics,
     Output,
     OutputKind,
     Ring,
+    Service,
     Streams,
     Transactions,
     Tunnels,
@@ -45,6 +47,9 @@ sensor: {id: edge 7}
 capture:
   files: [a.pcap, "-", 2015.pcap]
   interfaces: []
+  processes: 4
+  buffer: 2MiB
+  promiscuous: no
   ports: [53, 5300]
   filter: udp
   mdns: on
@@ -61,6 +66,16 @@ transactions:
   max_pending: 4096
   max_pending_bytes: 64MB
 events: {detail: classic, records: yes, max_size: 64KiB}
+service:
+  user: "gazer:dns"
+  shutdown_timeout: 5s
+  hang_timeout: 7s
+  stats_interval: 10s
+  quarantine: q.pcap
+  capture_cpus: [0]
+  worker_cpus: [1, 2]
+  sink_cpus: [3]
+metrics: {listen: "[::1]:9"}
 outputs:
   - {type: text, path: t}
   - {type: text, path: j, format: json}
@@ -71,7 +86,7 @@ outputs:
     )
     assert config.sensor.id == "edge 7"
     assert config.capture == Capture(
-        ("a.pcap", "-", "2015.pcap"), (), (53, 5300), "udp", True, True, 65535)
+        ("a.pcap", "-", "2015.pcap"), (), 4, 2 * MIB, False, (53, 5300), "udp", True, True, 65535)
     assert config.tunnels == Tunnels(("gre", "vxlan"), 2, (8472,), ())
     assert config.fragments == Fragments(7, MIB, 5 * SECOND)
     assert config.streams == Streams(777, 128 * KIB, 3 * MIB, 9, 3600 * SECOND)
@@ -79,6 +94,9 @@ outputs:
     assert config.workers == config.worker_count() == 3
     assert config.transactions == Transactions(SECOND // 2, 0, 4096, 64_000_000)
     assert config.events == Events(Detail.CLASSIC, True, 64 * KIB)
+    assert config.service == Service(
+        "gazer:dns", 5 * SECOND, 7 * SECOND, 10 * SECOND, "q.pcap", (0,), (1, 2), (3,))
+    assert config.metrics == Metrics("[::1]:9")
     assert config.outputs == (
         Output(OutputKind.TEXT, "t"),
         Output(OutputKind.JSON, "j"),
@@ -105,7 +123,8 @@ def test_the_defaults_are_sound_and_as_documented():
     assert config.transactions.max_pending == 1_000_000
     assert config.transactions.max_pending_bytes == 256 * MIB
     assert config.events == Events(Detail.FULL, False, 256 * KIB)
-    assert config.capture == Capture((), (), (53,), "", False, False, 256 * KIB)
+    assert config.capture == Capture(
+        (), (), 1, 64 * MIB, True, (53,), "", False, False, 256 * KIB)
 
 
 def test_a_config_goes_to_a_child_and_stays_as_it_is():

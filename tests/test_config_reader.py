@@ -177,9 +177,17 @@ WHERE = [
     ),
     # Between keys
     (
-        "capture:\n  interfaces: [eth0]",
-        "c.yaml:2: capture.interfaces: live capture is not there yet; name capture files in "
-        "capture.files or with -r",
+        "capture:\n  interfaces: [eth0]\n  files: [a]",
+        "c.yaml:2: capture.interfaces: files and interfaces can't be read in one run; empty one "
+        "of the two lists",
+    ),
+    (
+        "capture:\n  interfaces: [eth0, eth1,\n    eth0]",
+        "c.yaml:3: capture.interfaces[2]: eth0 is given twice",
+    ),
+    (
+        "capture:\n  interfaces: [a, b, c]\n  processes: 6",
+        "c.yaml:3: capture.processes: 18 capture processes in all; at most 16 are possible",
     ),
     (
         "capture:\n  ports: [53, 54,\n    53]",
@@ -255,7 +263,7 @@ def test_the_order_is_the_files_not_that_of_the_checks():
     # The path of an output is looked at before its time, capture's rules before the ring's.
     lines = errors("outputs:\n- time: seconds\n  path: []\n  type: text\n")
     assert [line.split(" ")[0] for line in lines] == ["c.yaml:2:", "c.yaml:3:"]
-    lines = errors("ring: {size: 64KiB}\ncapture: {interfaces: [eth0]}\n")
+    lines = errors("ring: {size: 64KiB}\ncapture: {interfaces: [eth0, eth0]}\n")
     assert [line.split(" ")[0] for line in lines] == ["c.yaml:1:", "c.yaml:2:"]
 
 

@@ -13,9 +13,11 @@ from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
 from gazer.workers.anomaly import NAMES as ANOMALIES
 
-SLOT = 2048
+MAX_COUNTERS = 256
 FIRST_COUNTER = 256
-MAX_COUNTERS = 224
+BANK = 8 * (MAX_COUNTERS + 96)
+SLOT = FIRST_COUNTER + 2 * BANK
+STATE = 16
 
 
 def ledger(processes=3):
@@ -25,6 +27,7 @@ def ledger(processes=3):
 
 
 def put(buffer, index, counter, value):
+    """Into the bank that holds while nothing was committed."""
     struct.pack_into("<Q", buffer, SLOT * (index + 1) + FIRST_COUNTER + 8 * counter, value)
 
 
@@ -36,7 +39,7 @@ def test_layout():
     assert ledger_bytes(5) == 6 * SLOT
     buffer = ledger()
     assert buffer[:8] == b"GZLEDGER"
-    assert struct.unpack_from("<2Q", buffer, 8) == (1, 0)      # version, control
+    assert struct.unpack_from("<2Q", buffer, 8) == (2, 0)      # version, control
     assert not any(buffer[SLOT:])
 
 
@@ -64,7 +67,7 @@ def test_a_slot_that_is_not_there_is_refused(index):
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [(0, 0, "not a ledger"), (0, int.from_bytes(b"GAZRRING", "little"), "not a ledger"),
-     (8, 0, "layout 0, this program knows 1"), (8, 2, "layout 2, this program knows 1")])
+     (8, 0, "layout 0, this program knows 2"), (8, 1, "layout 1, this program knows 2")])
 def test_anything_else_is_refused(offset, value, message):
     buffer = ledger()
     struct.pack_into("<Q", buffer, offset, value)
@@ -137,6 +140,8 @@ def test_add_output_and_read_output():
     for number in outputs:
         slot.add_output(number, 10 + number, 1000, 1)
         slot.add_output(number, 5, (1 << 40) + number, 0)
+    assert slot.read(SINK) == {"events": 0, "writes": 0}     # nothing is committed yet
+    slot.publish()
     for number in range(counters.MAX_OUTPUTS):
         expected = {"events": 15 + number, "bytes": (1 << 40) + 1000 + number, "dropped": 1}
         assert slot.read_output(number) == (
@@ -176,3 +181,54 @@ def test_release_lets_go_of_the_memory():
         buffer.extend(b"x")
     slot.release()
     buffer.extend(b"x")
+
+
+def test_a_commit_is_all_or_nothing():
+    """A process that dies before its commit has counted nothing; its successor goes on from the
+    last one, and the one after that from the successor's."""
+    buffer = ledger()
+    dead = Slot(buffer, 0)
+    dead.open(1)
+    dead.add(0, 5)
+    dead.add(MAX_COUNTERS - 1, 7)
+    dead.publish()
+    dead.add(0, 100)
+    names = {"first": 0, "last": MAX_COUNTERS - 1}
+    assert Slot(buffer, 0).read(names) == {"first": 5, "last": 7}
+    heir = Slot(buffer, 0)
+    heir.open(2)
+    assert heir.starts == 2
+    heir.add(0, 1)
+    heir.publish()
+    assert Slot(buffer, 0).read(names) == {"first": 6, "last": 7}
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3])
+def test_a_bank_half_written_is_never_read(commits):
+    """Killed within a commit: what stands in the other bank is garbage, and nobody looks there."""
+    buffer = ledger()
+    slot = Slot(buffer, 0)
+    for _ in range(commits):
+        slot.add(0, 1)
+        slot.publish()
+    other = SLOT + FIRST_COUNTER + BANK * ((commits + 1) % 2)
+    buffer[other : other + BANK] = b"\xee" * BANK
+    assert slot.read({"first": 0}) == {"first": commits}
+    heir = Slot(buffer, 0)
+    heir.add(0, 1)
+    heir.publish()
+    assert slot.read({"first": 0}) == {"first": commits + 1}
+
+
+def test_what_the_run_is_made_of():
+    buffer = bytearray(ledger_bytes(2))
+    ledger_create(buffer, captures=2, workers=3, live=1, started=10**18)
+    assert Slot(buffer, 1).run() == {
+        "captures": 2, "workers": 3, "outputs": 0, "live": 1, "started": 10**18, "max_pending": 0}
+
+
+def test_outputs_are_asked_to_open_again():
+    buffer = ledger()
+    assert Slot(buffer, 0).reloads == 0
+    Slot(buffer, 2).ask_reload()
+    assert Slot(buffer, 0).reloads == 1

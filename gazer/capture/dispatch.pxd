@@ -42,6 +42,7 @@ cdef class Dispatcher:
     cdef Clock clock
 
     cdef uint8_t* room(self, int worker, uint32_t n) noexcept nogil
+    cdef void commit(self) noexcept nogil
     cdef void publish(self, bint wake) noexcept nogil
     cdef int join(self, Frame* frame, Packet* packet, Layer* layers,
                   Fragment* piece) noexcept nogil

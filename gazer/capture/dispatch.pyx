@@ -23,7 +23,8 @@ from gazer.capture.source cimport (
     FRAME_BAD_TIME, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
 from gazer.counters cimport (
     C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_FATE, C_FRAMES, C_RING_DROPPED,
-    C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, RUNNING, WAITING, Slot)
+    C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, P_CLOCK, P_SEQUENCE, P_SHIFT, P_TAILS,
+    RUNNING, WAITING, Slot)
 from gazer.cursor cimport Cursor, cursor_over
 from gazer.entry cimport FrameEntry
 from gazer.flow cimport flow_hash, packet_scope
@@ -139,7 +140,7 @@ cdef class Dispatcher:
     def end(self):
         """No frame will follow."""
         cdef int i
-        self.count_pieces()
+        self.commit()
         for i in range(self.workers):
             ring_publish(&self.producers[i])
             ring_mark(&self.producers[i], MARK_END, self.sequence + 1)
@@ -263,10 +264,22 @@ cdef class Dispatcher:
         for i in range(FRAGMENT_COUNTS):
             self.counters[C_DATAGRAMS + i] = self.fragments.counts[i]
 
+    cdef void commit(self) noexcept nogil:
+        """Commit the counters and the tails that are about to be published."""
+        cdef uint64_t* positions = self.slot.positions
+        cdef int i
+        self.count_pieces()
+        positions[P_SEQUENCE] = self.sequence
+        positions[P_CLOCK] = self.clock.now
+        positions[P_SHIFT] = <uint64_t>self.clock.shift
+        for i in range(self.workers):
+            positions[P_TAILS + i] = self.producers[i].tail
+        self.slot.commit()
+
     cdef void publish(self, bint wake) noexcept nogil:
         """Publish to all rings, and the watermark: the next frame comes after this one."""
         cdef int i
-        self.count_pieces()
+        self.commit()
         for i in range(self.workers):
             ring_publish(&self.producers[i])
             ring_mark(&self.producers[i], self.clock.now, self.sequence + 1)
@@ -285,6 +298,7 @@ cdef class Dispatcher:
         if to != NULL or self.policy == DROP:
             return to
         self.counters[C_WAITS] += 1
+        self.commit()
         for i in range(self.workers):
             ring_publish(&self.producers[i])
             # The frame in hand has this clock and number and is not published yet.

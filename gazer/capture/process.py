@@ -9,7 +9,7 @@ from gazer.capture.fragments import Fragments
 from gazer.child import FAULT, NOTICE, Boot, Child, run
 from gazer.config.kinds import printable
 from gazer.errors import InputError
-from gazer.topology import FIRST_WORKER, Topology
+from gazer.topology import Topology
 
 # Mirrors show a piece's copy within milliseconds; a host has to send 65,536 datagrams to use an id
 # again.
@@ -29,11 +29,12 @@ def capture(child: Child) -> None:
     """
     boot = child.boot
     config = boot.config
-    workers = Topology.of(config).workers
+    topology = Topology.of(config)
+    index = boot.part.index
     filter = Filter(config.capture.filter) if config.capture.filter else None
     dispatcher = Dispatcher(
-        rings=[child.ring(f"frames{i}") for i in range(workers)],
-        bells=[boot.bells[FIRST_WORKER + i] for i in range(workers)],
+        rings=[child.ring(topology.frames(index, i)) for i in range(topology.workers)],
+        bells=[boot.bells[topology.worker(i)] for i in range(topology.workers)],
         bell=boot.bell,
         slot=child.slot,
         seed=boot.seed,

@@ -4,14 +4,14 @@
 to its children. configs/sensor.yaml and docs/configuration.md are made from the same fields
 (`python -m gazer.docgen`); a test holds that they are current.
 
-Three modules: this one has the structures and the rules between keys, `kinds` has what one value
-can be, `reader` has YAML. Every child process imports this module, so it imports neither YAML nor
+Four modules: this one has the structures, `rules` what must hold between keys, `kinds` what one
+value can be, `reader` YAML. Every child process imports this module, so it imports neither YAML nor
 anything else that takes time; `reader` is imported by `load` alone.
 
 Rules
 - A key exists only where something obeys it.
-- A value that one key allows can still be wrong beside another key's: `problems` knows these
-  rules and nothing else does. Whoever changes a Config (a command line does) calls `checked`.
+- A value that one key allows can still be wrong beside another key's: `rules` knows these rules
+  and nothing else does. Whoever changes a Config (a command line does) calls `checked`.
 - All errors are ConfigError. Its text is one line for each error.
 """
 
@@ -44,9 +44,6 @@ from gazer.config.kinds import (
     Text,
     Whole,
     WholeOrAuto,
-    show_duration,
-    show_size,
-    shown,
 )
 from gazer.errors import ConfigError
 
@@ -56,6 +53,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_WORKERS = 64
+MAX_CAPTURES = 16     # capture processes, all interfaces together
 
 # The same names in the same order as gazer.packet's; written out, since a child that knows the
 # configuration need not know packets.
@@ -124,8 +122,25 @@ class Capture:
         "Capture files, read in this order as one stream of time; `-r` takes their place.",
     )  # fmt: skip
     interfaces: tuple[str, ...] = key(
-        "interfaces", (), Listing(Text(15), 0, 64, "names"),
-        "Network interfaces. Must be empty: live capture is not there yet.",
+        "interfaces", (), Listing(Text(15), 0, MAX_CAPTURES, "names"),
+        "Network interfaces to watch, or `any` for all; `-i` takes their place. One that is not "
+        "there or down is waited for. Files and interfaces can't be read in one run.",
+    )  # fmt: skip
+    processes: int = key(
+        "processes", 1, Whole(1, MAX_CAPTURES),
+        "Live: capture processes for each interface. The kernel shares out the packets among them "
+        "by their outer addresses. One is enough until it takes a whole core; each further one "
+        "costs a ring for every worker.",
+    )  # fmt: skip
+    buffer: int = key(
+        "buffer", 64 * MIB, Size(MIB, GIB),
+        "Live: the kernel's buffer of each capture process. It bridges the time in which capture "
+        "does not run; what does not fit is dropped and counted.",
+    )  # fmt: skip
+    promiscuous: bool = key(
+        "promiscuous", True, Flag(),
+        "Live: whether the interface is to hand over packets for other hosts too, as it must on a "
+        "mirror port.",
     )  # fmt: skip
     ports: tuple[int, ...] = key(
         "ports", (53,), Listing(Whole(1, 65535), 1, 64, "port numbers"),
@@ -278,6 +293,54 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    user: str = key(
+        "user", "", Text(255, empty=True),
+        "Live: the user, `name`, `name:group` or `uid:gid`, that all processes but the supervisor "
+        "run as when gazer is started by root; empty: nobody changes.",
+    )  # fmt: skip
+    shutdown_timeout_ns: int = key(
+        "shutdown_timeout", 30 * SECOND, Duration(SECOND, HOUR),
+        "Live: how long a stop may take to finish what was read; then the rest is given up, and "
+        "told.",
+    )  # fmt: skip
+    hang_timeout_ns: int = key(
+        "hang_timeout", 10 * SECOND, Duration(SECOND, HOUR),
+        "Live: a process that shows no sign of life for so long is killed and started again.",
+    )  # fmt: skip
+    stats_interval_ns: int = key(
+        "stats_interval", 60 * SECOND, Duration(SECOND, HOUR),
+        "Live: how often an event dns-gazer.stats says what was seen and what was lost.",
+    )  # fmt: skip
+    quarantine: str = key(
+        "quarantine", "", Text(MAX_PATH, "path", "empty: not kept", empty=True),
+        "Live: the capture file to which a frame is added that has killed a worker twice.",
+    )  # fmt: skip
+    capture_cpus: tuple[int, ...] = key(
+        "capture_cpus", (), Listing(Whole(0, 1023), 0, MAX_CAPTURES, "CPU numbers"),
+        "Live: the CPU of each capture process, in their order; the last serves for further ones. "
+        "Empty: the kernel decides.",
+    )  # fmt: skip
+    worker_cpus: tuple[int, ...] = key(
+        "worker_cpus", (), Listing(Whole(0, 1023), 0, MAX_WORKERS, "CPU numbers"),
+        "Live: the same for the workers.",
+    )  # fmt: skip
+    sink_cpus: tuple[int, ...] = key(
+        "sink_cpus", (), Listing(Whole(0, 1023), 0, 64, "CPU numbers"),
+        "Live: the CPUs on which the sink may run.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    listen: str = key(
+        "listen", "127.0.0.1:9853", Text(255, empty=True),
+        "Live: `address:port` on which the counters are served for Prometheus, at /metrics; empty: "
+        "they are not.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """One destination: in the file, `type` and `format` or `time` together make its kind."""
 
@@ -326,6 +389,8 @@ class Config:
     )  # fmt: skip
     transactions: Transactions = section(Transactions, "How queries and replies are matched.")
     events: Events = section(Events, "What an event tells.")
+    service: Service = section(Service, "How the processes of a live run are run and watched.")
+    metrics: Metrics = section(Metrics, "What other programs can read of a live run.")
     outputs: tuple[Output, ...] = field(
         default=(Output(OutputKind.TEXT, "-"),),
         metadata={"outputs": True, "why": f"Where events go: 1 to {MAX_OUTPUTS} of them at once."},
@@ -351,7 +416,9 @@ class Config:
 
     def problems(self) -> list[tuple[str, str]]:
         """What is wrong between keys, as (path of the key, what): empty for a sound Config."""
-        return [*_capture_problems(self), *_limit_problems(self), *_output_problems(self)]
+        from gazer.config.rules import problems
+
+        return [*problems(self)]
 
     def checked(self) -> Config:
         """This Config; ConfigError with a line for each problem where it has any."""
@@ -390,141 +457,3 @@ def keys_of(cls: type) -> dict[str, tuple[str, Key]]:
 def sections() -> dict[str, type]:
     """The sections of the file, in its order: name -> class."""
     return {f.name: f.metadata["section"] for f in fields(Config) if "section" in f.metadata}
-
-
-def _capture_problems(config: Config) -> list[tuple[str, str]]:
-    capture = config.capture
-    found = []
-    if capture.files.count("-") > 1:
-        found.append(("capture.files", "standard input can be read only once"))
-    if capture.interfaces:
-        found.append((
-            "capture.interfaces",
-            "live capture is not there yet; name capture files in capture.files or with -r",
-        ))  # fmt: skip
-    seen: set[int] = set()
-    for index, port in enumerate(capture.ports):
-        if port in seen:
-            found.append((f"capture.ports[{index}]", f"{port} is given twice"))
-        seen.add(port)
-    for name, on, port in (("mdns", capture.mdns, MDNS_PORT), ("llmnr", capture.llmnr, LLMNR_PORT)):
-        if on and port in seen:
-            found.append((
-                "capture.ports",
-                f"{port} is in the list and capture.{name} is on: which of the two is it to be?",
-            ))  # fmt: skip
-    for index, name in enumerate(config.tunnels.decode):
-        if name in config.tunnels.decode[:index]:
-            found.append((f"tunnels.decode[{index}]", f"{name} is given twice"))
-    return found + _tunnel_port_problems(config)
-
-
-def _tunnel_port_problems(config: Config) -> list[tuple[str, str]]:
-    """Ports of tunnels that are taken for something else first: the key would do nothing."""
-    capture, tunnels = config.capture, config.tunnels
-    dns = {*capture.ports}
-    dns |= {MDNS_PORT} if capture.mdns else set()
-    dns |= {LLMNR_PORT} if capture.llmnr else set()
-    taken = dict.fromkeys(dns, "DNS")
-    found = []
-    for kind, ports in (("vxlan", tunnels.vxlan_ports), ("geneve", tunnels.geneve_ports)):
-        if kind not in tunnels.decode:
-            continue
-        for index, port in enumerate(ports):
-            other = taken.setdefault(port, kind)
-            if port in ports[:index]:
-                found.append((f"tunnels.{kind}_ports[{index}]", f"{port} is given twice"))
-            elif other != kind:
-                found.append((
-                    f"tunnels.{kind}_ports[{index}]",
-                    f"{port} is a port of {other} too: which of the two is it to be?",
-                ))  # fmt: skip
-    return found
-
-
-def _limit_problems(config: Config) -> list[tuple[str, str]]:
-    found = []
-    least = config.least_ring()
-    if config.ring.size < least:
-        forms = len(config.forms())
-        found.append((
-            "ring.size",
-            f"{show_size(config.ring.size)} is too small: a quarter of it must hold the largest "
-            f"frame (capture.snaplen is {show_size(config.capture.snaplen)}) and the largest "
-            f"event (events.max_size is {show_size(config.events.max_size)}, in {forms} "
-            f"{'form' if forms == 1 else 'forms'}); the smallest that does is {show_size(least)}",
-        ))  # fmt: skip
-    workers = config.worker_count()
-    limits = config.transactions
-    if limits.max_pending < workers:
-        found.append((
-            "transactions.max_pending",
-            f"{limits.max_pending} is less than one for each of {workers} workers",
-        ))  # fmt: skip
-    if limits.max_pending_bytes < workers * MAX_MESSAGE:
-        found.append((
-            "transactions.max_pending_bytes",
-            f"{show_size(limits.max_pending_bytes)} is too small: each of {workers} workers "
-            f"needs room for the largest message, so at least {show_size(workers * MAX_MESSAGE)}",
-        ))  # fmt: skip
-    streams = config.streams
-    if streams.max_streams < workers:
-        found.append((
-            "streams.max_streams",
-            f"{streams.max_streams} is less than one for each of {workers} workers",
-        ))  # fmt: skip
-    if streams.max_transfers < workers:
-        found.append((
-            "streams.max_transfers",
-            f"{streams.max_transfers} is less than one for each of {workers} workers",
-        ))  # fmt: skip
-    least = workers * max(2 * streams.max_bytes_each, MIB)
-    if streams.max_bytes < least:
-        found.append((
-            "streams.max_bytes",
-            f"{show_size(streams.max_bytes)} is too small: each of {workers} workers needs room "
-            f"for one connection (streams.max_bytes_each is {show_size(streams.max_bytes_each)}) "
-            f"and one zone transfer, so at least {show_size(least)}",
-        ))  # fmt: skip
-    if streams.timeout_ns < limits.timeout_ns:
-        found.append((
-            "streams.timeout",
-            f"{show_duration(streams.timeout_ns)} is less than transactions.timeout "
-            f"({show_duration(limits.timeout_ns)}): a zone transfer that pauses would be forgotten "
-            "while it is still waited for",
-        ))  # fmt: skip
-    return found
-
-
-def _output_problems(config: Config) -> list[tuple[str, str]]:
-    found = []
-    if not config.outputs:
-        found.append(("outputs", "at least one output is needed"))
-    inputs = {_identity(path, "stdin") for path in config.capture.files if path != "-"}
-    seen: dict[object, int] = {}
-    for index, output in enumerate(config.outputs):
-        path = f"outputs[{index}].path"
-        file = _identity(output.path, "stdout")
-        if file is None:
-            continue
-        if file in seen:
-            what = "standard output" if output.path == "-" else shown(output.path, MAX_PATH)
-            found.append((path, f"{what} is the file of another output too"))
-        elif file in inputs:
-            found.append((path, f"{shown(output.path, MAX_PATH)} is an input file too"))
-        seen.setdefault(file, index)
-    return found
-
-
-def _identity(path: str, dash: str) -> object:
-    """Equal for two paths of the same file, links included; None for a sink without a bottom."""
-    if path == "-" or path in (f"/dev/{dash}", "/dev/fd/1" if dash == "stdout" else "/dev/fd/0"):
-        return dash
-    real = os.path.realpath(path)
-    if real == "/dev/null":
-        return None
-    try:
-        status = os.stat(real)
-    except OSError:
-        return real
-    return (status.st_dev, status.st_ino)

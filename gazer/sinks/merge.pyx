@@ -89,6 +89,7 @@ cdef class Merge:
         with nogil:
             self.slot.beat()
             result = self.merge()
+            self.slot.commit()
         return ("end", "full", "idle", "corrupt")[result]
 
     def wait(self, int milliseconds):

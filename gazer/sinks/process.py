@@ -9,7 +9,7 @@ from gazer.config import OutputKind
 from gazer.errors import OutputError, ProcessError
 from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
 from gazer.sinks.merge import Block, Merge
-from gazer.topology import FIRST_WORKER, Topology
+from gazer.topology import Topology
 
 BLOCK = 256 * 1024      # bytes written at once; fits a core's cache
 FLUSH_AFTER = 0.2       # seconds that an event stays in a block while there is nothing to do
@@ -82,6 +82,7 @@ class Outputs:
                     failure = failure or error
             self._child.slot.add_output(number, events, taken, block.events - events)
             block.clear()
+        self._child.slot.publish()
         if failure is not None:
             raise failure
         if self._closed and all(self._ended):
@@ -94,12 +95,12 @@ class Outputs:
 
 def sink(child: Child) -> None:
     """Merge and write until all workers are done."""
-    workers = Topology.of(child.boot.config).workers
+    topology = Topology.of(child.boot.config)
     outputs = Outputs(child)
     child.report(READY)
     merge = Merge(
-        rings=[child.ring(f"events{i}") for i in range(workers)],
-        bells=[child.boot.bells[FIRST_WORKER + i] for i in range(workers)],
+        rings=[child.ring(topology.events(i)) for i in range(topology.workers)],
+        bells=[child.boot.bells[topology.worker(i)] for i in range(topology.workers)],
         bell=child.boot.bell,
         slot=child.slot,
         blocks=outputs.blocks,

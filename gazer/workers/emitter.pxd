@@ -21,4 +21,5 @@ cdef class Emitter:
     cdef void tx(self, const Exchange* x, uint64_t clock, uint64_t sequence) noexcept nogil
     cdef void records(self, const Exchange* x, const Message* m, uint64_t clock,
                       uint64_t sequence) noexcept nogil
+    cdef void commit(self) noexcept nogil
     cdef void publish(self, uint64_t clock, uint64_t sequence) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from gazer.counters cimport (
-    RUNNING, WAITING, W_OMITTED, W_RECORDS, W_TRANSACTIONS, W_WAITS, Slot)
+    P_EVENTS, RUNNING, WAITING, W_OMITTED, W_RECORDS, W_TRANSACTIONS, W_WAITS, Slot)
 from gazer.ring cimport (
     Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake, ring_producer_sleeps,
     ring_publish)
@@ -30,9 +30,15 @@ cdef class Emitter:
         self.counters = slot.counters
         self.encoder = encoder
 
+    cdef void commit(self) noexcept nogil:
+        """Commit the counters and the tail that is about to be published."""
+        self.slot.positions[P_EVENTS] = self.events.tail
+        self.slot.commit()
+
     cdef void publish(self, uint64_t clock, uint64_t sequence) noexcept nogil:
         """Let the sink see what was encoded, and that nothing below this key will follow."""
         cdef uint64_t* marks = &self.events.ring.mark_clock
+        self.commit()
         ring_publish(&self.events)
         if clock > marks[0] or (clock == marks[0] and sequence > self.events.ring.mark_sequence):
             ring_mark(&self.events, clock, sequence)
@@ -44,6 +50,7 @@ cdef class Emitter:
             return to
         self.counters[W_WAITS] += 1
         self.slot.set_state(WAITING)
+        self.commit()
         ring_publish(&self.events)
         while True:
             to = ring_claim(&self.events, n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gazer.child import Boot, Child, run
 from gazer.config import Detail
 from gazer.errors import ProcessError
-from gazer.topology import CAPTURE, SINK, Topology
+from gazer.topology import Topology
 from gazer.workers.encode import Encoder
 from gazer.workers.engine import Engine
 from gazer.workers.stream import Streams
@@ -26,14 +26,16 @@ def work(child: Child) -> None:
     config = boot.config
     limits = config.transactions
     streams = config.streams
-    workers = Topology.of(config).workers
+    topology = Topology.of(config)
+    workers = topology.workers
+    index = boot.part.index
     stream_bytes = streams.max_bytes // workers
     engine = Engine(
-        frame_ring=child.ring(f"frames{boot.part.worker}"),
-        event_ring=child.ring(f"events{boot.part.worker}"),
+        frame_ring=child.ring(topology.frames(0, index)),
+        event_ring=child.ring(topology.events(index)),
         bell=boot.bell,
-        capture_bell=boot.bells[CAPTURE],
-        sink_bell=boot.bells[SINK],
+        capture_bell=boot.bells[0],
+        sink_bell=boot.bells[topology.sink],
         slot=child.slot,
         table=Transactions(
             max_pending=max(1, limits.max_pending // workers),

@@ -1,0 +1,163 @@
+"""The rules between keys: what one allows can still be wrong beside what another says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config
+from gazer.config.kinds import MAX_PATH, MIB, show_duration, show_size, shown
+
+
+def problems(config: Config) -> Iterator[tuple[str, str]]:
+    """What is wrong, as (path of the key, what)."""
+    yield from _capture_problems(config)
+    yield from _limit_problems(config)
+    yield from _output_problems(config)
+
+
+def _capture_problems(config: Config) -> list[tuple[str, str]]:
+    capture = config.capture
+    found = []
+    if capture.files.count("-") > 1:
+        found.append(("capture.files", "standard input can be read only once"))
+    if capture.interfaces and capture.files:
+        found.append((
+            "capture.interfaces",
+            "files and interfaces can't be read in one run; empty one of the two lists",
+        ))  # fmt: skip
+    for index, name in enumerate(capture.interfaces):
+        if name in capture.interfaces[:index]:
+            found.append((f"capture.interfaces[{index}]", f"{name} is given twice"))
+    captures = len(capture.interfaces) * capture.processes
+    if captures > MAX_CAPTURES:
+        found.append((
+            "capture.processes",
+            f"{captures} capture processes in all; at most {MAX_CAPTURES} are possible",
+        ))  # fmt: skip
+    seen: set[int] = set()
+    for index, port in enumerate(capture.ports):
+        if port in seen:
+            found.append((f"capture.ports[{index}]", f"{port} is given twice"))
+        seen.add(port)
+    for name, on, port in (("mdns", capture.mdns, MDNS_PORT), ("llmnr", capture.llmnr, LLMNR_PORT)):
+        if on and port in seen:
+            found.append((
+                "capture.ports",
+                f"{port} is in the list and capture.{name} is on: which of the two is it to be?",
+            ))  # fmt: skip
+    for index, name in enumerate(config.tunnels.decode):
+        if name in config.tunnels.decode[:index]:
+            found.append((f"tunnels.decode[{index}]", f"{name} is given twice"))
+    return found + _tunnel_port_problems(config)
+
+
+def _tunnel_port_problems(config: Config) -> list[tuple[str, str]]:
+    """Ports of tunnels that are taken for something else first: the key would do nothing."""
+    capture, tunnels = config.capture, config.tunnels
+    dns = {*capture.ports}
+    dns |= {MDNS_PORT} if capture.mdns else set()
+    dns |= {LLMNR_PORT} if capture.llmnr else set()
+    taken = dict.fromkeys(dns, "DNS")
+    found = []
+    for kind, ports in (("vxlan", tunnels.vxlan_ports), ("geneve", tunnels.geneve_ports)):
+        if kind not in tunnels.decode:
+            continue
+        for index, port in enumerate(ports):
+            other = taken.setdefault(port, kind)
+            if port in ports[:index]:
+                found.append((f"tunnels.{kind}_ports[{index}]", f"{port} is given twice"))
+            elif other != kind:
+                found.append((
+                    f"tunnels.{kind}_ports[{index}]",
+                    f"{port} is a port of {other} too: which of the two is it to be?",
+                ))  # fmt: skip
+    return found
+
+
+def _limit_problems(config: Config) -> list[tuple[str, str]]:
+    found = []
+    least = config.least_ring()
+    if config.ring.size < least:
+        forms = len(config.forms())
+        found.append((
+            "ring.size",
+            f"{show_size(config.ring.size)} is too small: a quarter of it must hold the largest "
+            f"frame (capture.snaplen is {show_size(config.capture.snaplen)}) and the largest "
+            f"event (events.max_size is {show_size(config.events.max_size)}, in {forms} "
+            f"{'form' if forms == 1 else 'forms'}); the smallest that does is {show_size(least)}",
+        ))  # fmt: skip
+    workers = config.worker_count()
+    limits = config.transactions
+    if limits.max_pending < workers:
+        found.append((
+            "transactions.max_pending",
+            f"{limits.max_pending} is less than one for each of {workers} workers",
+        ))  # fmt: skip
+    if limits.max_pending_bytes < workers * MAX_MESSAGE:
+        found.append((
+            "transactions.max_pending_bytes",
+            f"{show_size(limits.max_pending_bytes)} is too small: each of {workers} workers "
+            f"needs room for the largest message, so at least {show_size(workers * MAX_MESSAGE)}",
+        ))  # fmt: skip
+    streams = config.streams
+    if streams.max_streams < workers:
+        found.append((
+            "streams.max_streams",
+            f"{streams.max_streams} is less than one for each of {workers} workers",
+        ))  # fmt: skip
+    if streams.max_transfers < workers:
+        found.append((
+            "streams.max_transfers",
+            f"{streams.max_transfers} is less than one for each of {workers} workers",
+        ))  # fmt: skip
+    least = workers * max(2 * streams.max_bytes_each, MIB)
+    if streams.max_bytes < least:
+        found.append((
+            "streams.max_bytes",
+            f"{show_size(streams.max_bytes)} is too small: each of {workers} workers needs room "
+            f"for one connection (streams.max_bytes_each is {show_size(streams.max_bytes_each)}) "
+            f"and one zone transfer, so at least {show_size(least)}",
+        ))  # fmt: skip
+    if streams.timeout_ns < limits.timeout_ns:
+        found.append((
+            "streams.timeout",
+            f"{show_duration(streams.timeout_ns)} is less than transactions.timeout "
+            f"({show_duration(limits.timeout_ns)}): a zone transfer that pauses would be forgotten "
+            "while it is still waited for",
+        ))  # fmt: skip
+    return found
+
+
+def _output_problems(config: Config) -> list[tuple[str, str]]:
+    found = []
+    if not config.outputs:
+        found.append(("outputs", "at least one output is needed"))
+    inputs = {_identity(path, "stdin") for path in config.capture.files if path != "-"}
+    seen: dict[object, int] = {}
+    for index, output in enumerate(config.outputs):
+        path = f"outputs[{index}].path"
+        file = _identity(output.path, "stdout")
+        if file is None:
+            continue
+        if file in seen:
+            what = "standard output" if output.path == "-" else shown(output.path, MAX_PATH)
+            found.append((path, f"{what} is the file of another output too"))
+        elif file in inputs:
+            found.append((path, f"{shown(output.path, MAX_PATH)} is an input file too"))
+        seen.setdefault(file, index)
+    return found
+
+
+def _identity(path: str, dash: str) -> object:
+    """Equal for two paths of the same file, links included; None for a sink without a bottom."""
+    if path == "-" or path in (f"/dev/{dash}", "/dev/fd/1" if dash == "stdout" else "/dev/fd/0"):
+        return dash
+    real = os.path.realpath(path)
+    if real == "/dev/null":
+        return None
+    try:
+        status = os.stat(real)
+    except OSError:
+        return real
+    return (status.st_dev, status.st_ino)
