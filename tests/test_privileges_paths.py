@@ -134,7 +134,7 @@ def test_another_user_s_paths_are_nothing_an_ordinary_user_can_judge():
         say(check_paths(us, [Place("p", "/nowhere/x"), Place("q", "/etc/x")]))
 
     assert forked(work).said == [
-        ["user: only root, or somebody itself, can start as somebody"],
+        ["service.user: only root, or somebody itself, can start as somebody"],
         ["p: /nowhere/x: there is no folder /nowhere", "q: /etc/x: may not be made in /etc"],
         ["p: /nowhere/x: there is no folder /nowhere",
          "q: /etc/x: may not be made in /etc by user us"],

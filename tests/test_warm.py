@@ -27,7 +27,7 @@ from gazer.config import Config
 from gazer.errors import ProcessError, SharedMemoryError
 from gazer.ring import Ring, ring_bytes
 from gazer.segment import PREFIX, Segment, new_token
-from gazer.topology import FIRST_WORKER, Part
+from gazer.topology import Topology
 from gazer.workers import doors, probe, rrtypes, slow
 from gazer.workers.warm import warm_up
 from tests.forked import forked
@@ -277,13 +277,15 @@ def test_tables_grow_as_far_as_they_may():
 @pytest.fixture
 def boot():
     """A Boot with a ledger, and the pipe that its reports come from."""
-    token = new_token()
-    segment = Segment.create(f"{PREFIX}{token}-ledger", counters.ledger_bytes(FIRST_WORKER + 1))
+    token, config = new_token(), Config(workers=1)
+    topology = Topology.of(config)
+    (part,) = [part for part in topology.parts() if part.role == "worker"]
+    size = counters.ledger_bytes(topology.processes)
+    segment = Segment.create(f"{PREFIX}{token}-ledger", size)
     counters.ledger_create(segment.buf)
     ours, theirs = os.pipe()
-    made = child.Boot(part=Part("worker", FIRST_WORKER, "gazer:worker0", 0), config=Config(),
-                      token=token, bells=(-1,) * 3, stdin=-1, seed=1, supervisor=os.getpid(),
-                      reports=theirs)
+    made = child.Boot(part=part, config=config, token=token, bells=(-1,) * topology.processes,
+                      stdin=-1, seed=1, supervisor=os.getpid(), reports=theirs)
     yield made, ours
     segment.close()
     os.close(ours)
