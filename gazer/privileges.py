@@ -304,7 +304,8 @@ def check_paths(identity: Identity | None, places: Iterable[Place]) -> list[str]
     """
     wanted = [place for place in places if place.path != "-"]
     if not can_become(identity):
-        return [f"service.user: only root, or {_name(identity)} itself, can start as {_name(identity)}"]
+        who = _name(identity)
+        return [f"service.user: only root, or {who} itself, can start as {who}"]
     if not system.capabilities()[0] and (identity is None or identity.is_ours()):
         return _problems(identity, wanted)      # as we are is what a child will be
     return as_user(identity, lambda: _problems(identity, wanted))
