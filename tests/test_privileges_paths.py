@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gazer import privileges
 from gazer.errors import ProcessError
 from gazer.privileges import (
     FOLDER,
@@ -19,6 +20,7 @@ from gazer.privileges import (
     Place,
     as_user,
     check_paths,
+    check_program,
     limit_supervisor,
 )
 from tests.forked import forked
@@ -139,6 +141,22 @@ def test_another_user_s_paths_are_nothing_an_ordinary_user_can_judge():
         ["p: /nowhere/x: there is no folder /nowhere",
          "q: /etc/x: may not be made in /etc by user us"],
     ]
+
+
+@root
+def test_a_program_in_a_folder_of_root_s_is_told_of(folder, monkeypatch):
+    """Its modules are imported by children that are somebody else by then."""
+    give(folder, 0o755)
+    for name in ("ours.py", "os.py"):
+        (folder / name).touch()
+        (folder / name).chmod(0o644)
+    monkeypatch.setattr(privileges, "__file__", str(folder / "ours.py"))
+    monkeypatch.setattr(os, "__file__", str(folder / "os.py"))
+    assert check_program(SOMEBODY) == [] == check_program(None)
+    folder.chmod(0o700)
+    os.chown(folder, 0, 0)
+    assert check_program(SOMEBODY) == [
+        f"service.user: {folder}/ours.py, a part of the program, can't be read by user somebody"]
 
 
 # --- as that user --------------------------------------------------------------------------------
