@@ -2,6 +2,7 @@
 
     identity = resolve_user("gazer")        # ValueError, in one line, of what the operator wrote
     check_paths(identity, [Place(...)])     # what that user can't write, line by line
+    check_program(identity)                 # ... and whether it can't read the program itself
     Segment.create(..., owner=identity)     # while CAP_CHOWN is there
     limit_supervisor()                      # the supervisor, before its first child
     become(identity, parent=pid)            # a child, in its first lines
@@ -39,12 +40,13 @@ What the supervisor can't do after `limit_supervisor`, though it is root:
   else; a pid file in a folder of that user's is removed by `as_user`.
 - give a file away (CAP_CHOWN): segments get their owner when they are made, before.  It can still
   remove them, as /dev/shm is root's own folder.
-- pin or renice children (CAP_SYS_NICE), read their /proc/PID/fd or io (CAP_SYS_PTRACE): they pin
-  themselves, and count their own.
+- pin or renice children (CAP_SYS_NICE): they pin themselves.  Read their /proc/PID/fd, io or maps
+  (CAP_SYS_PTRACE): CPU time and memory stand in stat and statm, which all may read.
 """
 
 from __future__ import annotations
 
+import codecs
 import grp
 import json
 import os
@@ -238,6 +240,7 @@ def as_user(identity: Identity | None, work: Callable[[], list[str]]) -> list[st
     count as they will.  OSError of `work` comes back as one; ProcessError: the child could not
     become that user, or died.  For a process without threads; what `work` says is text.
     """
+    codecs.lookup("unicode_escape")     # of `printable`: Python's own files may be closed to them
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -304,10 +307,24 @@ def check_paths(identity: Identity | None, places: Iterable[Place]) -> list[str]
     """
     wanted = [place for place in places if place.path != "-"]
     if not can_become(identity):
-        return [f"user: only root, or {_name(identity)} itself, can start as {_name(identity)}"]
+        who = _name(identity)
+        return [f"service.user: only root, or {who} itself, can start as {who}"]
     if not system.capabilities()[0] and (identity is None or identity.is_ours()):
         return _problems(identity, wanted)      # as we are is what a child will be
     return as_user(identity, lambda: _problems(identity, wanted))
+
+
+def check_program(identity: Identity | None) -> list[str]:
+    """What keeps that user from importing gazer's own modules, and Python's: an installation in
+    a folder of root's (/root/venv).  A child imports what its part needs when it is that user."""
+    if identity is None or not can_become(identity):
+        return []
+
+    def closed() -> list[str]:
+        return [path for path in (__file__, os.__file__) if not _may(path, os.R_OK)]
+
+    return [f"service.user: {printable(path)}, a part of the program, can't be read by user "
+            f"{printable(identity.name)}" for path in as_user(identity, closed)[:1]]
 
 
 def _problems(identity: Identity | None, places: list[Place]) -> list[str]:

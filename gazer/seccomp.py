@@ -14,7 +14,7 @@ any of its roads:
   nothing becomes executable: the only code is what was there.
 - waiting and waking: poll or ppoll; read of its own bell; write to the others' and to the pipe of
   its reports; futex (the interpreter's lock) in its four plain forms; restart_syscall, by which the
-  kernel goes on with a wait that SIGSTOP and SIGCONT interrupted; sched_yield.
+  kernel goes on with a wait that SIGSTOP and SIGCONT interrupted; sched_yield; clock_nanosleep.
 - the time, where the vDSO has to ask the kernel for it: clock_gettime, gettimeofday, time.
 - signals: rt_sigreturn; rt_sigprocmask, getpid, gettid, and tgkill of itself, which is what abort()
   takes: a check of the C library that fails shows as SIGABRT, as it should.
@@ -27,6 +27,9 @@ Rules
   can call as a 32-bit one).  On x86-64 numbers of the x32 form are refused as well.
 - The filter is put before all threads, and stays for ever; without no_new_privs it can't be had,
   so `install` sets that.
+- Neither the worker nor its parent has ever had a thread.  glibc keeps a heap for each, also of one
+  that has ended, takes it when there is no memory, and reads /proc/sys/vm/overcommit_memory before
+  it first shrinks it: a MemoryError would be followed by a SIGSYS.
 - Whatever is lazy has to have happened before: an import, a codec, the text of a traceback all open
   files.  gazer.workers.warm sees to that.
 
@@ -95,6 +98,7 @@ PLAIN: dict[str, tuple[int | None, int | None]] = {
     "restart_syscall": (219, 128),
     "sched_yield": (24, 124),
     "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
     "gettimeofday": (96, 169),
     "time": (201, None),
     "rt_sigreturn": (15, 139),

@@ -216,8 +216,8 @@ def seccomp_knows(unsigned int action):
 def seccomp_filter(bytes program):
     """Put the filter before all threads of this process, for ever; struct sock_filter[].
 
-    SPEC_ALLOW: up to Linux 5.15 a filter else turns on a defence against our own speculation
-    (for programs that run a stranger's code, as browsers do) that makes all it does slower.
+    SPEC_ALLOW: up to Linux 5.15 a filter else turns on a defence against a process's own
+    speculation (for programs that run a stranger's code, as browsers do) that slows all of it down.
     """
     cdef sock_fprog filter
     cdef long result

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -37,7 +38,8 @@ HEADERS = {
 
 # What a filter without arguments would let through: the whole list, once more and by name alone.
 PLAIN = {"brk", "munmap", "mremap", "madvise", "poll", "ppoll", "restart_syscall", "sched_yield",
-         "clock_gettime", "gettimeofday", "time", "rt_sigreturn", "rt_sigprocmask", "getpid",
+         "clock_gettime", "clock_nanosleep", "gettimeofday", "time", "rt_sigreturn",
+         "rt_sigprocmask", "getpid",
          "gettid", "close", "exit", "exit_group"}
 CHECKED = {"read", "write", "futex", "mmap", "mprotect", "tgkill"}
 
@@ -371,24 +373,51 @@ def test_a_fault_of_memory_is_seen_as_what_it_is():
     assert forked(work).signal == signal.SIGSEGV
 
 
+OUT_OF_MEMORY = """
+import mmap, os, resource, sys
+from gazer import seccomp
+statm = open("/proc/self/statm").read().split()
+seccomp.install(reads=[], writes=[1])
+failed = 0
+
+def exhaust(sizes):
+    global failed
+    kept = []
+    for size in sizes:
+        try:
+            while len(kept) < 5000:
+                kept.append(bytearray(size))
+        except MemoryError:
+            failed += 1
+
+exhaust([1 << 46])      # more than there is
+exhaust([1 << 16])
+exhaust([1 << 46, 1 << 12])
+os.write(1, str(failed).encode())
+os._exit(0)
+"""
+
+
+@filtered
+def test_memory_that_is_not_there_is_an_error_and_no_death():
+    """In a process that never had a thread, as a worker; pytest had some."""
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[1])
+    assert (done.stdout, done.stderr, done.returncode) == ("2", "", 0)
+
+
 @filtered
 def test_memory_that_runs_out_is_an_error_and_no_death():
-    """The C library tries other ways to get some when brk gives none."""
-    def work(say, fd):
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
-        assert seccomp.install(reads=[], writes=[fd]) is None
-        kept = []
-        for size in (1 << 20, 1 << 12, 100, 10):
-            try:
-                while True:
-                    kept.append(bytearray(size))
-            except MemoryError:
-                say(size)
-        del kept
-
-    ended = forked(work)
-    assert (ended.said, ended.signal) == ([1 << 20, 1 << 12, 100, 10], 0)
+    """Down to the last octets of the address space."""
+    code = OUT_OF_MEMORY.replace("seccomp.install(", """
+used = int(statm[0]) * mmap.PAGESIZE
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
+seccomp.install(""")
+    code = code.replace("exhaust([1 << 46])", "exhaust([1 << 20, 1 << 16, 1 << 12, 100, 10])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[1])
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert int(done.stdout) >= 5
 
 
 @filtered

@@ -27,7 +27,7 @@ from gazer.config import Config
 from gazer.errors import ProcessError, SharedMemoryError
 from gazer.ring import Ring, ring_bytes
 from gazer.segment import PREFIX, Segment, new_token
-from gazer.topology import FIRST_WORKER, Part
+from gazer.topology import Topology
 from gazer.workers import doors, probe, rrtypes, slow
 from gazer.workers.warm import warm_up
 from tests.forked import forked
@@ -102,9 +102,9 @@ def events_of(wires, writers):
                         yield from texts.values()
 
 
-def writers_of(full=(True, False)):
-    return [doors.Writer(full=each, formats=range(4), max_size=size, sensor='a "sensor"\u00e9')
-            for each in full for size in (16384, 262144)]
+def writers_of():
+    return [doors.Writer(full=full, formats=range(4), max_size=size, sensor='a "sensor"\u00e9')
+            for full, size in ((True, 16384), (False, 262144))]
 
 
 def types():
@@ -113,14 +113,14 @@ def types():
         good = GOOD.get(name, b"any octets")
         for rdata in (good, good[:-1], good + b"\0", b"", b"\xff" * 40, b"\xc0\0", bytes(700)):
             owner = b"\0" if number == NUMBER["OPT"] else b"\xc0\x0c"
-            for rdclass in (1, 3, 254):
+            for rdclass in (1, 3, 254) if rdata == good else (1,):
                 yield bombs.reply(build.record(owner, number, rdata, rdclass=rdclass), bombs.A)
 
 
 def test_every_record_type():
     writers = writers_of()
     count, _ = same_under_the_filter(lambda: digest(events_of(types(), writers)))
-    assert count > 20_000
+    assert count > 15_000
 
 
 def test_every_message_of_the_corpus():
@@ -130,7 +130,7 @@ def test_every_message_of_the_corpus():
     wires += {seed[1:] for seed in seeds.messages() if seed[0] == 8}
     writers = writers_of()
     count, _ = same_under_the_filter(lambda: digest(events_of(wires, writers)))
-    assert count > 30_000
+    assert count > 20_000
 
 
 def test_every_kind_of_stateful_operation_and_edns():
@@ -240,7 +240,8 @@ def size(frames):
 def test_what_strangers_may_send(name):
     cases = importlib.import_module(f"tests.hostile.test_hostile_{name}").CASES
     each = [list(case.frames(bombs.Place(number))) for number, case in enumerate(cases)]
-    frames = list(timed(frame for frames in each for frame in frames if size(frames) < LARGEST))
+    small = [frames for frames in each if size(frames) < LARGEST]
+    frames = list(timed(frame for frames in small for frame in frames))
     (count, _), counts = same_under_the_filter(engine, frames)
     assert count > 10 and counts["frames"] > 10
 
@@ -254,11 +255,11 @@ def test_every_capture():
 
 
 def test_tables_grow_as_far_as_they_may():
-    """60,000 queries wait, then all leave at once; connections and what they keep fill as well."""
+    """30,000 queries wait, then all leave at once; connections and what they keep fill as well."""
     queries = [(time, frame, None) for time, _, frame in
-               flood.forged(flood.Parameters(forged=60_000))]
+               flood.forged(flood.Parameters(forged=30_000))]
     streams = []
-    for number in range(3000):
+    for number in range(1000):
         place = bombs.Place(number)
         stream = place.stream()
         streams += [*stream.open(), stream.segment(False, bytes(2) + b"x" * 1000, seq=3000)]
@@ -267,7 +268,7 @@ def test_tables_grow_as_far_as_they_may():
     limits = {"max_pending": 1_000_000, "max_bytes": 256 << 20, "max_streams": 65536,
               "stream_bytes": 128 << 20}
     _, counts = same_under_the_filter(engine, frames, limits)
-    assert counts["no_reply"] == 60_000 and counts["streams_opened"] == 3000
+    assert counts["no_reply"] == 30_000 and counts["streams_opened"] == 1000
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -276,13 +277,15 @@ def test_tables_grow_as_far_as_they_may():
 @pytest.fixture
 def boot():
     """A Boot with a ledger, and the pipe that its reports come from."""
-    token = new_token()
-    segment = Segment.create(f"{PREFIX}{token}-ledger", counters.ledger_bytes(FIRST_WORKER + 1))
+    token, config = new_token(), Config(workers=1)
+    topology = Topology.of(config)
+    (part,) = [part for part in topology.parts() if part.role == "worker"]
+    size = counters.ledger_bytes(topology.processes)
+    segment = Segment.create(f"{PREFIX}{token}-ledger", size)
     counters.ledger_create(segment.buf)
     ours, theirs = os.pipe()
-    made = child.Boot(part=Part("worker", FIRST_WORKER, "gazer:worker0", 0), config=Config(),
-                      token=token, bells=(-1,) * 3, stdin=-1, seed=1, supervisor=os.getpid(),
-                      reports=theirs)
+    made = child.Boot(part=part, config=config, token=token, bells=(-1,) * topology.processes,
+                      stdin=-1, seed=1, supervisor=os.getpid(), reports=theirs)
     yield made, ours
     segment.close()
     os.close(ours)
@@ -307,7 +310,7 @@ def ended(boot, work):
     process.join()
     os.set_blocking(ours, False)
     try:
-        said = os.read(ours, 1 << 16).decode().splitlines()
+        said = os.read(ours, 1 << 16).decode(errors="surrogateescape").splitlines()
     except BlockingIOError:
         said = []
     return process.exitcode, said
@@ -332,7 +335,7 @@ def test_an_end_in_order(boot):
 def test_an_error_on_purpose_is_reported(boot, error):
     code, said = ended(boot, raising(error))
     assert code == 1
-    assert said == [f"error {error}".encode(errors="surrogateescape").decode(errors="replace")]
+    assert said == [f"error {error}"]
 
 
 UNICODE = UnicodeDecodeError("idna", b"\xff", 0, 1, "odd")
@@ -416,7 +419,11 @@ def test_an_error_that_nobody_can_catch_is_one_line():
 
 
 def test_nothing_that_it_decoded_is_remembered():
-    assert forked(lambda say, fd: (warm_up(), say(slow.render.cache_info().currsize))).said == [0]
+    def work(say, fd):
+        warm_up()
+        say(slow.render.cache_info().currsize)
+
+    assert forked(work).said == [0]
 
 
 def test_it_may_be_called_again_and_leaves_what_is_ours_alone():
