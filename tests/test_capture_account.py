@@ -7,10 +7,9 @@ import re
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 
 from .conftest import eventually
-from .sensor import NAME, Sensor, ended, expected, frames, key
+from .sensor import NAME, Sensor, capabilities, ended, expected, frames, key
 
 pytest_plugins = ["tests.sensor"]
 
@@ -69,15 +68,6 @@ def test_who_may_not_capture_is_told_what_to_do(sensor):
     assert done.code == 1
     (line,) = [line for line in done.said if NAME in line]
     assert "no permission to capture" in line and "CAP_NET_RAW" in line
-
-
-def capabilities(pid: int) -> int:
-    """Those it has or could make use of."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    effective, permitted = (
-        int(re.findall(rf"^{name}:\t(\w+)$", text, re.MULTILINE)[0], 16)
-        for name in ("CapEff", "CapPrm"))
-    return effective | permitted
 
 
 def test_it_may_capture_only_until_it_does(sensor):
