@@ -25,6 +25,7 @@ DOORS = {
     "gazer.capture.testing",
     "gazer.testing",
     "gazer.workers.doors",
+    "gazer.workers.mortal",
     "gazer.workers.probe",
     "gazer.workers.stream_door",
     "gazer.workers.mortal",
