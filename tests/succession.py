@@ -9,7 +9,9 @@ copy.
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import struct
 from dataclasses import dataclass, field
 
 from gazer import counters
@@ -18,6 +20,7 @@ from gazer.summary import Account
 from gazer.workers import doors, mortal
 from gazer.workers.encode import Encoder
 from gazer.workers.engine import Engine
+from gazer.workers.sample import Samples
 from gazer.workers.stream import Streams
 from gazer.workers.transaction import Transactions
 from gazer.workers.transfer import Transfers
@@ -74,6 +77,7 @@ class World:
     script: list[Step]
     limits: Limits = field(default_factory=Limits)
     slow_sink: bool = False         # takes events only when the worker waits for room
+    samples: Samples | None = None
 
     def __post_init__(self) -> None:
         sizes = [self.limits.frames] * self.limits.lanes + [self.limits.events]
@@ -99,7 +103,7 @@ class World:
         world.fed, world.delivered = moment.fed, moment.delivered
         world.numbers = list(moment.numbers)
         world.events = list(moment.events)
-        world.moments, world.pool = [], {}
+        world.moments, world.pool, world.samples = [], {}, None
         return world
 
     # --- what is around the worker ---------------------------------------------------------------
@@ -110,20 +114,38 @@ class World:
     def feed(self) -> bool:
         """Do the script's next steps, up to a watermark or the end of a lane; False: it is over."""
         while self.fed < len(self.script):
-            step = self.script[self.fed]
-            at = None if step.clock is None else START + round(step.clock * NS)
-            port = doors.FrameRing(self.rings()[step.lane])
-            if step.frame is not None:
-                assert at is not None
-                number = step.lane << 56 | self.numbers[step.lane] + 1
-                self.delivered += port.put(step.frame, number, at, at) == "dns"
-                self.numbers[step.lane] += 1
-            # A frame is published by the watermark behind it: its own key, and one more.
-            port.mark(at, step.lane << 56 | self.numbers[step.lane] + 1)
-            self.fed += 1
-            if step.frame is None:
+            frame = self.script[self.fed].frame
+            self.feed_one()
+            if frame is None:
                 return True
         return False
+
+    def feed_one(self) -> bool:
+        """Do the script's next step; False: there is no room for it, or it is over."""
+        if self.fed == len(self.script):
+            return False
+        step = self.script[self.fed]
+        at = None if step.clock is None else START + round(step.clock * NS)
+        port = doors.FrameRing(self.rings()[step.lane])
+        if step.frame is not None:
+            assert at is not None
+            number = step.lane << 56 | self.numbers[step.lane] + 1
+            try:
+                self.delivered += port.put(step.frame, number, at, at) == "dns"
+            except BufferError:
+                return False
+            self.numbers[step.lane] += 1
+        # A frame is published by the watermark behind it: its own key, and one more.
+        port.mark(at, step.lane << 56 | self.numbers[step.lane] + 1)
+        self.fed += 1
+        return True
+
+    def share(self) -> None:
+        """From now on forked processes have the same memory."""
+        for i, part in enumerate(self.memory):
+            place = mmap.mmap(-1, len(part))
+            place[:] = bytes(part)
+            self.memory[i] = place
 
     def take(self) -> None:
         """The sink takes what it is shown."""
@@ -148,7 +170,7 @@ class World:
         *frames, events = self.rings()
         return kind(
             frame_rings=frames, event_ring=events, bell=BELL, capture_bells=[-1] * limits.lanes,
-            sink_bell=-1, slot=slot,
+            sink_bell=-1, slot=slot, samples=self.samples,
             table=Transactions(max_pending=limits.max_pending, max_bytes=1 << 20,
                                window=round(limits.window * NS), seed=0x5EED),
             transfers=Transfers(max_transfers=10, max_bytes=1 << 20, budget=262144, seed=0x5EED),
@@ -182,8 +204,16 @@ class World:
 
     # --- the account -----------------------------------------------------------------------------
 
+    def slot(self) -> counters.Slot:
+        return counters.Slot(self.memory[self.limits.lanes + 1], WORKER)
+
+    def blame(self, in_hand: int, suspect: int) -> None:
+        """Say that the worker died over this frame, and the one before it over that one."""
+        start = (WORKER + 1) * (len(self.memory[-1]) // 4)
+        struct.pack_into("<2Q", self.memory[-1], start + 8 * 3, in_hand, suspect)
+
     def counts(self) -> dict[str, int]:
-        return counters.Slot(self.memory[self.limits.lanes + 1], WORKER).read(counters.WORKER)
+        return self.slot().read(counters.WORKER)
 
     def lines(self) -> list[dict]:
         return [json.loads(text.decode().split("\t")[2]) for _, _, text in self.events]
