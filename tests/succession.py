@@ -78,6 +78,8 @@ class World:
     limits: Limits = field(default_factory=Limits)
     slow_sink: bool = False         # takes events only when the worker waits for room
     samples: Samples | None = None
+    stride: int = 1                 # of the moments, one in so many is kept
+    told: int = 0
 
     def __post_init__(self) -> None:
         sizes = [self.limits.frames] * self.limits.lanes + [self.limits.events]
@@ -104,6 +106,7 @@ class World:
         world.numbers = list(moment.numbers)
         world.events = list(moment.events)
         world.moments, world.pool, world.samples = [], {}, None
+        world.stride, world.told = changes.get("stride", 1), 0
         return world
 
     # --- what is around the worker ---------------------------------------------------------------
@@ -156,6 +159,9 @@ class World:
         """The worker is at this step."""
         if step == "waiting" and self.slow_sink:
             self.take()
+        self.told += 1
+        if self.told % self.stride:
+            return
         parts = [self.pool.setdefault(part, part) for part in map(bytes, self.memory)]
         self.moments.append(Moment(
             step, parts, self.fed, list(self.numbers), self.delivered, list(self.events)))
