@@ -11,6 +11,10 @@ A segment is a `multiprocessing.shared_memory.SharedMemory` with three rules on 
   (a `gazer stats`) would remove a live segment.
 
 Names are `gazer-TOKEN-PART`: one token for all the segments of one run.
+
+Where children are another user, a segment is given to that user once it is made, locked and mapped:
+up to then nobody but its maker could put something else under its name.  Whoever owns it may attach
+to it by name; the maker still removes it, as /dev/shm is root's own folder.
 """
 
 from __future__ import annotations
@@ -26,6 +30,10 @@ from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 
 from gazer.errors import SharedMemoryError
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.privileges import Identity
 
 PREFIX = "gazer-"
 # Exactly what a run calls its segments: /dev/shm is everyone's, and other files may begin the same.
@@ -48,8 +56,11 @@ class Segment:
         self.size = shm.size
 
     @classmethod
-    def create(cls, name: str, size: int) -> Segment:
-        """Make the segment, lock it and reserve its pages.  It starts as zeros."""
+    def create(cls, name: str, size: int, *, owner: Identity | None = None) -> Segment:
+        """Make the segment, lock it and reserve its pages.  It starts as zeros.
+
+        `owner`: the user that is to attach to it, if that is another one; takes CAP_CHOWN.
+        """
         path = f"{FOLDER}/{name}"
         try:
             lock_fd = _create_locked(path)
@@ -60,6 +71,8 @@ class Segment:
         try:
             os.posix_fallocate(lock_fd, 0, size)
             shm = _map(name)
+            if owner is not None:
+                _give(lock_fd, owner)
         except BaseException as error:
             os.unlink(path)
             os.close(lock_fd)
@@ -137,6 +150,19 @@ def _create_locked(path: str) -> int:
         os.close(fd)
 
 
+def _give(fd: int, owner: Identity) -> None:
+    """Make it that user's, if it is not."""
+    there = os.fstat(fd)
+    if (there.st_uid, there.st_gid) == (owner.uid, owner.gid):
+        return
+    try:
+        os.fchown(fd, owner.uid, owner.gid)
+    except OSError as error:
+        raise SharedMemoryError(
+            f"can't give shared memory to user {owner.name}: {error.strerror}"
+        ) from None
+
+
 def _map(name: str) -> SharedMemory:
     """Map a segment that exists, and tell no resource tracker of it."""
     if sys.version_info >= (3, 13):
@@ -149,8 +175,12 @@ def _map(name: str) -> SharedMemory:
         resource_tracker.register = register
 
 
-def sweep() -> list[str]:
-    """Remove the segments whose owner is dead; return their names."""
+def sweep(owner: Identity | None = None) -> list[str]:
+    """Remove the segments whose maker is dead; return their names.
+
+    Ours, and those of the user that they are made for (`owner`); never another user's.
+    """
+    users = {os.geteuid()} if owner is None else {os.geteuid(), owner.uid}
     swept = []
     for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
         if not OURS.fullmatch(name):
@@ -164,7 +194,7 @@ def sweep() -> list[str]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             there = os.fstat(fd)
             # Another sweep may have been faster, and the name be a new file's by now.
-            if there.st_nlink and stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
+            if there.st_nlink and stat.S_ISREG(there.st_mode) and there.st_uid in users:
                 os.unlink(path)
                 swept.append(name)
         except OSError:

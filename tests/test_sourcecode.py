@@ -36,13 +36,13 @@ ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config")
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics block cursor errors event",
-    1: "config quarantine ring segment system text tunnel",
-    2: "packet",
-    3: "counters entry flow pidfile",
+    0: "gazer atomics block cursor errors event units",
+    1: "config quarantine ring system text tunnel",
+    2: "packet privileges seccomp",
+    3: "counters entry flow pidfile segment",
     4: "capture workers sinks topology",
     5: "child check docgen summary",
-    6: "capture.process workers.process sinks.process",
+    6: "capture.process workers.process sinks.process init",
     7: "supervisor",
     8: "cli",
     9: "compat",
