@@ -31,12 +31,28 @@ def work(child: Child) -> None:
     engine = prepare(child)
     if (frame := engine.condemned_frame()) is not None:
         set_aside(child, frame)
-    # From here on no file is opened and nothing is imported: what is lazy comes before this line,
-    # and so does what a worker gives up before it sees the first octet from a stranger.
+    if child.boot.config.capture.interfaces:
+        confine(child)
+    # From here on no file is opened and nothing is imported: what is lazy comes before this line.
     while (state := engine.run()) != "end":
         if state == "corrupt":
             raise ProcessError(f"{child.boot.part.name}: its frame ring is damaged")
     engine.release()
+
+
+def confine(child: Child) -> None:
+    """Give up all that is not needed to parse what strangers send (gazer.seccomp)."""
+    from gazer import seccomp               # here: a run over files does without
+    from gazer.workers.warm import warm_up
+
+    boot = child.boot
+    topology = Topology.of(boot.config)
+    neighbours = [*range(topology.captures), topology.sink]
+    warm_up(lambda text: child.report(NOTICE, text))
+    warning = seccomp.install(
+        reads=[boot.bell], writes=[*(boot.bells[n] for n in neighbours), boot.reports])
+    if warning:
+        child.report(NOTICE, warning)
 
 
 def set_aside(child: Child, frame: tuple[int, int, int, bytes]) -> None:
