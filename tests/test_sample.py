@@ -77,7 +77,7 @@ def test_a_successor_goes_on():
 
 def test_an_entry_that_is_being_written_is_no_sample():
     """What a kill within a sample leaves; and the successor writes over it."""
-    seen, buffer = sampled([Step(0, i, tell(f"n{i}.example.", id=i)) for i in range(3)])
+    _, buffer = sampled([Step(0, i, tell(f"n{i}.example.", id=i)) for i in range(3)])
     at = HEAD + ENTRY
     struct.pack_into("<Q", buffer, at, 3)           # number 2 is under way
     assert [one.number for one in read_samples(buffer)] == [1, 3]

@@ -28,7 +28,6 @@ DOORS = {
     "gazer.workers.mortal",
     "gazer.workers.probe",
     "gazer.workers.stream_door",
-    "gazer.workers.mortal",
     "gazer.workers.transfer_door",
 }
 

@@ -36,7 +36,8 @@ def chat(n: int, *, seed: int, lanes: int = 1, every: int = 7) -> list[Step]:
         lane = rng.randrange(lanes)
         if waiting and rng.random() < 0.45:
             one = waiting.pop(rng.randrange(len(waiting)))
-            script.append(Step(lane, clock, tell(**one, answers=[f"{one['name']} 60 IN A 192.0.2.9"])))
+            answer = f"{one['name']} 60 IN A 192.0.2.9"
+            script.append(Step(lane, clock, tell(**one, answers=[answer])))
         else:
             one = {"name": f"n{i}.example.", "id": i + 1, "port": 4000 + i}
             script.append(Step(lane, clock, ask(**one)))
@@ -280,7 +281,7 @@ def lives(world: World, poison: set[int]) -> int:
                 engine = world.engine(mortal.MortalEngine)
                 slot = world.slot()
 
-                def tell(step: str) -> None:
+                def tell(step: str, slot=slot) -> None:
                     if step == "before message" and slot.in_hand in poison:
                         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -329,8 +330,8 @@ def test_who_is_killed_at_two_frames_is_not_condemned():
     while world.feed():
         pass
     slot = world.slot()
-    for number, suspect, condemned in ((4, 0, False), (5, 4, False), (5, 5, True), (999, 999, False),
-                                       (0, 0, False)):
+    for number, suspect, condemned in (
+            (4, 0, False), (5, 4, False), (5, 5, True), (999, 999, False), (0, 0, False)):
         world.blame(number, suspect)
         assert (world.engine().condemned_frame() is not None) is condemned
         if number == 999:       # it does not come again: there is nothing to be careful of

@@ -42,7 +42,8 @@ def work(child: Child) -> None:
 
 def confine(child: Child) -> None:
     """Give up all that is not needed to parse what strangers send (gazer.seccomp)."""
-    from gazer import seccomp               # here: a run over files does without
+    # Here: a run over files does without.
+    from gazer import seccomp
     from gazer.workers.warm import warm_up
 
     boot = child.boot
