@@ -64,7 +64,7 @@ cdef enum:      # Position: of a capture process
 
 cdef enum:      # ... of a worker
     P_EVENTS = 0            # tail of its event ring
-    P_PASSED                # clock of the watermark that it has passed on
+    P_PASSED                # clock of the last frame that it has taken
     P_HEADS = 8             # heads of its frame rings, from here, by capture process
 
 cdef enum:      # ... of the sink

@@ -185,7 +185,7 @@ def test_every_line_of_the_summary_is_explained():
         ".*".join(map(re.escape, text.split("...")))
         for text in re.findall(r"^\| `([^`]+)`", table, re.M)
     ]
-    assert len(patterns) == 15
+    assert len(patterns) == 19
     used = set()
     for line in lines:
         if re.match(r"\d+ (frames read|fragments:|TCP segments|messages|transactions|events)",

@@ -6,12 +6,12 @@ import signal
 import stat
 import struct
 import subprocess
-import sys
 
 import pytest
 
 from gazer.errors import OutputError
 from gazer.quarantine import keep
+from tests.conftest import COMMANDS
 
 NS = 10**9
 FRAME = bytes(range(60))
@@ -104,6 +104,6 @@ def test_gazer_reads_it(tmp_path):
     path = tmp_path / "q.pcap"
     keep(str(path), NS, 1, 70, FRAME)
     done = subprocess.run(
-        [sys.executable, "-m", "gazer.compat", "-r", str(path), "-t", "-"],
+        [*COMMANDS["dns-gazer"], "-r", str(path), "-t", "-"],
         capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0 and "1 frame read" in done.stderr, done.stderr

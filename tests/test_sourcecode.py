@@ -25,9 +25,9 @@ DOORS = {
     "gazer.capture.testing",
     "gazer.testing",
     "gazer.workers.doors",
+    "gazer.workers.mortal",
     "gazer.workers.probe",
     "gazer.workers.stream_door",
-    "gazer.workers.mortal",
     "gazer.workers.transfer_door",
 }
 

@@ -16,8 +16,8 @@ from gazer.flow cimport flow_hash, packet_scope
 from gazer.packet cimport (
     DNS, MAX_SCOPE, MAX_TUNNELS, Decoding, Fragment, Layer, Packet, packet_decode)
 from gazer.ring cimport (
-    MARK_END, Consumer, Producer, Ring, ring_claim, ring_commit, ring_mark, ring_poll, ring_publish,
-    ring_release)
+    MARK_END, Consumer, Producer, Ring, ring_claim, ring_commit, ring_lose, ring_mark, ring_poll,
+    ring_publish, ring_release)
 from gazer.text cimport Text
 from gazer.workers.encode cimport Encoder
 from gazer.workers.exchange cimport Exchange
@@ -504,6 +504,10 @@ cdef class FrameRing:
         """Publish, and say that nothing earlier follows; without a clock: nothing at all."""
         ring_publish(&self.producer)
         ring_mark(&self.producer, MARK_END if clock is None else <uint64_t>clock, sequence)
+
+    def lose(self, uint64_t clock):
+        """Say that a frame was lost."""
+        ring_lose(&self.producer, clock)
 
 
 cdef class EventRing:
