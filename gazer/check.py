@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from gazer.capture.bpf import kernel_filter
 from gazer.config import LLMNR_PORT, MDNS_PORT, Config, OutputKind, Tunnels
 from gazer.config.kinds import printable, show_duration, show_size
+from gazer.service.cpus import cpu_problems
 
 SHARED_MEMORY = "/dev/shm"
 
@@ -95,6 +96,7 @@ def obstacles(config: Config) -> Iterator[str]:
         why = None if output.path == "-" else _unwritable(output.path)
         if why:
             yield f"outputs[{index}].path: {printable(output.path)}: {why}"
+    yield from cpu_problems(config)
     free = _free_shared_memory()
     if free is not None and free < ring_bytes(config):
         yield (

@@ -2,14 +2,14 @@
 
 A child is forked from the supervisor, which has no threads: it needs no interpreter and no module
 of its own but those of its part, which is most of what a start costs.  It keeps its Boot, and lets
-go of all else that the supervisor holds (see `Supervisor._forget`): shared memory it attaches by
-name, and of that only what it needs.
+go of all else that the supervisor holds (see `Run._forget`): of the shared memory, which it has
+inherited and which has no name, it keeps only what it needs.
 
 It tells the supervisor what the operator should know through `report`, one line at a time; only the
 supervisor writes to stderr.
 
-SIGINT and SIGTERM are the supervisor's business: a terminal or an init system sends them to the
-whole group, and the children must live on to finish what has been read.
+Signals are the supervisor's business: a terminal or an init system sends them to the whole group,
+and the children must live on to finish what has been read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gazer.config import Config
 from gazer.counters import Slot
 from gazer.errors import GazerError
 from gazer.ring import Ring
-from gazer.segment import PREFIX, Segment
-from gazer.system import die_with_parent, set_name
+from gazer.segment import Segment
+from gazer.system import die_with_parent, set_name, set_title
 from gazer.topology import Part
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -37,37 +37,50 @@ FAULT = "fault"         # for the operator; the run goes on, but it will end wit
 ERROR = "error"         # the child can't go on
 CLOSED = "closed"       # the reader of the only output has gone: end quietly
 
+# How a child ends: the exit codes that the supervisor tells apart.
+EXIT_DONE = 0           # its work is over
+EXIT_ERROR = 1          # it can't go on, and has reported why
+EXIT_INTERFACE = 3      # capture: the interface has gone; a fresh process is to wait for it
+
+# What the supervisor alone acts on.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 class Boot:
     """All that a child needs to begin.
 
-    part: what it is.  token: of the names of the shared segments.  bells: eventfds, by process
-    number.  stdin: the descriptor that "-" means as input.  seed: secret of the hashes.
-    supervisor: its pid.  reports: the descriptor to write reports to.
+    part: what it is.  segments: the run's shared memory, by name, of which it keeps what is its
+    own.  bells: eventfds, by process number.  stdin: the descriptor that "-" means as input.  seed:
+    secret of the hashes.  supervisor: its pid.  reports: the descriptor to write reports to.  cpus:
+    where it may run; empty: anywhere.
     """
 
-    __slots__ = ("bells", "config", "part", "reports", "seed", "stdin", "supervisor", "token")
+    __slots__ = (
+        "bells", "config", "cpus", "part", "reports", "seed", "segments", "stdin", "supervisor",
+    )  # fmt: skip
 
     def __init__(
         self,
         *,
         part: Part,
         config: Config,
-        token: str,
+        segments: dict[str, Segment],
         bells: tuple[int, ...],
         stdin: int,
         seed: int,
         supervisor: int,
         reports: int,
+        cpus: tuple[int, ...] = (),
     ) -> None:
         self.part = part
         self.config = config
-        self.token = token
+        self.segments = segments
         self.bells = bells
         self.stdin = stdin
         self.seed = seed
         self.supervisor = supervisor
         self.reports = reports
+        self.cpus = cpus
 
     @property
     def bell(self) -> int:
@@ -80,15 +93,12 @@ class Child:
 
     def __init__(self, boot: Boot) -> None:
         self.boot = boot
-        self._segments: list[Segment] = []
         self.slot = Slot(self.attach("ledger"), boot.part.number)
         self.slot.open(os.getpid())
 
     def attach(self, name: str) -> memoryview:
         """The memory of one of the run's segments."""
-        segment = Segment.attach(f"{PREFIX}{self.boot.token}-{name}")
-        self._segments.append(segment)
-        return segment.buf
+        return self.boot.segments[name].buf
 
     def ring(self, name: str) -> Ring:
         """A new view of one of the run's rings."""
@@ -100,7 +110,7 @@ class Child:
     def close(self) -> None:
         """Let go of the shared memory; every view of it has been released."""
         self.slot.release()
-        for segment in self._segments:
+        for segment in self.boot.segments.values():
             segment.close()
 
 
@@ -116,15 +126,18 @@ def run(boot: Boot, work: Callable[[Child], None]) -> None:
     """The body of every child: `work`, between the setting-up and the errors."""
     die_with_parent(boot.supervisor)
     set_name(boot.part.name)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    set_title(boot.part.title)
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
     try:
+        if boot.cpus:
+            os.sched_setaffinity(0, boot.cpus)
         child = Child(boot)
         work(child)
     except GazerError as error:
         report(boot, ERROR, str(error))
-        os._exit(1)     # an interpreter that ends in order would complain of views not released
+        os._exit(EXIT_ERROR)    # an interpreter that ends in order would miss its views' release
     except Exception as error:      # a mistake of ours: where it is, in one line like all others
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
@@ -132,5 +145,5 @@ def run(boot: Boot, work: Callable[[Child], None]) -> None:
         where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
         report(boot, ERROR, f"{boot.part.name}: internal error, please report it: {error!r}"
                             f" at {where}")
-        os._exit(1)
+        os._exit(EXIT_ERROR)
     child.close()

@@ -121,28 +121,56 @@ def _parser() -> argparse.ArgumentParser:
             help='capture files to read, in this order ("-" is standard input), in place of '
             "the configuration's capture.files",
         )
+        sub.add_argument(
+            "-i",
+            "--interface",
+            metavar="NAME",
+            nargs="+",
+            action="extend",
+            default=[],
+            help='network interfaces to capture from ("any" for all), in place of the '
+            "configuration's capture.interfaces",
+        )
+        if command is _run:
+            sub.add_argument(
+                "-p", "--pid-file", metavar="FILE",
+                help="write the process id to FILE, and refuse to run beside another that did",
+            )  # fmt: skip
+            sub.add_argument(
+                "-d", "--daemon", action="store_true",
+                help="run in the background; this command ends as soon as the sensor is up",
+            )  # fmt: skip
         sub.set_defaults(command=command)
     return parser
 
 
 def _config(arguments: argparse.Namespace) -> Config:
     config = load(arguments.config)
-    if not arguments.read:
+    files, interfaces = tuple(arguments.read), tuple(arguments.interface)
+    if not files and not interfaces:
         return config
-    files = tuple(arguments.read)
-    return replace(config, capture=replace(config.capture, files=files)).checked()
+    if files and interfaces:
+        raise UsageError("-i and -r: interfaces and files can't be read in one run")
+    # What is asked for here takes the place of whatever the file has.
+    capture = replace(config.capture, files=files, interfaces=interfaces)
+    return replace(config, capture=capture).checked()
 
 
 def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
-    if not config.capture.files:
+    if not config.capture.files and not config.capture.interfaces:
         raise UsageError(
-            "nothing to read: give capture files with -r, "
-            f"or name them under capture.files in {printable(arguments.config)}"
+            "nothing to read: give interfaces with -i or capture files with -r, or name them under "
+            f"capture.interfaces or capture.files in {printable(arguments.config)}"
         )
     from gazer.supervisor import run
 
-    return run(config)
+    return run(
+        config,
+        pid_file=arguments.pid_file,
+        daemon=arguments.daemon,
+        read_again=lambda: _config(arguments),
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:

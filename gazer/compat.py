@@ -16,27 +16,26 @@ if TYPE_CHECKING:
     from gazer.config import Config, OutputKind
 
 USAGE = """\
-usage: dns-gazer [-R] -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
+usage: dns-gazer [-dR] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
 
+  -i IFACE      capture from a network interface; "any" for all; repeat it for more
   -r FILE       read a capture file; "-" is standard input; repeat it for more, read in order
   -t FILE       write text to FILE; "-" is standard output
   -o FILE       write msgpack to FILE; "-" is standard output
   -R            log records too, not transactions alone
   -p FILE       write the process id to FILE and refuse to run beside another that did
+  -d            run in the background, once it is up
   -v            print the version
   -h            print this help
 
   --detail WORD   classic (the default) or full
   --workers N     processes that parse, "auto" (the default) or 1 to 64
 
--t and -o may both be repeated; at least one is needed. Not there yet: -i IFACE (live capture),
--f HOST[:PORT] (fluentd), -d (daemon).
+-t and -o may both be repeated; at least one is needed. Not there yet: -f HOST[:PORT] (fluentd).
 """
 
 NOT_YET = {
-    "-i": "live capture is not there yet; read a capture file with -r",
     "-f": "fluentd output is not there yet; write msgpack with -o",
-    "-d": "running as a daemon is not there yet; start it from your service manager",
 }
 
 
@@ -56,14 +55,15 @@ def _command(argv: Sequence[str]) -> int:
     if isinstance(parsed, str):
         say(parsed)
         return 0
-    config, pid_file = parsed
+    config, pid_file, daemon = parsed
     from gazer.supervisor import run
 
-    return run(config, pid_file=pid_file)
+    return run(config, pid_file=pid_file, daemon=daemon)
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
-    """The configuration and the pid file that the flags ask for, or a text to print instead."""
+def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
+    """The configuration, the pid file and whether to be a daemon, as the flags ask for; or a text
+    to print instead."""
     import getopt
 
     from gazer import __version__
@@ -79,9 +79,10 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
         raise UsageError(f"{printable(error.msg)}; dns-gazer -h shows the usage") from None
 
     files: list[str] = []
+    interfaces: list[str] = []
     outputs: list[tuple[str, OutputKind, str]] = []
     words = {"--detail": "classic", "--workers": "auto"}
-    records = False
+    records = daemon = False
     pid_file = None
     for flag, value in flags:
         if flag in ("-v", "--version"):
@@ -93,10 +94,15 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
         if flag == "-R":
             records = True
             continue
+        if flag == "-d":
+            daemon = True
+            continue
         if not value:
             raise UsageError(f"{flag}: its value is empty; dns-gazer -h shows the usage")
         if flag == "-r":
             files.append(value)
+        elif flag == "-i":
+            interfaces.append(value)
         elif flag in ("-t", "-o"):
             outputs.append((flag, OutputKind.TEXT if flag == "-t" else OutputKind.MSGPACK, value))
         elif flag == "-p":
@@ -107,15 +113,18 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None] | str:
         raise UsageError(
             f"{printable(rest[0])} belongs to no flag; capture files are given with -r"
         )
-    if not files:
-        raise UsageError("nothing to read: give a capture file with -r")
+    if not files and not interfaces:
+        raise UsageError("nothing to read: give an interface with -i or a capture file with -r")
+    if files and interfaces:
+        raise UsageError("-i and -r: interfaces and files can't be read in one run")
     if not outputs:
         raise UsageError('no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)')
-    return _config(files, outputs, records, words), pid_file
+    return _config(files, interfaces, outputs, records, words), pid_file, daemon
 
 
 def _config(
     files: list[str],
+    interfaces: list[str],
     outputs: list[tuple[str, OutputKind, str]],
     records: bool,
     words: dict[str, str],
@@ -137,17 +146,22 @@ def _config(
     config = Config()
     config = replace(
         config,
-        capture=replace(config.capture, files=tuple(files)),
+        capture=replace(config.capture, files=tuple(files), interfaces=tuple(interfaces)),
         workers=value("--workers", Config, "workers"),
         events=replace(config.events, detail=value("--detail", Events, "detail"), records=records),
         outputs=tuple(Output(kind, path) for _, kind, path in outputs),
+        # Several may run side by side on one machine, and there is no flag for an address.
+        metrics=replace(config.metrics, listen=""),
     )
     # What is wrong is told with the flag that says it, as there is no file with keys.
     of_output = {
         f"outputs[{i}].path": f"{flag} {printable(path)}"
         for i, (flag, _, path) in enumerate(outputs)
     }
-    of_key = of_output | {"capture.files": "-r"}
+    of_interface = {
+        f"capture.interfaces[{i}]": f"-i {printable(name)}" for i, name in enumerate(interfaces)
+    }
+    of_key = of_output | of_interface | {"capture.files": "-r", "capture.processes": "-i"}
     found = [f"{of_key.get(path, path)}: {text}" for path, text in config.problems()]
     if found:
         raise UsageError("\n".join(found))

@@ -60,6 +60,9 @@ cdef enum:      # Position: of a capture process
     P_SEQUENCE = 0          # number of its last frame
     P_CLOCK                 # sensor clock
     P_SHIFT                 # ... less the frames' time
+    P_PACE_CLOCK            # live: the sensor clock was this ...
+    P_PACE_TIME             # ... when CLOCK_MONOTONIC was this
+    P_ABSENT                # live: 1: it waits for its interface, and has said so
     P_TAILS = 8             # of its frame rings, from here, by worker
 
 cdef enum:      # ... of a worker
@@ -103,6 +106,11 @@ cdef enum:      # CaptureCounter
     C_EVICTED_PIECES            # ... that left because a limit was reached
     C_WAITING_PIECES            # now waiting
     C_TUNNELLED                 # frames delivered whose packet came in a tunnel
+    C_KERNEL_RECEIVED           # live: frames that passed the kernel's filter; of these ...
+    C_KERNEL_DROPPED            # ... had no room in the kernel's buffer
+    C_KERNEL_LOST               # ... stood in it when the process that should read them ended
+    C_INTERFACE_DROPPED         # live: frames that the network card could not take
+    C_LOST_PIECES               # pieces that waited in a process that ended
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
 
@@ -167,6 +175,15 @@ cdef enum:      # SinkCounter
     S_OUTPUT                    # for each output: OUTPUT_COUNTERS words, from here
     S_KEPT = S_OUTPUT + MAX_SLOT_OUTPUTS * OUTPUT_COUNTERS      # words of the stats events' own
     S_END = S_KEPT + MAX_KEPT
+
+cdef enum:      # SupervisorCounter
+    V_RESTARTS_CAPTURE = 0      # processes started again, whatever ended them, by role
+    V_RESTARTS_WORKER
+    V_RESTARTS_SINK
+    V_RESTARTS_METRICS
+    V_HANGS                     # of them: killed, since they showed no sign of life
+    V_INTERFACE_GONE            # of them: capture processes whose interface went
+    V_RELOADS                   # times outputs were asked to be opened again
 
 
 cdef struct Bank:

@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 CAPTURE: dict[str, int]
 WORKER: dict[str, int]
 SINK: dict[str, int]
+SUPERVISOR: dict[str, int]
 OUTPUT: dict[str, int]
 STATES: tuple[str, ...]
 MAX_OUTPUTS: int

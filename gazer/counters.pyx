@@ -39,6 +39,9 @@ CAPTURE = {
     "duplicate_pieces": C_DUPLICATE_PIECES, "overlapping": C_OVERLAPPING,
     "bad_pieces": C_BAD_PIECES, "expired_pieces": C_EXPIRED_PIECES,
     "evicted_pieces": C_EVICTED_PIECES, "waiting_pieces": C_WAITING_PIECES,
+    "kernel_received": C_KERNEL_RECEIVED, "kernel_dropped": C_KERNEL_DROPPED,
+    "kernel_lost": C_KERNEL_LOST, "interface_dropped": C_INTERFACE_DROPPED,
+    "lost_pieces": C_LOST_PIECES,
 } | {f"fate.{name}": C_FATE + i for i, name in enumerate(FATES) if i}
 
 WORKER = {
@@ -66,6 +69,11 @@ WORKER = {
 }
 
 SINK = {"events": S_EVENTS, "writes": S_WRITES, "settled": S_SETTLED}
+SUPERVISOR = {
+    "restarts.capture": V_RESTARTS_CAPTURE, "restarts.worker": V_RESTARTS_WORKER,
+    "restarts.sink": V_RESTARTS_SINK, "restarts.metrics": V_RESTARTS_METRICS,
+    "hangs": V_HANGS, "interface_gone": V_INTERFACE_GONE, "reloads": V_RELOADS,
+}
 OUTPUT = {
     "events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED, "stats": O_STATS, "done": O_DONE,
 }

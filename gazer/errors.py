@@ -4,6 +4,8 @@
     ├── UsageError             2   the command line is wrong
     ├── ConfigError            2   the configuration is wrong (file, line, key, what was expected)
     ├── InputError             1   a capture file or interface can't be read, or broke off
+    │   ├── InterfaceAbsent    1   no such interface, or it is not up: worth waiting for
+    │   └── CaptureDenied      1   this process may not capture: waiting changes nothing
     ├── OutputError            1   an output can't be written
     ├── SharedMemoryError      1   a segment can't be made, or isn't what it should be
     └── ProcessError           1   a process of the pipeline died or did not start
@@ -34,6 +36,14 @@ class ConfigError(GazerError):
 
 class InputError(GazerError):
     """A capture file or interface can't be opened or read, or breaks off."""
+
+
+class InterfaceAbsent(InputError):
+    """There is no such interface, or it is not up.  Either may change."""
+
+
+class CaptureDenied(InputError):
+    """The process lacks the permission to capture; the text says how it gets it."""
 
 
 class OutputError(GazerError):

@@ -1,14 +1,17 @@
-"""Shared-memory segments: made by the supervisor, attached by name, swept when their owner is dead.
+"""Shared-memory segments: made by the supervisor, inherited by its children, without a name.
 
-A segment is a `multiprocessing.shared_memory.SharedMemory` with three rules on top:
+A segment is a `multiprocessing.shared_memory.SharedMemory` with four rules on top:
 
 - Its pages are reserved when it is made.  Without that, a full /dev/shm (64 MB in many containers)
   is a SIGBUS at some later first touch; with it, one clear error at start.
-- Its owner holds an exclusive flock on it.  A pid is no proof of death, a lock that can be taken
-  is: `sweep` removes what a killed family left behind, and never what a live one holds.
-- Nothing registers with multiprocessing's resource tracker.  It is one more process at each start
-  and does what `sweep` does; and before Python 3.13 the tracker of any process that merely looked
-  (a `gazer stats`) would remove a live segment.
+- Its name is removed as soon as it is mapped.  Children are forked and have the mapping already;
+  the memory goes when the last of them does, however they die, kill -9 included.  Who looks from
+  outside opens /proc/PID/fd/N of the supervisor, which shows the name that it had.
+- While it has a name its maker holds an exclusive flock on it.  A pid is no proof of death, a lock
+  that can be taken is: `sweep` removes what was killed in just that moment, and never what a live
+  one is making.
+- Nothing registers with multiprocessing's resource tracker.  It is one more process at each start,
+  and there is nothing left for it to do.
 
 Names are `gazer-TOKEN-PART`: one token for all the segments of one run.
 """
@@ -41,15 +44,14 @@ def new_token() -> str:
 class Segment:
     """A shared-memory segment.  `buf` is its memory; release what was made of it before close()."""
 
-    def __init__(self, shm: SharedMemory, lock_fd: int | None) -> None:
+    def __init__(self, shm: SharedMemory) -> None:
         self._shm = shm
-        self._lock_fd = lock_fd
-        self.name = shm.name
+        self.name = shm.name        # which it had for a moment
         self.size = shm.size
 
     @classmethod
     def create(cls, name: str, size: int) -> Segment:
-        """Make the segment, lock it and reserve its pages.  It starts as zeros."""
+        """Make the segment, reserve its pages and take its name away.  It starts as zeros."""
         path = f"{FOLDER}/{name}"
         try:
             lock_fd = _create_locked(path)
@@ -59,12 +61,8 @@ class Segment:
             ) from None
         try:
             os.posix_fallocate(lock_fd, 0, size)
-            shm = _map(name)
-        except BaseException as error:
-            os.unlink(path)
-            os.close(lock_fd)
-            if not isinstance(error, OSError):
-                raise
+            return cls(_map(name))
+        except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise SharedMemoryError(
                     f"no room in {FOLDER} for {size >> 10} KiB more of shared memory; make it "
@@ -73,17 +71,10 @@ class Segment:
             raise SharedMemoryError(
                 f"can't reserve {size} bytes of shared memory: {error.strerror}"
             ) from None
-        return cls(shm, lock_fd)
-
-    @classmethod
-    def attach(cls, name: str) -> Segment:
-        """Attach to a segment that another process made."""
-        try:
-            return cls(_map(name), None)
-        except FileNotFoundError:
-            raise SharedMemoryError(f"shared memory {name} is gone") from None
-        except (OSError, ValueError) as error:
-            raise SharedMemoryError(f"can't attach to shared memory {name}: {error}") from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            os.close(lock_fd)
 
     @property
     def buf(self) -> memoryview:
@@ -91,32 +82,23 @@ class Segment:
         assert memory is not None   # only after close()
         return memory
 
-    def close(self) -> None:
-        """Let go of the memory; the owner removes the name as well."""
-        self._shm.close()
-        if self._lock_fd is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{FOLDER}/{self.name}")
-            os.close(self._lock_fd)
-            self._lock_fd = None
+    def fileno(self) -> int:
+        """A descriptor of it, for who is to map it and is no fork."""
+        return int(self._shm._fd)       # type: ignore[attr-defined]
 
-    def forget(self) -> None:
-        """In a fork of the owner: let go of the memory, and leave it to the owner."""
+    def close(self) -> None:
+        """Let go of the memory, in its maker or in a fork of it; the others keep it."""
         self._shm.close()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
 
 
 class _Memory(SharedMemory):
-    """SharedMemory whose constructor removes nothing.
+    """SharedMemory whose constructor removes nothing, and tells no resource tracker.
 
-    Where it can't map the memory it calls unlink(): an attach that fails would remove a segment
-    that others use.
+    Where it can't map the memory it calls unlink(), which tells the tracker.
     """
 
     def unlink(self) -> None:
-        """Nothing; Segment.close removes the name."""
+        """Nothing; Segment.create removes the name."""
 
 
 def _create_locked(path: str) -> int:
@@ -150,7 +132,7 @@ def _map(name: str) -> SharedMemory:
 
 
 def sweep() -> list[str]:
-    """Remove the segments whose owner is dead; return their names."""
+    """Remove the segments whose maker was killed while they had a name; return their names."""
     swept = []
     for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
         if not OURS.fullmatch(name):

@@ -1,4 +1,9 @@
-"""The account of a run: where every frame, message and event went, and whether it adds up."""
+"""The account of a run: where every frame, message and event went, and whether it adds up.
+
+Of a run that goes on, the same: each process commits all its counters at once, and whoever takes
+from another commits later than who gave.  So slots are read from the last process to the first, and
+what was given and not yet taken can be told (`in_flight`): it is never negative.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ NOT_DNS = ("other_port", "other_transport", "other_protocol", "icmp_error", "fil
 # What becomes of a piece of a datagram that never is whole (capture's counters).
 PIECES = (
     "foreign", "duplicate_pieces", "overlapping", "bad_pieces", "expired_pieces", "evicted_pieces",
-    "waiting_pieces",
+    "waiting_pieces", "lost_pieces",
 )  # fmt: skip
 
 
@@ -29,19 +34,51 @@ class Account:
     workers: Mapping[str, int]
     sink: Mapping[str, int]
     outputs: tuple[Mapping[str, int], ...]
+    live: bool = False
 
     @classmethod
     def read(cls, slots: Mapping[int, Slot], topology: Topology, outputs: int) -> Account:
         """Read the slots, by process number."""
-        captures = [slots[i].read(counters.CAPTURE) for i in range(topology.captures)]
-        each = [slots[topology.worker(i)].read(counters.WORKER) for i in range(topology.workers)]
         sink = slots[topology.sink]
+        written = tuple(sink.read_output(i) for i in range(outputs))
+        merged = sink.read(counters.SINK)
+        each = [slots[topology.worker(i)].read(counters.WORKER) for i in range(topology.workers)]
+        captures = [slots[i].read(counters.CAPTURE) for i in range(topology.captures)]
         return cls(
             capture={name: sum(one[name] for one in captures) for name in counters.CAPTURE},
             workers={name: sum(one[name] for one in each) for name in counters.WORKER},
-            sink=sink.read(counters.SINK),
-            outputs=tuple(sink.read_output(i) for i in range(outputs)),
+            sink=merged,
+            outputs=written,
+            live=bool(topology.interfaces),
         )
+
+    def in_flight(self) -> dict[str, int]:
+        """What is on its way while the run goes on, by where it is; all 0 when it is over.
+
+        kernel: frames in the kernel's buffers.  capture: frames in hand.  frames: in the rings to
+        the workers.  events: in the rings to the sink.
+        """
+        c, w = self.capture, self.workers
+        left = c["kernel_dropped"] + c["kernel_lost"] + c["frames"]
+        return {
+            "kernel": c["kernel_received"] - left if self.live else 0,
+            "capture": c["frames"] - sum(self._frames().values()),
+            "frames": c["delivered"] - sum(self._taken().values()),
+            "events": w["transactions"] + w["records"] - self.sink["events"],
+        }
+
+    def _frames(self) -> dict[str, int]:
+        """What became of the frames that were read."""
+        c = self.capture
+        return {
+            "delivered": c["delivered"], "not DNS": self.not_dns(),
+            "not decoded": sum(self.undecoded().values()), "fragments": c["fate.fragment"],
+            "dropped": c["ring_dropped"],
+        }  # fmt: skip
+
+    def _taken(self) -> dict[str, int]:
+        """What became of the frames that were delivered."""
+        return {"taken by workers": self.workers["frames"]}
 
     def others(self) -> dict[str, int]:
         """Frames that were understood and carry no DNS, by reason; the reasons that occurred."""
@@ -82,20 +119,32 @@ class Account:
             if name.startswith(prefix) and n
         }
 
-    def imbalances(self) -> Iterator[str]:
-        """The balances of the ledger that do not hold, as text; none when all is accounted for."""
+    def imbalances(self, *, running: bool = False) -> Iterator[str]:
+        """The balances of the ledger that do not hold, as text; none when all is accounted for.
+
+        running: the run goes on, and what is in flight is part of the account.
+        """
         c, w = self.capture, self.workers
         discarded = sum(self.anomalies("discarded").values())
-        undecoded = sum(self.undecoded().values())
         events = w["transactions"] + w["records"]
+        flying = {name: n if running else 0 for name, n in self.in_flight().items()}
+        for name, n in flying.items():
+            if n < 0:
+                yield f"{name}: {-n} more were taken than given"
+        if self.live:
+            yield from _balance("frames received by the kernel", c["kernel_received"], {
+                "read": c["frames"], "dropped by the kernel": c["kernel_dropped"],
+                "lost with a process": c["kernel_lost"], "in its buffer": flying["kernel"],
+            })
         yield from _balance("frames read", c["frames"], {
-            "delivered": c["delivered"], "not DNS": self.not_dns(), "not decoded": undecoded,
-            "fragments": c["fate.fragment"], "dropped": c["ring_dropped"],
+            **self._frames(), "in hand": flying["capture"],
         })
         yield from _balance("fragments", c["fate.fragment"], {
             "joined": c["joined"], **self.pieces(),
         })
-        yield from _balance("frames delivered", c["delivered"], {"taken by workers": w["frames"]})
+        yield from _balance("frames delivered", c["delivered"], {
+            **self._taken(), "in the rings": flying["frames"],
+        })
         yield from _balance("frames of workers", w["frames"], {
             "datagrams": w["datagrams"], "segments": w["segments"],
         })
@@ -122,8 +171,10 @@ class Account:
             "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
             "no_query": w["no_query"], "further_reply": w["further"], "one_way": self.one_way(),
         })
-        yield from _balance("events made", events, {"merged": self.sink["events"]})
-        for number, output in enumerate(self.outputs):
+        yield from _balance("events made", events, {
+            "merged": self.sink["events"], "in the rings": flying["events"],
+        })
+        for number, output in enumerate(self.outputs if not running else ()):
             yield from _balance(f"events for output {number}", self.sink["events"], {
                 "written": output["events"], "not written": output["dropped"],
             })
@@ -134,8 +185,11 @@ def _balance(name: str, total: int, parts: Mapping[str, int]) -> Iterator[str]:
         yield f"{name}: {total} is not " + " + ".join(f"{n} {what}" for what, n in parts.items())
 
 
-def summary(account: Account, config: Config, *, broken: bool = False) -> Iterator[str]:
-    """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost."""
+def summary(
+    account: Account, config: Config, *, broken: bool = False, running: bool = False
+) -> Iterator[str]:
+    """The lines that end a run.  `broken`: processes were killed; what they had in hand is lost.
+    `running`: it goes on, and what is on its way between two processes stands in no sum."""
     c, w = account.capture, account.workers
     undecoded = account.undecoded()
     line = f"{_count(c['frames'], 'frame')} read: {c['delivered']} DNS"
@@ -146,6 +200,8 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
     if c["ring_dropped"]:
         line += f", {c['ring_dropped']} dropped"
     yield line
+    if account.live:
+        yield from _kernel(c)
     if c["fate.fragment"]:
         rest = {name: n for name, n in account.pieces().items() if n}
         line = f"{_count(c['fate.fragment'], 'fragment')}: {c['joined']} joined"
@@ -181,8 +237,21 @@ def summary(account: Account, config: Config, *, broken: bool = False) -> Iterat
     if broken:
         yield "what was being worked on when the run broke off is not in this account"
         return
+    if running:
+        return
     for text in account.imbalances():
         yield f"the account does not add up: {text}"
+
+
+def _kernel(c: Mapping[str, int]) -> Iterator[str]:
+    """What became of the frames of a live run before they were read."""
+    line = f"{_count(c['kernel_received'], 'frame')} received by the kernel"
+    line += f": {c['frames']} read, {c['kernel_dropped']} dropped for want of room in its buffer"
+    if c["kernel_lost"]:
+        line += f", {c['kernel_lost']} lost with the process that was to read them"
+    if c["interface_dropped"]:
+        line += f"; {c['interface_dropped']} more dropped by the interface"
+    yield line
 
 
 def _remarks(account: Account) -> Iterator[str]:

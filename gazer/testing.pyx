@@ -10,8 +10,12 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+from posix.signal cimport kill
+from posix.unistd cimport getpid
 
 from gazer.atomics cimport load_acquire
+from gazer.capture.dispatch cimport (
+    POINT_COMMIT, POINT_MARK, POINT_SHOWN, POINT_TAIL, POINT_WAKE, Dispatcher)
 from gazer.capture.source cimport (
     SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
 from gazer.entry cimport FORMATS, EventHeader, FrameEntry, frame_offset
@@ -21,6 +25,10 @@ from gazer.ring cimport (
     ring_poll, ring_producer_awake, ring_producer_sleeps, ring_publish, ring_release,
     ring_wake_consumer)
 from gazer.ring cimport MARK_END as ring_mark_end
+
+cdef extern from "signal.h" nogil:
+    enum:
+        SIGKILL
 
 MARK_END = ring_mark_end
 HEADER = RING_HEADER
@@ -177,6 +185,11 @@ cdef class Reader:
         """(clock, sequence), read in the order in which a consumer must."""
         cdef uint64_t clock = load_acquire(&self.c.ring.mark_clock)
         return clock, load_acquire(&self.c.ring.mark_sequence)
+
+    @property
+    def loss(self):
+        """The sensor clock at which something was lost that belongs here, 0 for never."""
+        return load_acquire(&self.c.ring.loss_clock)
 
     def release_ring(self):
         self.ring.release()
@@ -556,3 +569,29 @@ cdef class FakeSource(Source):
             return SOURCE_IDLE
         frame[0] = self.all[self.at - 1]
         return SOURCE_FRAME
+
+
+# --- a capture process that dies --------------------------------------------------------------
+
+POINTS = {"commit": POINT_COMMIT, "tail": POINT_TAIL, "mark": POINT_MARK, "wake": POINT_WAKE,
+          "shown": POINT_SHOWN}
+
+cdef int deadly = -1        # the point at which this process is to die
+cdef int before = 0         # ... when it has passed it so often
+
+
+cdef void die_there(int point) noexcept nogil:
+    global before
+    if point != deadly:
+        return
+    if before == 0:
+        kill(getpid(), SIGKILL)
+    before -= 1
+
+
+def die_at(Dispatcher dispatcher not None, str point, int passes):
+    """This process is killed when the dispatcher comes to this point, having passed it so often."""
+    global deadly, before
+    deadly = POINTS[point]
+    before = passes
+    dispatcher.probe = die_there

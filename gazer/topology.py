@@ -23,7 +23,7 @@ from gazer.ring import ring_bytes
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process: its role, the number of its ledger slot and bell, and the name that `ps` shows.
+    """A process: its role, the number of its ledger slot and bell, its name (comm).
 
     index: which of its role.  interface: what a capture process of a live run watches.
     """
@@ -33,6 +33,16 @@ class Part:
     name: str
     index: int = 0
     interface: str = ""
+
+    @property
+    def title(self) -> str:
+        """What `ps` shows as its command line: "gazer: worker 2", "gazer: capture eth0"."""
+        name = self.name.removeprefix("gazer:")
+        which = name.removeprefix(self.role)
+        words = ["gazer:", self.role]
+        if self.interface:
+            words.append(self.interface)
+        return " ".join([*words, which] if which else words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,20 @@ class Topology:
         }
         events = {self.events(w): size for w in range(self.workers)}
         return {"ledger": ledger_bytes(self.processes), **frames, **events}
+
+    def shared_with(self, part: Part) -> set[str]:
+        """The segments that a process needs.  Who serves metrics looks at all of them."""
+        names = set(self.segments())
+        if part.role == "capture":
+            other = {self.frames(part.index, w) for w in range(self.workers)}
+        elif part.role == "worker":
+            other = {self.frames(c, part.index) for c in range(self.captures)}
+            other |= {self.events(part.index), f"samples{part.index}"}
+        elif part.role == "sink":
+            other = {self.events(w) for w in range(self.workers)}
+        else:
+            other = names
+        return names & ({"ledger"} | other)
 
     def shared_bytes(self) -> int:
         """Shared memory in all."""

@@ -139,9 +139,9 @@ class Live:
         return found
 
     def segments(self) -> set[str]:
-        """The names of the shared memory that the supervisor holds."""
+        """The shared memory that the supervisor holds, by the names that it had for a moment."""
         maps = Path(f"/proc/{self.pid}/maps").read_text()
-        return set(re.findall(rf"{SHARED_MEMORY}/(gazer-\S+)", maps))
+        return set(re.findall(rf"{SHARED_MEMORY}/(gazer-\S+) \(deleted\)", maps))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -47,17 +47,19 @@ def ran(monkeypatch):
     """Stands in for the supervisor: what it was given, and what it answers."""
     supervisor = types.ModuleType("gazer.supervisor")
     calls: list[Config] = []
+    hows: list[dict[str, object]] = []
     answer: list[object] = [0]
 
-    def run(config: Config, *, pid_file: str | None = None) -> int:
+    def run(config: Config, **how: object) -> int:
         calls.append(config)
+        hows.append(how)
         if isinstance(answer[0], BaseException):
             raise answer[0]
         return answer[0]
 
     supervisor.run = run
     monkeypatch.setitem(sys.modules, "gazer.supervisor", supervisor)
-    return types.SimpleNamespace(calls=calls, answer=answer)
+    return types.SimpleNamespace(calls=calls, hows=hows, answer=answer)
 
 
 # run ---------------------------------------------------------------------------------------
@@ -85,6 +87,19 @@ def test_r_takes_the_place_of_the_files(config, ran, args, files):
     (given,) = ran.calls
     assert given.capture.files == files
     assert given.capture.ports == (5353,)
+
+
+def test_how_it_is_to_run(config, ran):
+    path = config("{capture: {files: [a]}, workers: 2}")
+    assert cli.main(["run", "-c", path]) == 0
+    assert cli.main(["run", "-c", path, "-d", "-p", "/run/x.pid", "-r", "b"]) == 0
+    first, second = ran.hows
+    assert (first["pid_file"], first["daemon"]) == (None, False)
+    assert (second["pid_file"], second["daemon"]) == ("/run/x.pid", True)
+    # What SIGHUP reads: the file as it is then, and the command line as it was.
+    config("{capture: {files: [a]}, workers: 5}")
+    again = second["read_again"]()
+    assert (again.workers, again.capture.files) == (5, ("b",))
 
 
 def test_the_supervisors_answer_is_the_exit_code(config, ran, capsys):

@@ -16,7 +16,7 @@ from gazer.errors import UsageError
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def made(*args: str) -> tuple[Config, str | None]:
+def made(*args: str) -> tuple[Config, str | None, bool]:
     found = compat.parse(args)
     assert not isinstance(found, str)
     return found
@@ -31,19 +31,19 @@ def dns_gazer(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_drop_in_command():
-    config, pid_file = made("-r", "captured.pcap", "-t", "-")
+    config, pid_file, daemon = made("-r", "captured.pcap", "-t", "-")
     assert config.capture.files == ("captured.pcap",)
     assert config.outputs == (Output(OutputKind.TEXT, "-"),)
     assert config.events == Events(Detail.CLASSIC, False)
-    assert pid_file is None
+    assert (pid_file, daemon) == (None, False)
     # All else is as in a configuration that says nothing.
     assert config.transactions == Config().transactions
     assert (config.workers, config.ring, config.capture.ports) == (0, Config().ring, (53,))
 
 
 def test_any_number_of_files_and_outputs_in_their_order():
-    config, pid_file = made(
-        "-t", "a", "-o", "b", "-r", "x", "-t-", "-oc", "-r-", "-r", "y", "-p", "pid", "-R"
+    config, pid_file, daemon = made(
+        "-t", "a", "-o", "b", "-r", "x", "-t-", "-oc", "-r-", "-r", "y", "-p", "pid", "-R", "-d"
     )  # fmt: skip
     assert config.capture.files == ("x", "-", "y")
     assert config.outputs == (
@@ -53,11 +53,11 @@ def test_any_number_of_files_and_outputs_in_their_order():
         Output(OutputKind.MSGPACK, "c"),
     )
     assert config.events.records
-    assert pid_file == "pid"
+    assert (pid_file, daemon) == ("pid", True)
 
 
 def test_flags_may_be_joined():
-    assert made("-Rr", "x", "-t-") == made("-R", "-r", "x", "-t", "-")
+    assert made("-Rdr", "x", "-t-") == made("-d", "-R", "-r", "x", "-t", "-")
     assert made("-Rrx", "-t-") == made("-R", "-r", "x", "-t", "-")
 
 
@@ -71,9 +71,9 @@ def test_a_path_may_hold_bytes_that_are_no_text():
 
 
 def test_the_extra_options():
-    config, _ = made("-r", "x", "-t", "-", "--detail", "full", "--workers", "7")
+    config, _, _ = made("-r", "x", "-t", "-", "--detail", "full", "--workers", "7")
     assert (config.events.detail, config.workers) == (Detail.FULL, 7)
-    config, _ = made("-r", "x", "-t", "-", "--detail=classic", "--workers=auto")
+    config, _, _ = made("-r", "x", "-t", "-", "--detail=classic", "--workers=auto")
     assert (config.events.detail, config.workers) == (Detail.CLASSIC, 0)
 
 
@@ -83,10 +83,6 @@ WRONG = [
     (
         ["-r", "x", "-f", "[::1]:24224"],
         "-f: fluentd output is not there yet; write msgpack with -o",
-    ),
-    (
-        ["-Rdr", "x", "-t-"],
-        "-d: running as a daemon is not there yet; start it from your service manager",
     ),
     (["-t", "-"], "nothing to read: give a capture file with -r"),
     ([], "nothing to read: give a capture file with -r"),
@@ -131,7 +127,7 @@ def test_exit_codes_of_the_real_command():
     assert done.stdout == compat.USAGE
     done = dns_gazer("-r", "x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"dns-gazer: {WRONG[5][1]}\n"
+    assert done.stderr == f"dns-gazer: {WRONG[4][1]}\n"
 
 
 def test_help_names_every_flag():
@@ -139,16 +135,16 @@ def test_help_names_every_flag():
         assert f"-{flag} " in compat.USAGE or f"-{flag}]" in compat.USAGE
 
 
-def test_the_supervisor_gets_the_config_and_the_pid_file(monkeypatch):
+def test_the_supervisor_gets_the_config_the_pid_file_and_the_daemon(monkeypatch):
     supervisor = types.ModuleType("gazer.supervisor")
     calls = []
 
-    def run(config: Config, *, pid_file: str | None = None) -> int:
-        calls.append((config, pid_file))
+    def run(config: Config, *, pid_file: str | None = None, daemon: bool = False) -> int:
+        calls.append((config, pid_file, daemon))
         return 1
 
     supervisor.run = run
     monkeypatch.setitem(sys.modules, "gazer.supervisor", supervisor)
-    args = ["-r", "missing.pcap", "-t", "-", "-p", "gazer.pid"]
+    args = ["-r", "missing.pcap", "-t", "-", "-p", "gazer.pid", "-d"]
     assert compat.main(args) == 1
     assert calls == [made(*args)]

@@ -44,7 +44,7 @@ class Site:
         self.dispatcher = Dispatcher(
             rings=[Ring(buffer) for buffer in self.buffers], bells=bells or [-1] * workers,
             bell=bell, slot=Slot(self.ledger, 0), ports=ports, seed=seed, live=live,
-            **rules)
+            **({"start": NOW} | rules if live else rules))
 
     def run(self, frames, result="end"):
         """Let it take all frames; returns what it said last."""
@@ -359,7 +359,8 @@ def test_live_a_full_ring_drops_the_newest_and_counts():
     assert [e["frame"] for e in entries] == [f for f, _ in frames[:kept]]
     assert site.counters == {
         "frames": 100, "bytes": sum(len(f) for f, _ in frames), "delivered": kept,
-        "ring_dropped": 100 - kept}
+        "ring_dropped": 100 - kept, "kernel_received": 100}
+    assert site.readers[0].loss == NOW + 99     # when the last one was dropped
     assert site.readers[0].watermark == (NOW + 99, 101)     # time goes on all the same
     site.run([(query(), NOW + 200)])
     assert [e["sequence"] for e in site.entries()] == [101]

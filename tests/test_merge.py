@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer.counters import SINK, Slot, ledger_bytes, ledger_create
+from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
 from gazer.sinks.merge import Block, Merge
 from gazer.testing import HEADER, MARK_END, OFFSETS, Writer, event_entry
 
 SMALLEST = 4096
 TEXT, JSON, MSGPACK, MSGPACK_TIME = range(4)
+SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
+LANES = 256 + 8 * 256                   # the first lane's position, of the first bank
 
 
 class Site:
@@ -29,13 +32,23 @@ class Site:
         for buffer in self.buffers:
             Ring(buffer, create=ring).release()
         self.writers = [Writer(Ring(buffer), bell) for buffer in self.buffers]
-        ledger = bytearray(ledger_bytes(1))
-        ledger_create(ledger)
-        self.slot = Slot(ledger, 0)
-        self.blocks = [Block(format=form, capacity=capacity) for form in formats]
+        self.ledger = bytearray(ledger_bytes(1))
+        ledger_create(self.ledger)
+        self.formats, self.capacity = formats, capacity
+        self.bells, self.bell = bells or [-1] * lanes, bell
+        self.begin()
+
+    def begin(self):
+        """A sink; the one before has been killed."""
+        self.slot = Slot(self.ledger, 0)
+        self.blocks = [Block(format=form, capacity=self.capacity) for form in self.formats]
         self.merge = Merge(
-            rings=[Ring(buffer) for buffer in self.buffers], bells=bells or [-1] * lanes,
-            bell=bell, slot=self.slot, blocks=self.blocks)
+            rings=[Ring(buffer) for buffer in self.buffers], bells=self.bells,
+            bell=self.bell, slot=self.slot, blocks=self.blocks)
+
+    def heir(self):
+        self.begin()
+        return self
 
     def put(self, lane, clock, sequence, *parts, **how):
         """An event, committed."""
@@ -45,6 +58,15 @@ class Site:
         self.writers[lane].publish()
         if mark is not None:
             self.writers[lane].mark(*mark)
+
+    def flush(self, block=0):
+        """What a sink does with its blocks; returns this one's."""
+        done = self.merge.mark()
+        data = self.take(block)
+        self.merge.settle(done)
+        self.slot.publish()
+        self.merge.give_back()
+        return data
 
     def end(self):
         for lane in range(len(self.writers)):
@@ -264,7 +286,7 @@ def test_without_outputs_events_are_merged_and_counted_all_the_same():
 
 @pytest.mark.parametrize("capacity", [6, 7, 11, 12, 13, 600])
 def test_a_full_block_is_written_and_nothing_is_lost_or_repeated(capacity):
-    site = Site(2, capacity=capacity, ring=1 << 14)
+    site = Site(2, capacity=capacity, ring=1 << 16)
     for i in range(100):
         assert site.put(i % 2, 1, i, b"%05d\n" % i)
     site.end()
@@ -295,19 +317,128 @@ def test_if_one_block_is_full_none_gets_the_event():
     assert (site.take(0), site.take(1)) == (b"abcdef", b"a")
 
 
-def test_rings_are_released_as_their_events_are_copied():
-    """The smallest ring carries any amount; nothing waits in it once it has been merged."""
+def test_rings_are_released_as_their_events_are_settled():
+    """The smallest ring carries any amount; nothing waits in it once it has been settled."""
     site = Site(2, capacity=1 << 16)
     out = []
     for i in range(2000):
         lane = i % 2
         while not site.put(lane, i, i, line(i)):
-            pytest.fail("no room in a ring whose events have all been merged")
+            pytest.fail("no room in a ring whose events have all been settled")
         site.publish(lane, (i, i + 1))
         site.publish(1 - lane, (i, i + 1))
         assert site.merge.run() == "idle"
-        out.append(site.take())
+        out.append(site.flush())
     assert b"".join(out) == b"".join(line(i) for i in range(2000))
+
+
+def test_what_is_not_settled_stays_in_its_ring():
+    site = Site(2, ring=1 << 14)
+    for i in range(20):
+        site.put(i % 2, i, i, line(i))
+    site.end()
+    filled = [Ring(buffer).filled for buffer in site.buffers]
+    assert site.merge.run() == "end"
+    assert site.merge.mark() == 20
+    assert not site.merge.settle(19)
+    site.merge.give_back()
+    assert [Ring(buffer).filled for buffer in site.buffers] == filled
+    assert site.merge.settle(20)
+    assert [Ring(buffer).filled for buffer in site.buffers] == filled     # not committed yet
+    site.merge.give_back()
+    assert [Ring(buffer).filled for buffer in site.buffers] == [0, 0]
+
+
+def test_a_lane_asks_for_a_flush_before_its_producer_has_to_wait():
+    """Of a ring only an eighth (and an entry) is taken between two flushes; what is settled late
+    may take three eighths more, and then the merge says that it is pressed."""
+    site = Site(ring=1 << 16)
+    number = flushes = 0
+    out = b""
+    while not site.merge.pressed:
+        while site.put(0, 1, number, line(number)):
+            number += 1
+        site.publish(0, (1, number))
+        if site.merge.run() == "full":
+            site.merge.mark()
+            flushes += 1
+            out += site.take()
+    assert flushes == 3
+    assert site.merge.settle(site.merge.merged)
+    site.slot.publish()
+    site.merge.give_back()
+    assert not site.merge.pressed
+    assert site.put(0, 1, number, b"x" * (1 << 14 - 100))
+    assert out == b"".join(line(i) for i in range(out.count(b"\n")))
+
+
+def test_an_entry_in_hand_that_found_no_room_is_not_settled():
+    """It was polled, and it stands in no block yet."""
+    site = Site(capacity=8)
+    site.put(0, 1, 1, b"12345\n")
+    site.put(0, 1, 2, b"abcde\n")
+    site.publish(0, (1, 3))
+    assert site.merge.run() == "full"
+    assert site.flush() == b"12345\n"
+    heir = site.heir()
+    assert heir.merge.run() == "idle"
+    assert heir.take() == b"abcde\n"
+
+
+def test_more_marks_than_are_kept_settle_what_is_certain():
+    site = Site(ring=1 << 16)
+    marks = []
+    for i in range(300):
+        site.put(0, i, i, line(i))
+        site.publish(0, (i, i + 1))
+        assert site.merge.run() == "idle"
+        marks.append(site.merge.mark())
+    assert marks == list(range(1, 301))
+    site.take()
+    for done, settled in [(1, 1), (60, 60), (200, 127), (299, 127), (300, 300)]:
+        site.merge.settle(done)
+        site.slot.publish()
+        assert site.slot.read(SINK)["settled"] == settled
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_successor_goes_on_where_the_last_commit_was(data):
+    """Killed at any time, any number of times: each output has each event once, and in order, if it
+    says how many it had, though the rings' own heads may be behind what was committed."""
+    lanes, outputs = data.draw(st.integers(1, 3)), 2
+    site = Site(lanes, formats=(TEXT,) * outputs, capacity=64, ring=1 << 13)
+    out = [b""] * outputs
+    for i in range(60):
+        site.put(i % lanes, i, i, line(i))
+    site.end()
+    for turn in range(100):
+        state = site.merge.run()
+        done = site.merge.mark()
+        for number in range(outputs):
+            if turn > 30 or data.draw(st.booleans()):
+                out[number] += site.take(number)
+        had = [written.count(b"\n") for written in out]
+        site.merge.settle(min(had))
+        if data.draw(st.booleans()):
+            site.slot.publish()
+            if data.draw(st.booleans()):
+                site.merge.give_back()
+        if state == "end" and min(had) == done == 60:
+            break
+        if turn < 30 and data.draw(st.integers(0, 4)) == 0:
+            site = site.heir()
+            for number in range(outputs):
+                site.merge.skip(number, had[number] - site.merge.merged)
+    assert out == [b"".join(line(i) for i in range(60))] * outputs
+
+
+@pytest.mark.parametrize("position", [4, 1 << 20, (1 << 64) - 8])
+def test_a_committed_position_that_is_not_in_the_ring_is_refused(position):
+    site = Site()
+    struct.pack_into("<Q", site.ledger, SLOT + LANES, position)     # while nothing was committed
+    with pytest.raises(SharedMemoryError, match="not in its ring"):
+        site.heir()
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -477,7 +608,8 @@ def test_workers_waiting_for_room_are_rung(bell):
         pass
     site.publish(0, (1, 2))
     assert site.writers[0].says_it_sleeps(200)
-    site.merge.run()
+    assert site.merge.run() == "full"
+    site.flush()
     assert os.eventfd_read(bell) == 1
     assert not site.writers[0].says_it_sleeps(200)
 

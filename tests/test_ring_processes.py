@@ -5,6 +5,7 @@ here turns that into a failure.  What the processes do is compiled (gazer.testin
 meet in the windows of a few nanoseconds where such things are lost.
 """
 
+import mmap
 import multiprocessing
 import os
 import secrets
@@ -56,6 +57,7 @@ class Site:
         self.stack = stack
         self.segment = Segment.create(f"{PREFIX}test-{secrets.token_hex(4)}", ring_bytes(capacity))
         stack.callback(self.segment.close)
+        self.memory = Inherited(self.segment.fileno())
         Ring(self.segment.buf, create=capacity).release()
         self.producer_bell = self.eventfd()
         self.consumer_bell = self.eventfd()
@@ -70,7 +72,7 @@ class Site:
         ours, theirs = SPAWN.Pipe(duplex=False)
         process = SPAWN.Process(
             target=child,
-            args=(theirs, self.segment.name, work, self.producer_bell, self.consumer_bell,
+            args=(theirs, self.memory, work, self.producer_bell, self.consumer_bell,
                   arguments),
             daemon=True,
         )
@@ -91,16 +93,14 @@ class Site:
         return writer
 
 
-def child(pipe, name, work, producer_bell, consumer_bell, arguments):
-    segment = Segment.attach(name)
-    ring = Ring(segment.buf)
+def child(pipe, memory, work, producer_bell, consumer_bell, arguments):
+    ring = Ring(mmap.mmap(memory, 0))
     try:
         result = work(pipe, ring, producer_bell, consumer_bell, **arguments)
     except BaseException:
         result = traceback.format_exc()
     pipe.send(result)
     ring.release()
-    segment.close()
 
 
 def kill(process):
@@ -187,9 +187,9 @@ def test_no_wake_up_of_a_consumer_is_lost_when_nothing_follows(site, spin):
     with ExitStack() as stack:
         other = Site(stack)
         rounds = 200_000 if spin else 30_000
-        _, sleeper = site.start(sleeping_volley, back=other.segment.name, rounds=rounds,
+        _, sleeper = site.start(sleeping_volley, back=other.memory, rounds=rounds,
                                 back_bell=other.consumer_bell)
-        _, server = site.start(serving_volley, back=other.segment.name, rounds=rounds, spin=spin,
+        _, server = site.start(serving_volley, back=other.memory, rounds=rounds, spin=spin,
                                back_bell=other.consumer_bell)
         served, slept = hear(server, sleeper)
         assert served["right"] == slept["right"] == rounds
@@ -199,22 +199,18 @@ def test_no_wake_up_of_a_consumer_is_lost_when_nothing_follows(site, spin):
 
 
 def serving_volley(pipe, ring, producer_bell, consumer_bell, *, back, back_bell, rounds, spin):
-    segment = Segment.attach(back)
-    other = Ring(segment.buf)
+    other = Ring(mmap.mmap(back, 0))
     result = volley(Writer(ring, consumer_bell), Reader(other), rounds=rounds, seed=1,
                     bell=back_bell, serve=True, spin=spin, pauses=60)
     other.release()
-    segment.close()
     return result
 
 
 def sleeping_volley(pipe, ring, producer_bell, consumer_bell, *, back, back_bell, rounds):
-    segment = Segment.attach(back)
-    other = Ring(segment.buf)
+    other = Ring(mmap.mmap(back, 0))
     result = volley(Writer(other, back_bell), Reader(ring), rounds=rounds, seed=2,
                     bell=consumer_bell, serve=False, spin=False, pauses=0)
     other.release()
-    segment.close()
     return result
 
 

@@ -1,4 +1,4 @@
-"""Shared segments: made whole, found by name, gone when they should be and not before."""
+"""Shared segments: made whole, without a name, and gone when the last process that has them is."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -34,12 +35,33 @@ def python(code, *arguments, **how):
         stdin=subprocess.PIPE, text=True, **how)
 
 
-OWNER = """
+def with_little_shared_memory(code, *arguments):
+    """Run `code` to its end in a mount namespace with a /dev/shm of 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a mount namespace")
+    command = ["unshare", "--mount", "sh", "-c",
+               'mount -t tmpfs -o size=256k tmpfs /dev/shm || exit 77; exec "$@"', "sh",
+               sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30,
+                              cwd=Path(segment.__file__).parents[1])
+    except FileNotFoundError:
+        pytest.skip("needs unshare (util-linux)")
+    if done.returncode == 77 or done.stderr.startswith("unshare: "):
+        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    return done
+
+
+# It is stopped while its segment has a name still: between the making and the mapping.
+MAKER = """
     import sys
-    from gazer.segment import Segment
-    s = Segment.create(sys.argv[1], 100_000)
-    print("ready", flush=True)
-    sys.stdin.read()
+    from gazer import segment
+    def halt(name):
+        print("named", flush=True)
+        sys.stdin.read()
+        return real(name)
+    real, segment._map = segment._map, halt
+    s = segment.Segment.create(sys.argv[1], 100_000)
     s.close()
 """
 
@@ -53,10 +75,10 @@ def name():
 
 
 @pytest.fixture
-def owner(name):
-    """A live process that owns the segment `name`."""
-    process = python(OWNER, name)
-    assert process.stdout.readline() == "ready\n", process.stderr.read()
+def maker(name):
+    """A live process in the midst of making the segment `name`."""
+    process = python(MAKER, name, start_new_session=True)
+    assert process.stdout.readline() == "named\n", process.stderr.read()
     yield process
     if process.returncode is None:
         process.kill()
@@ -66,56 +88,96 @@ def owner(name):
 # --- making --------------------------------------------------------------------------------------
 
 
-def test_a_new_segment_is_zeroed_reserved_and_ours_alone(name):
+def test_a_new_segment_is_zeroed_reserved_ours_alone_and_nameless(name):
     size = 300_000
     made = Segment.create(name, size)
     assert (made.name, made.size, len(made.buf)) == (name, size, size)
     assert bytes(made.buf) == bytes(size)
-    stat = os.stat(f"{FOLDER}/{name}")
+    stat = os.stat(made.fileno())
     assert stat.st_blocks * 512 >= size
     assert stat.st_mode & 0o777 == 0o600
+    assert stat.st_nlink == 0 and not exists(name)
+    # Who looks from outside finds it by the name that it had.
+    assert os.readlink(f"/proc/self/fd/{made.fileno()}") == f"{FOLDER}/{name} (deleted)"
     made.close()
-    assert not exists(name)
 
 
 def test_pages_are_reserved_before_any_is_touched(name):
     """Without this a full /dev/shm kills some process at some later time (SIGBUS)."""
     made = Segment.create(name, 8 << 20)
-    assert os.stat(f"{FOLDER}/{name}").st_blocks * 512 >= 8 << 20
+    assert os.stat(made.fileno()).st_blocks * 512 >= 8 << 20
     made.close()
 
 
-def test_a_name_is_not_taken_twice(name):
-    made = Segment.create(name, 4096)
-    made.buf[0] = 7
+def test_a_name_is_not_taken_twice(name, maker):
     with pytest.raises(SharedMemoryError, match="File exists"):
         Segment.create(name, 4096)
-    assert exists(name) and made.buf[0] == 7
-    made.close()
-
-
-def test_what_an_attached_process_writes_the_owner_sees(name):
-    made = Segment.create(name, 4096)
-    other = Segment.attach(name)
-    other.buf[100] = 42
-    assert made.buf[100] == 42
-    other.close()
     assert exists(name)
-    made.close()
 
 
-def test_names_gone_before_their_owner_closes_are_no_error(name, capfd):
-    code = """
+def test_a_fork_shares_it_and_outlives_its_maker(name):
+    """Any fork: the maker may be dead, and nothing has to find anything."""
+    process = python("""
+        import os, signal, sys
+        from gazer.segment import Segment
+        s = Segment.create(sys.argv[1], 100_000)
+        if os.fork() == 0:
+            while s.buf[0] == 0:
+                pass
+            s.buf[1] = 7
+            os._exit(0)
+        middle = os.fork()
+        if middle == 0:
+            s.buf[0] = 1
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.wait(), os.wait()
+        print(bytes(s.buf[:3]))
+        s.close()
+    """, name)
+    assert process.communicate() == ("b'\\x01\\x07\\x00'\n", "")
+
+
+def test_what_a_fork_lets_go_of_the_others_keep(name):
+    process = python("""
         import os, sys
         from gazer.segment import Segment
-        s = Segment.create(sys.argv[1], 4096)
-        os.unlink("/dev/shm/" + sys.argv[1])
-        s.close()
-        s.close()
+        s = Segment.create(sys.argv[1], 100_000)
+        s.buf[9] = 9
+        if os.fork() == 0:
+            s.close()
+            print("gazer-" in open("/proc/self/maps").read(), flush=True)
+            os._exit(0)
+        os.wait()
+        print(s.buf[9], "gazer-" in open("/proc/self/maps").read())
+    """, name)
+    assert process.communicate() == ("False\n9 True\n", "")
+
+
+def test_a_killed_family_leaves_nothing(name):
+    """In a mount namespace with a /dev/shm of its own: nobody else's pages come and go there."""
+    code = """
+        import os, signal, sys, time
+        from gazer.segment import FOLDER, Segment
+        free = os.statvfs(FOLDER).f_bfree
+        heard, told = os.pipe()
+        family = os.fork()
+        if family == 0:
+            s = Segment.create(sys.argv[1], 100 << 10)
+            os.setpgid(0, 0)
+            os.fork()
+            os.write(told, b".")
+            signal.pause()
+        while len(os.read(heard, 1)) + len(os.read(heard, 1)) < 2:
+            pass
+        print(os.statvfs(FOLDER).f_bfree < free)
+        os.killpg(family, signal.SIGKILL)
+        os.waitpid(family, 0)
+        while os.statvfs(FOLDER).f_bfree < free:
+            time.sleep(0.01)
+        print(os.listdir(FOLDER))
     """
-    process = python(code, name)
-    assert process.communicate() == ("", "")
-    assert process.returncode == 0
+    done = with_little_shared_memory(code, name)
+    assert (done.stdout, done.stderr) == ("True\n[]\n", "")
 
 
 def test_tokens_differ():
@@ -166,24 +228,13 @@ def test_a_full_dev_shm_is_an_error_at_once_and_leaves_nothing(name):
         first.close()
         print(os.listdir("/dev/shm"))
     """
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for a mount namespace")
-    command = ["unshare", "--mount", "sh", "-c",
-               'mount -t tmpfs -o size=256k tmpfs /dev/shm || exit 77; exec "$@"', "sh",
-               sys.executable, "-c", textwrap.dedent(code), name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True,
-                              cwd=Path(segment.__file__).parents[1])
-    except FileNotFoundError:
-        pytest.skip("needs unshare (util-linux)")
-    if done.returncode == 77 or done.stderr.startswith("unshare: "):
-        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    done = with_little_shared_memory(code, name)
     assert done.stderr == ""
     error, during, after = done.stdout.splitlines()
     assert one_line(error)
     assert "no room in /dev/shm for 200 KiB more" in error
     assert "mount -o remount,size=" in error and "ring.size smaller" in error
-    assert during == str([f"{name}a"])
+    assert during == "[]"
     assert after == "[]"
 
 
@@ -204,72 +255,6 @@ def test_a_limit_on_file_size_is_an_error_and_leaves_nothing(name):
     assert not exists(name)
 
 
-# --- attaching -----------------------------------------------------------------------------------
-
-
-def test_what_is_not_there_is_one_line(name):
-    with pytest.raises(SharedMemoryError, match=f"{name} is gone"):
-        Segment.attach(name)
-
-
-def test_an_empty_segment_is_one_line_and_stays(name):
-    Path(FOLDER, name).touch()
-    with pytest.raises(SharedMemoryError, match="can't attach"):
-        Segment.attach(name)
-    assert exists(name)
-
-
-def test_unrelated_processes_that_attach_and_exit_leave_a_live_segment_alone(name):
-    """A hundred processes, each way of ending; before 3.13 their trackers would have removed it."""
-    code = """
-        import os, sys
-        from gazer.segment import Segment
-        for i in range(int(sys.argv[2])):
-            if os.fork() == 0:
-                s = Segment.attach(sys.argv[1])
-                s.buf[i] = 1
-                if i % 3 == 0:
-                    s.close()
-                if i % 3 != 1:
-                    sys.exit(0)         # as an interpreter ends, with or without close()
-                os._exit(0)
-            os.wait()
-        s = Segment.attach(sys.argv[1])
-        s.close()
-    """
-    made = Segment.create(name, 4096)
-    for _ in range(10):
-        process = python(code, name, 9)
-        assert process.communicate() == ("", "")
-        assert process.returncode == 0
-        assert exists(name)
-    assert bytes(made.buf[:10]) == b"\1" * 9 + b"\0"
-    Segment.attach(name).close()
-    made.close()
-    assert not exists(name)
-
-
-def test_an_attach_that_fails_leaves_a_live_segment_alone(name):
-    """multiprocessing's own constructor unlinks what it can't map."""
-    made = Segment.create(name, 64 << 20)
-    process = python("""
-        import resource, sys
-        from gazer.errors import SharedMemoryError
-        from gazer.segment import Segment
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)
-        try:
-            Segment.attach(sys.argv[1])
-        except SharedMemoryError as error:
-            print(error)
-    """, name)
-    out, err = process.communicate()
-    assert err == ""
-    assert "can't attach" in out and "Cannot allocate memory" in out
-    assert exists(name)
-    made.close()
-
-
 def test_descriptors_and_mappings_are_given_back(name):
     def in_use():
         maps = Path("/proc/self/maps").read_text().count(PREFIX)
@@ -279,7 +264,6 @@ def test_descriptors_and_mappings_are_given_back(name):
     before = in_use()
     for _ in range(50):
         made = Segment.create(name, 4096)
-        Segment.attach(name).close()
         made.close()
     with pytest.raises(SharedMemoryError):
         Segment.create("gazer-no/such/folder", 4096)
@@ -289,61 +273,27 @@ def test_descriptors_and_mappings_are_given_back(name):
 # --- sweeping ------------------------------------------------------------------------------------
 
 
-def test_sweep_leaves_what_a_live_process_holds(owner, name):
+def test_sweep_leaves_what_a_live_process_is_making(maker, name):
     assert name not in sweep()
     assert exists(name)
-    owner.communicate()                 # the end of its input ends it
-    assert owner.returncode == 0
+    _, err = maker.communicate()      # the end of its input lets it go on
+    assert (maker.returncode, err) == (0, "")
     assert not exists(name)
 
 
-def test_sweep_removes_what_a_dead_process_left(name):
-    process = python(OWNER, name, start_new_session=True)
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def test_sweep_removes_what_was_killed_in_the_making(maker, name):
+    os.killpg(maker.pid, signal.SIGKILL)
+    maker.communicate()
     assert exists(name)
     assert name in sweep()
     assert not exists(name)
     assert name not in sweep()
 
 
-def test_an_attached_process_does_not_keep_a_dead_owner_s_segment(name):
-    """A child that outlives its owner for a moment must not make the sweep miss the segment."""
-    process = python(OWNER, name, start_new_session=True)
-    assert process.stdout.readline() == "ready\n"
-    attached = Segment.attach(name)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert name in sweep()
-    attached.close()
-
-
-def test_a_forked_child_that_forgot_its_owner_s_segments_holds_none_of_them(name):
-    """It shares the owner's lock until it forgets; then the owner's life alone counts."""
-    process = python("""
-        import os, signal, sys
-        from gazer.segment import Segment
-        s = Segment.create(sys.argv[1], 100_000)
-        if os.fork() == 0:
-            s.forget()
-            print("forgot", flush=True)
-            os.read(0, 1)
-            os._exit(0)
-        signal.pause()
-    """, name)
-    assert process.stdout.readline() == "forgot\n"
-    assert exists(name) and name not in sweep()
-    process.kill()
-    process.wait()
-    assert name in sweep()                  # while the child still lives
-    process.communicate()                   # the end of its input ends it
-
-
-def test_no_resource_tracker_is_started(owner, name):
-    """It would be one more process at each start, for what `sweep` does."""
+def test_no_resource_tracker_is_started(maker, name):
+    """It would be one more process at each start, with nothing to do."""
     assert exists(name)
-    assert psutil.Process(owner.pid).children() == []
+    assert psutil.Process(maker.pid).children() == []
 
 
 def test_sweep_leaves_other_names_and_other_things_alone(name):
@@ -369,7 +319,6 @@ def test_sweep_follows_no_link(name, tmp_path):
 
 def test_a_sweep_between_making_and_locking_costs_the_owner_nothing(name, monkeypatch):
     """Another gazer starts at the very moment at which our segment has a name and no lock yet."""
-    path = f"{FOLDER}/{name}"
     real, swept = segment.fcntl.flock, []
 
     def flock(fd, how):
@@ -380,12 +329,8 @@ def test_a_sweep_between_making_and_locking_costs_the_owner_nothing(name, monkey
     monkeypatch.setattr(segment.fcntl, "flock", flock)
     made = Segment.create(name, 4096)
     assert swept == [True, True, True]
-    assert os.stat(path).st_size == 4096
+    assert os.stat(made.fileno()).st_size == 4096
     made.buf[0] = 1
-    other = Segment.attach(name)
-    assert other.buf[0] == 1
-    other.close()
-    assert name not in sweep()
     made.close()
     assert not exists(name)
 
@@ -394,20 +339,19 @@ def test_a_slow_sweep_does_not_take_what_was_made_meanwhile(name, monkeypatch):
     """It lists and opens a dead one's segment; by the time that it locks, the name is another's."""
     path = Path(FOLDER, name)
     path.touch()
-    real, made = segment.fcntl.flock, []
+    real, others = segment.fcntl.flock, []
 
     def flock(fd, how):
-        if how & segment.fcntl.LOCK_NB and not made and os.path.samestat(
+        if how & segment.fcntl.LOCK_NB and not others and os.path.samestat(
                 os.fstat(fd), os.stat(path)):
             path.unlink()                       # by another sweep, a little faster
-            made.append(None)
-            made[0] = Segment.create(name, 4096)
+            others.append(segment._create_locked(str(path)))
         return real(fd, how)
 
     monkeypatch.setattr(segment.fcntl, "flock", flock)
     assert name not in sweep()
-    assert made and exists(name)
-    made[0].close()
+    assert others and exists(name)
+    os.close(others[0])
 
 
 def test_many_sweeps_beside_many_starts(monkeypatch):
@@ -436,12 +380,10 @@ def test_many_sweeps_beside_many_starts(monkeypatch):
         for i in range(300):
             name = f"{prefix}{i}"
             made = Segment.create(name, 4096)
-            try:
-                assert exists(name)
-                Segment.attach(name).close()
-                assert exists(name)
-            finally:
-                made.close()
+            assert os.stat(made.fileno()).st_size == 4096
+            made.buf[4095] = 1
+            made.close()
+            assert not exists(name)
     finally:
         stop.set()
         for thread in threads:

@@ -13,8 +13,8 @@ of their sign.
 from libc.stdio cimport FILE
 from pylibpcap.pcap cimport (
     bpf_insn, bpf_u_int32, pcap_activate, pcap_create, pcap_datalink, pcap_datalink_val_to_name,
-    pcap_lib_version, pcap_pkthdr, pcap_set_immediate_mode, pcap_set_promisc, pcap_set_snaplen,
-    pcap_set_timeout, pcap_setnonblock, pcap_snapshot, pcap_stat, pcap_t, u_char,
+    pcap_lib_version, pcap_pkthdr, pcap_set_promisc, pcap_set_snaplen, pcap_set_timeout,
+    pcap_setnonblock, pcap_snapshot, pcap_stat, pcap_t, u_char,
 )
 
 ctypedef void (*pcap_callback)(u_char* user, const pcap_pkthdr* header,
@@ -26,6 +26,10 @@ cdef extern from "pcap.h" nogil:
         PCAP_ERRBUF_SIZE
         PCAP_ERROR                  # -1
         PCAP_ERROR_BREAK            # -2: from pcap_next_ex over a file, the end of the file
+        PCAP_ERROR_NO_SUCH_DEVICE
+        PCAP_ERROR_PERM_DENIED
+        PCAP_ERROR_IFACE_NOT_UP
+        PCAP_ERROR_PROMISC_PERM_DENIED
         PCAP_TSTAMP_PRECISION_MICRO
         PCAP_TSTAMP_PRECISION_NANO
 
@@ -33,13 +37,13 @@ cdef extern from "pcap.h" nogil:
                                                      char* errbuf)
     int pcap_next_ex(pcap_t* p, pcap_pkthdr** header, const u_char** data)
     int pcap_dispatch(pcap_t* p, int count, pcap_callback callback, u_char* user)
-    void pcap_breakloop(pcap_t* p)
     int pcap_stats(pcap_t* p, pcap_stat* stats)
 
     int pcap_set_buffer_size(pcap_t* p, int bytes)
     int pcap_set_tstamp_precision(pcap_t* p, int precision)
     int pcap_get_tstamp_precision(pcap_t* p)
-    int pcap_get_selectable_fd(pcap_t* p)
+    int pcap_set_protocol_linux(pcap_t* p, int protocol)
+    int pcap_fileno(pcap_t* p)
     const char* pcap_statustostr(int status)
 
     void pcap_close(pcap_t* p)

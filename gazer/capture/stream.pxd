@@ -16,7 +16,7 @@ Rules:
 - `offset` counts from the first byte of the (decompressed) file, for messages.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef enum StreamResult:
     STREAM_ERROR = -1   # `error` holds the errno
@@ -40,6 +40,7 @@ cdef struct Stream:
     uint64_t offset     # of `begin`, in the file
 
 
+cdef int64_t milliseconds() noexcept nogil     # on the monotonic clock
 cdef int stream_open(Stream* s, int fd, const uint8_t* first, size_t n) noexcept nogil
 cdef void stream_close(Stream* s) noexcept nogil
 cdef int stream_fill(Stream* s, size_t n) noexcept nogil

@@ -1,5 +1,8 @@
 """A door for tests and benchmarks: sources seen from Python, one frame after the other."""
 
+from libc.string cimport memset
+
+from gazer.capture.live cimport Tally, widen, widen_drops
 from gazer.capture.source cimport (
     Frame, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Source,
 )
@@ -45,3 +48,16 @@ def count_all(Source source not None):
                 n += 1
                 total += f.caplen
     return n, total, RESULTS[r]
+
+
+def widened(readings, bint drops=False):
+    """What a live source makes of these readings of a 32-bit counter that stood at 0; drops: of
+    the interface's own."""
+    cdef Tally tally
+    memset(&tally, 0, sizeof(tally))
+    for now in readings:
+        if drops:
+            widen_drops(&tally, now)
+        else:
+            widen(&tally, now)
+    return tally.total

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config
 from gazer.config.kinds import MAX_PATH, MIB, show_duration, show_size, shown
 
+MAX_NAME = 15       # octets of an interface's name: IFNAMSIZ of linux/if.h, less the NUL
+
 
 def problems(config: Config) -> Iterator[tuple[str, str]]:
     """What is wrong, as (path of the key, what)."""
@@ -27,8 +29,11 @@ def _capture_problems(config: Config) -> list[tuple[str, str]]:
             "files and interfaces can't be read in one run; empty one of the two lists",
         ))  # fmt: skip
     for index, name in enumerate(capture.interfaces):
-        if name in capture.interfaces[:index]:
-            found.append((f"capture.interfaces[{index}]", f"{name} is given twice"))
+        path = f"capture.interfaces[{index}]"
+        if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME:    # of a command line
+            found.append((path, f"{shown(name)} can't be an interface's name"))
+        elif name in capture.interfaces[:index]:
+            found.append((path, f"{name} is given twice"))
     captures = len(capture.interfaces) * capture.processes
     if captures > MAX_CAPTURES:
         found.append((

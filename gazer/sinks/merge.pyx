@@ -106,8 +106,9 @@ cdef class Merge:
     cdef int begin(self, Lane* lane, uint64_t settled) except -1:
         """Start at the committed position, which the ring's own may be behind."""
         cdef Consumer* c = &lane.consumer
+        cdef uint64_t tail = load_acquire(&c.ring.tail)
         if settled:
-            if settled & 7 or load_acquire(&c.ring.tail) - settled > c.capacity:
+            if settled & 7 or settled > tail or tail - settled > c.capacity:
                 raise SharedMemoryError("the sink's committed position is not in its ring")
             c.head = c.tail = settled
             ring_release_to(c, settled)
