@@ -56,7 +56,7 @@ class Account:
         """What is on its way while the run goes on, by where it is; all 0 when it is over.
 
         kernel: frames in the kernel's buffers.  capture: frames in hand.  frames: in the rings to
-        the workers.  events: in the rings to the sink.
+        the workers.  events: in the rings to the sink.  output N: waiting to be written.
         """
         c, w = self.capture, self.workers
         left = c["kernel_dropped"] + c["kernel_lost"] + c["frames"]
@@ -65,7 +65,16 @@ class Account:
             "capture": c["frames"] - sum(self._frames().values()),
             "frames": c["delivered"] - sum(self._taken().values()),
             "events": w["transactions"] + w["records"] - self.sink["events"],
+            **{
+                f"output {number}": self._for_output(output) - output["events"] - output["dropped"]
+                for number, output in enumerate(self.outputs)
+            },
         }
+
+    def _for_output(self, output: Mapping[str, int]) -> int:
+        """Events that an output was to write: the merged ones (a sink that was started again merges
+        once more what the output has had), and those about the sensor."""
+        return max(self.sink["events"], output["done"]) + output["stats"]
 
     def _frames(self) -> dict[str, int]:
         """What became of the frames that were read."""
@@ -174,9 +183,10 @@ class Account:
         yield from _balance("events made", events, {
             "merged": self.sink["events"], "in the rings": flying["events"],
         })
-        for number, output in enumerate(self.outputs if not running else ()):
-            yield from _balance(f"events for output {number}", self.sink["events"], {
+        for number, output in enumerate(self.outputs):
+            yield from _balance(f"events for output {number}", self._for_output(output), {
                 "written": output["events"], "not written": output["dropped"],
+                "waiting": flying[f"output {number}"],
             })
 
 

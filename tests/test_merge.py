@@ -368,7 +368,7 @@ def test_a_lane_asks_for_a_flush_before_its_producer_has_to_wait():
     site.slot.publish()
     site.merge.give_back()
     assert not site.merge.pressed
-    assert site.put(0, 1, number, b"x" * (1 << 14 - 100))
+    assert site.put(0, 1, number, b"x" * ((1 << 14) - 100))
     assert out == b"".join(line(i) for i in range(out.count(b"\n")))
 
 

@@ -67,7 +67,7 @@ def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
     if live:
         from functools import partial
 
-        from gazer.sinks.threads import Hand    # here: a run over files has no threads
+        from gazer.sinks.threads import Hand  # here: a run over files has no threads
 
         hand = partial(Hand, bell=child.boot.bell)
     lines = [output.kind in (OutputKind.TEXT, OutputKind.JSON) for output in config.outputs]
@@ -200,14 +200,14 @@ def counted(account: Account, supervisor: Slot) -> dict[str, int]:
         "interface_dropped": c["interface_dropped"],
         "kernel_dropped": c["kernel_dropped"],
         "kernel_lost": c["kernel_lost"],
-        "lossy": w["lossy"],
-        "lost_pending": w["lost_pending"],
+        "lossy": w.get("lossy", 0),
+        "lost_pending": w.get("lost_pending", 0),
         "messages": account.messages(),
         "no_query": w["no_query"],
         "no_reply": w["no_reply"] + w["evicted"],
         "one_way": account.one_way(),
         "pending": w["pending"],
-        "quarantined": w["quarantined"],
+        "quarantined": w.get("quarantined", 0),
         "queries": w["queries"],
         "replies": w["replies"],
         "restarts": restarts - watched["interface_gone"],

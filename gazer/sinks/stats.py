@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from gazer.event import STATS, TAG_STATS
 
@@ -90,12 +90,12 @@ def encoded(event: Mapping[str, object], time: int, form: int) -> bytes:
     if form in (TEXT, JSON):
         # json shows a float by its own rules, all events have six decimals.
         fields = ", ".join(f"{json.dumps(name)}: {_shown(value)}" for name, value in event.items())
-        when = datetime.fromtimestamp(time // SECOND, timezone.utc)
+        when = datetime.fromtimestamp(time // SECOND, UTC)
         if form == TEXT:
             return f"{when:%Y-%m-%dT%H:%M:%S}+00:00\t{TAG_STATS}\t{{{fields}}}\n".encode()
         micro = f"{when:%Y-%m-%dT%H:%M:%S}.{time % SECOND // 1000:06d}Z"
         return f'{{"tag": "{TAG_STATS}", "time": "{micro}", {fields}}}\n'.encode()
-    import msgpack
+    import msgpack  # type: ignore[import-untyped]
 
     at: object = time // SECOND
     if form == MSGPACK_TIME:
