@@ -16,7 +16,7 @@ export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:cacheprovider
 export HYPOTHESIS_STORAGE_DIRECTORY = /root/.cache/gazer-hypothesis
 endif
 
-.PHONY: build help setup run test fuzz differential bench lint clean
+.PHONY: build help setup run test fuzz differential bench wheel lint clean
 
 build: ## set up and compile what is missing or has changed
 	@sh scripts/setup.sh build
@@ -41,6 +41,10 @@ differential: build ## two million mutated messages against dnspython and dnslib
 
 bench: build ## measure speed and memory on generated traffic
 	$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: ## dist/: a wheel that carries libpcap, for sensors without a compiler, and the sdist
+	@sh scripts/setup.sh setup
+	@$(BIN)/python scripts/wheel.py $(ARGS)
 
 lint: ## ruff, mypy and cython-lint
 	@sh scripts/setup.sh build --extra lint

@@ -26,13 +26,21 @@ DIRECTIVES = {
 }
 
 
+# A static libpcap, below this folder, in place of the system's: scripts/wheel.py has it so.
+LIBPCAP = os.environ.get("GAZER_LIBPCAP")
+
+
 def extension(pyx: Path) -> Extension:
     parts = pyx.relative_to(ROOT).with_suffix("").parts
+    captures = parts[1] == "capture"
     return Extension(
         ".".join(parts),
         [str(pyx.relative_to(ROOT))],
-        include_dirs=["gazer"],
-        libraries=["pcap"] if parts[1] == "capture" else [],
+        include_dirs=["gazer", *([f"{LIBPCAP}/include"] if captures and LIBPCAP else [])],
+        libraries=["pcap"] if captures and not LIBPCAP else [],
+        extra_objects=[f"{LIBPCAP}/lib/libpcap.a"] if captures and LIBPCAP else [],
+        # What is linked in stays inside: another libpcap in the process is neither used nor hidden.
+        extra_link_args=["-Wl,--exclude-libs,ALL"] if captures and LIBPCAP else [],
         depends=[*HEADERS, "setup.py"],
         extra_compile_args=COMPILE + (INLINE if parts[-1] == "encode" else []),
     )

@@ -64,8 +64,8 @@ def run(path: str, *, full: bool = False) -> tuple[int, list[float]]:
     marks.append(time.process_time())
 
     engine = Engine(
-        frame_ring=Ring(frames), event_ring=Ring(events, create=capacity), bell=bells[WORKER_0],
-        capture_bell=bells[CAPTURE], sink_bell=bells[SINK], slot=Slot(ledger, WORKER_0),
+        frame_rings=[Ring(frames)], event_ring=Ring(events, create=capacity), bell=bells[WORKER_0],
+        capture_bells=[bells[CAPTURE]], sink_bell=bells[SINK], slot=Slot(ledger, WORKER_0),
         table=Transactions(max_pending=10**6, max_bytes=1 << 28, window=5 * SECOND, seed=1),
         transfers=Transfers(max_transfers=1024, max_bytes=1 << 25, budget=MAX_EVENT, seed=1),
         streams=Streams(max_streams=1 << 16, max_bytes=3 << 25, max_bytes_each=1 << 18,

@@ -1,7 +1,8 @@
 """`gazer check`: what would run, and whether what it needs from the machine is there.
 
-Looks and touches nothing: no file is opened, made or emptied. So it can say what would fail now,
-but not promise that nothing fails later. (libpcap looks up host names that capture.filter has.)
+Looks and touches nothing: no file is opened, made or emptied, no interface listened to. So it can
+say what would fail now, but not promise that nothing fails later. (libpcap looks up host
+names that capture.filter has.)
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import os
 import stat
 from collections.abc import Iterator
 
-from gazer.capture.bpf import kernel_filter
-from gazer.config import LLMNR_PORT, MDNS_PORT, Config, OutputKind, Tunnels
+from gazer.capture.bpf import COOKED, ETHERNET, kernel_filter
+from gazer.capture.interfaces import ANY, interface_state, may_capture
+from gazer.config import LLMNR_PORT, MDNS_PORT, Capture, Config, OutputKind, Tunnels
 from gazer.config.kinds import printable, show_duration, show_size
 from gazer.service.cpus import cpu_problems
 
@@ -30,14 +32,21 @@ def outline(config: Config) -> Iterator[str]:
     ports += f"; LLMNR on {LLMNR_PORT}" if capture.llmnr else ""
     fragments = config.fragments
     streams = config.streams
-    files = [_named(path, "standard input") for path in config.capture.files]
+    files = [_named(path, "standard input") for path in capture.files]
+    watched = [f"{name}: {interface_state(name)}" for name in capture.interfaces]
+    captures = max(1, len(capture.interfaces) * capture.processes)
 
     yield f"sensor        {config.sensor.id}"
-    for label, line in _column("input", files or ["none: give capture files with -r"]):
+    for label, line in _column("interface" if watched else "input", watched or files or [
+        "none: give interfaces with -i or capture files with -r"
+    ]):  # fmt: skip
         yield f"{label:<13} {line}"
+    if watched:
+        yield f"capture       {_capture(capture)}"
     if capture.filter:
         yield f"filter        {capture.filter}"
-    yield f"kernel filter {kernel_filter(capture, config.tunnels)}"
+    linktype = COOKED[0] if capture.interfaces == (ANY,) else ETHERNET
+    yield f"kernel filter {kernel_filter(capture, config.tunnels, linktype)}"
     yield f"dns           ports {ports}; frames up to {show_size(capture.snaplen)}"
     yield f"tunnels       {_tunnels(config.tunnels)}"
     yield (
@@ -50,12 +59,15 @@ def outline(config: Config) -> Iterator[str]:
         f"of all; forgotten after {show_duration(streams.timeout_ns)}"
     )
     yield f"transfers     at most {_count(streams.max_transfers, 'zone transfer')} at once"
+    metrics = ", metrics" if watched and config.metrics.listen else ""
     yield (
-        f"processes     {workers + 3}: supervisor, capture, {_count(workers, 'worker')}{how}, sink"
+        f"processes     {captures + workers + 2 + bool(metrics)}: supervisor, "
+        f"{'capture' if captures == 1 else f'{captures} capture'}, "
+        f"{_count(workers, 'worker')}{how}, sink{metrics}"
     )
     yield (
-        f"rings         {_count(workers, 'frame ring')} and {_count(workers, 'event ring')} of "
-        f"{show_size(config.ring.size)} each"
+        f"rings         {_count(captures * workers, 'frame ring')} and "
+        f"{_count(workers, 'event ring')} of {show_size(config.ring.size)} each"
     )
     yield f"shared memory {_human(ring_bytes(config))}, and a few pages for headers and counters"
     yield (
@@ -88,6 +100,11 @@ def obstacles(config: Config) -> Iterator[str]:
         problem = filter_problem(config.capture.filter)
         if problem:
             yield problem
+    if config.capture.interfaces and not may_capture():
+        yield (
+            "capture.interfaces: whoever runs this may not capture: run it as root, or with "
+            "CAP_NET_RAW (in a systemd unit: AmbientCapabilities=CAP_NET_RAW)"
+        )
     for index, path in enumerate(config.capture.files):
         why = None if path == "-" else _unreadable(path)
         if why:
@@ -112,6 +129,18 @@ _FORMS = {
     OutputKind.MSGPACK: "msgpack",
     OutputKind.MSGPACK_EVENT_TIME: "msgpack with EventTime",
 }
+
+
+def _capture(capture: Capture) -> str:
+    """How interfaces are watched."""
+    text = f"kernel buffer {show_size(capture.buffer)}"
+    if capture.processes > 1:
+        text += (
+            f" for each of {capture.processes} processes on each interface, which share the "
+            "frames by their outer addresses (fanout)"
+        )
+    mode = "promiscuous" if capture.promiscuous else "not promiscuous"
+    return f"{text}; {mode}" + (" (any never is)" if ANY in capture.interfaces else "")
 
 
 def _tunnels(tunnels: Tunnels) -> str:

@@ -1,4 +1,4 @@
-"""gazer's command line: `gazer run`, `gazer check`.
+"""gazer's command line: `gazer run`, `gazer check`, `gazer init`.
 
 Nothing is run here: `run` turns its arguments into a Config and hands it to the supervisor.
 
@@ -22,7 +22,7 @@ TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -141,7 +141,38 @@ def _parser() -> argparse.ArgumentParser:
                 help="run in the background; this command ends as soon as the sensor is up",
             )  # fmt: skip
         sub.set_defaults(command=command)
+    _add_init(commands)
     return parser
+
+
+def _add_init(commands: argparse._SubParsersAction[Any]) -> None:
+    summary = "lay a first configuration and service files into a folder"
+    sub = commands.add_parser(
+        "init", help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False
+    )
+    sub.add_argument("folder", metavar="DIR", help="where to, such as /etc/gazer")
+    sub.add_argument(
+        "-i",
+        "--interface",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help='an interface to watch, repeatable; without one, "any" for all',
+    )
+    sub.add_argument(
+        "--user", metavar="NAME", default="gazer", help="whom it runs as (default: gazer)"
+    )
+    sub.add_argument(
+        "--log-dir",
+        metavar="DIR",
+        default="/var/log/gazer",
+        help="where events are written (default: /var/log/gazer)",
+    )
+    sub.add_argument(
+        "--prefix", metavar="DIR", help="where gazer is installed (default: this one's place)"
+    )
+    sub.add_argument("--force", action="store_true", help="overwrite files that are there")
+    sub.set_defaults(command=_init)
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -182,4 +213,19 @@ def _check(arguments: argparse.Namespace) -> int:
     say("\n".join([*outline(config), "" if found else f"{source} is valid\n"]))
     if found:
         raise ConfigError("\n".join(found))
+    return 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from gazer.init import first_config, lay, report, site_for
+
+    site = site_for(
+        arguments.folder,
+        prefix=arguments.prefix,
+        log_dir=arguments.log_dir,
+        user=arguments.user,
+    )
+    config = first_config(site, arguments.interface or ["any"])
+    lay(arguments.folder, site, config, force=arguments.force)
+    say("\n".join([*report(arguments.folder, site, config), ""]))
     return 0

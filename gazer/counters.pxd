@@ -62,11 +62,11 @@ cdef enum:      # Position: of a capture process
     P_SHIFT                 # ... less the frames' time
     P_PACE_CLOCK            # live: the sensor clock was this ...
     P_PACE_TIME             # ... when CLOCK_MONOTONIC was this
-    P_ABSENT                # live: 1: it waits for its interface, and has said so
     P_TAILS = 8             # of its frame rings, from here, by worker
 
 cdef enum:      # ... of a worker
     P_EVENTS = 0            # tail of its event ring
+    P_PASSED                # clock of the watermark that it has passed on
     P_HEADS = 8             # heads of its frame rings, from here, by capture process
 
 cdef enum:      # ... of the sink
@@ -111,8 +111,14 @@ cdef enum:      # CaptureCounter
     C_KERNEL_LOST               # ... stood in it when the process that should read them ended
     C_INTERFACE_DROPPED         # live: frames that the network card could not take
     C_LOST_PIECES               # pieces that waited in a process that ended
+    C_ABSENT                    # now 1: the interface is waited for, and the operator knows
     C_FATE                      # one for each Fate but DNS, from here
     C_END = C_FATE + FATES_COUNT
+
+cdef enum:
+    LATENCIES = 21              # up to 64 us, 128 us, ... 33.5 s, and more
+    LATENCY_LEAST = 64000       # ns: the first bucket's bound
+    RCODES = 17
 
 cdef enum:      # WorkerCounter
     W_FRAMES = 0
@@ -156,9 +162,19 @@ cdef enum:      # WorkerCounter
     W_RECORDS                   # record events made
     W_OMITTED                   # records left out of events by events.max_size
     W_WAITS                     # times the worker waited for room in its event ring
+    W_LOSSY                     # no_reply and no_query while frames were being lost
+    W_QUARANTINED               # frames skipped, having killed the worker twice
+    W_LOST_PENDING              # queries that waited in workers that died
+    W_LOST_TRANSFERS            # zone transfers that were under way in them
+    W_LOST_OCTETS               # octets of streams that they kept
+    W_TORN_FRAMES               # frames of which a worker that died had published a part
+    W_TORN_EVENTS               # ... and the events of that part
+    W_LATENCY_SUM               # of replies, in microseconds
     W_DISCARDED                 # messages without event, one for each Anomaly, from here
     W_MALFORMED = W_DISCARDED + ANOMALIES       # messages with an event, but malformed
-    W_END = W_MALFORMED + ANOMALIES
+    W_LATENCY = W_MALFORMED + ANOMALIES         # replies by latency, LATENCIES buckets from here
+    W_RCODE = W_LATENCY + LATENCIES             # replies by response code; beyond 15 the last one
+    W_END = W_RCODE + RCODES
 
 cdef enum:      # OutputCounter
     O_EVENTS = 0                # written

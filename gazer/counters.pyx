@@ -41,7 +41,7 @@ CAPTURE = {
     "evicted_pieces": C_EVICTED_PIECES, "waiting_pieces": C_WAITING_PIECES,
     "kernel_received": C_KERNEL_RECEIVED, "kernel_dropped": C_KERNEL_DROPPED,
     "kernel_lost": C_KERNEL_LOST, "interface_dropped": C_INTERFACE_DROPPED,
-    "lost_pieces": C_LOST_PIECES,
+    "lost_pieces": C_LOST_PIECES, "absent": C_ABSENT,
 } | {f"fate.{name}": C_FATE + i for i, name in enumerate(FATES) if i}
 
 WORKER = {
@@ -62,10 +62,19 @@ WORKER = {
     "pending": W_PENDING, "no_query": W_NO_QUERY, "duplicates": W_DUPLICATES,
     "answered_forgotten": W_ANSWERED_FORGOTTEN, "negative_latency": W_NEGATIVE_LATENCY,
     "transactions": W_TRANSACTIONS, "records": W_RECORDS, "omitted": W_OMITTED, "waits": W_WAITS,
+    "lossy": W_LOSSY, "quarantined": W_QUARANTINED, "lost_pending": W_LOST_PENDING,
+    "lost_transfers": W_LOST_TRANSFERS, "lost_octets": W_LOST_OCTETS,
+    "torn_frames": W_TORN_FRAMES, "torn_events": W_TORN_EVENTS, "latency.sum_us": W_LATENCY_SUM,
 } | {
     f"discarded.{name}": W_DISCARDED + i for i, name in enumerate(ANOMALY_NAMES) if i
 } | {
     f"malformed.{name}": W_MALFORMED + i for i, name in enumerate(ANOMALY_NAMES) if i
+} | {
+    # Microseconds.  Each counts what is above the one before it: they are not cumulative.
+    f"latency.le.{LATENCY_LEAST // 1000 << i if i < LATENCIES - 1 else 'inf'}": W_LATENCY + i
+    for i in range(LATENCIES)
+} | {
+    f"rcode.{i if i < RCODES - 1 else 'other'}": W_RCODE + i for i in range(RCODES)
 }
 
 SINK = {"events": S_EVENTS, "writes": S_WRITES, "settled": S_SETTLED}

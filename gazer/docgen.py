@@ -1,7 +1,7 @@
-"""Makes configs/sensor.yaml and docs/configuration.md from the keys in gazer.config, and
-docs/events.md from the fields in gazer.event.
+"""Makes configs/sensor.yaml and docs/configuration.md from the keys in gazer.config,
+docs/events.md from the fields in gazer.event, and the service files in configs/ from gazer.units.
 
-python -m gazer.docgen            write all three, from the top of a checkout
+python -m gazer.docgen            write all of them, from the top of a checkout
 python -m gazer.docgen --check    write nothing; exit 1 if one is not current
 """
 
@@ -34,6 +34,7 @@ from gazer.event import (
     TX,
     Field,
 )
+from gazer.units import FILES, Site
 
 YAML_FILE = Path("configs/sensor.yaml")
 PAGE_FILE = Path("docs/configuration.md")
@@ -43,9 +44,10 @@ _WIDTH = 96
 _MADE = "python -m gazer.docgen"
 
 
-def sensor_yaml() -> str:
-    """configs/sensor.yaml: every key at its default, with its reason above it."""
-    return "\n".join(_yaml_lines()) + "\n"
+def sensor_yaml(config: Config | None = None) -> str:
+    """Every key with its reason above it: configs/sensor.yaml has the defaults, `gazer init` a
+    Config of its own."""
+    return "\n".join(_yaml_lines(config)) + "\n"
 
 
 def page() -> str:
@@ -80,7 +82,8 @@ def main(argv: list[str]) -> int:
 
 
 def _files() -> dict[Path, str]:
-    return {YAML_FILE: sensor_yaml(), PAGE_FILE: page(), EVENTS_FILE: events_page()}
+    made = {YAML_FILE: sensor_yaml(), PAGE_FILE: page(), EVENTS_FILE: events_page()}
+    return made | {YAML_FILE.with_name(name): make(Site()) for name, make in FILES.items()}
 
 
 def _content(path: Path) -> str | None:
@@ -93,19 +96,23 @@ def _content(path: Path) -> str | None:
 # configs/sensor.yaml -----------------------------------------------------------------------
 
 
-def _yaml_lines() -> Iterator[str]:
+def _yaml_lines(own: Config | None) -> Iterator[str]:
     yield from _comment(
-        "gazer's configuration: every key at its default, so that each line may be left out. "
-        "Errors name the file, the line and the key; `gazer check -c FILE` shows what would run."
+        "gazer's configuration: every key "
+        + ("" if own else "at its default, so that each line may be left out. ")
+        + ("that there is, as `gazer init` laid it; yours to change. " if own else "")
+        + "Errors name the file, the line and the key; `gazer check -c FILE` shows what would run."
     )
     yield "#"
     yield from _comment(
         "Durations: 60s, 500ms, 2m, 1h; a bare number is seconds. "
         "Sizes: 64MiB, 256KiB, 16MB; a bare number is bytes."
     )
-    yield "#"
-    yield from _comment(f"Made by `{_MADE}` from gazer/config: change it there.")
-    config = Config()
+    if own is None:
+        yield "#"
+        yield from _comment(f"Made by `{_MADE}` from gazer/config: change it there.")
+    default = Config()
+    config = own or default
     known = sections()
     for item in fields(Config):
         yield ""
@@ -117,6 +124,9 @@ def _yaml_lines() -> Iterator[str]:
                     yield ""
                 yield from _described(key, "  ")
                 value = getattr(getattr(config, item.name), attribute)
+                usual = getattr(getattr(default, item.name), attribute)
+                if value != usual:
+                    yield from _comment(f"Default: {key.kind.show(usual)}", "  ")
                 yield f"  {name}: {key.kind.show(value)}"
         elif "key" in item.metadata:
             key = item.metadata["key"]

@@ -67,6 +67,9 @@ TX = (
           " is no reply: `aa`, `tc`, `rd`, `ra`, `ad`, `cd`, one space between.", "rd ra"),
     Field("latency", "float, seconds", "Reply's time less query's time; absent without both, and"
           " where it would be negative (the clock was set back).", "0.015272000", optional=True),
+    Field("lossy", "boolean", "Of a `no_reply` or `no_query`: true where gazer lost frames, or one of"
+          " its processes was started again, at a time when what is missing may have come. It is no"
+          " evidence then. Live capture only.", "true", optional=True),
     Field("malformed", "map", "What was wrong with the query or the reply, under `query` and"
           " `reply`: the first fault met; see below.", '{"reply": "truncated"}', optional=True),
     Field("messages", "integer", "Of a zone transfer: how many DNS messages it took.", "27",

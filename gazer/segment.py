@@ -14,6 +14,9 @@ A segment is a `multiprocessing.shared_memory.SharedMemory` with four rules on t
   and there is nothing left for it to do.
 
 Names are `gazer-TOKEN-PART`: one token for all the segments of one run.
+
+Where children are another user, a segment is given to that user while it has its name: accounts of
+shared memory show it as theirs, and whoever may look into a child (root) sees whose it is.
 """
 
 from __future__ import annotations
@@ -30,9 +33,13 @@ from multiprocessing.shared_memory import SharedMemory
 
 from gazer.errors import SharedMemoryError
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.privileges import Identity
+
 PREFIX = "gazer-"
 # Exactly what a run calls its segments: /dev/shm is everyone's, and other files may begin the same.
-OURS = re.compile(PREFIX + r"[0-9a-f]{8}-(ledger|(frames[0-9]{1,4}|events[0-9]{1,2}))")
+OURS = re.compile(PREFIX + r"[0-9a-f]{8}-(ledger|(frames[0-9]{1,4}|(events|samples)[0-9]{1,2}))")
 FOLDER = "/dev/shm"     # where Linux keeps what shm_open makes
 
 
@@ -50,8 +57,11 @@ class Segment:
         self.size = shm.size
 
     @classmethod
-    def create(cls, name: str, size: int) -> Segment:
-        """Make the segment, reserve its pages and take its name away.  It starts as zeros."""
+    def create(cls, name: str, size: int, *, owner: Identity | None = None) -> Segment:
+        """Make the segment, reserve its pages and take its name away.  It starts as zeros.
+
+        `owner`: the user that it is to belong to, if that is another one; takes CAP_CHOWN.
+        """
         path = f"{FOLDER}/{name}"
         try:
             lock_fd = _create_locked(path)
@@ -61,7 +71,10 @@ class Segment:
             ) from None
         try:
             os.posix_fallocate(lock_fd, 0, size)
-            return cls(_map(name))
+            made = cls(_map(name))
+            if owner is not None:
+                _give(lock_fd, owner)
+            return made
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise SharedMemoryError(
@@ -119,6 +132,19 @@ def _create_locked(path: str) -> int:
         os.close(fd)
 
 
+def _give(fd: int, owner: Identity) -> None:
+    """Make it that user's, if it is not."""
+    there = os.fstat(fd)
+    if (there.st_uid, there.st_gid) == (owner.uid, owner.gid):
+        return
+    try:
+        os.fchown(fd, owner.uid, owner.gid)
+    except OSError as error:
+        raise SharedMemoryError(
+            f"can't give shared memory to user {owner.name}: {error.strerror}"
+        ) from None
+
+
 def _map(name: str) -> SharedMemory:
     """Map a segment that exists, and tell no resource tracker of it."""
     if sys.version_info >= (3, 13):
@@ -131,8 +157,12 @@ def _map(name: str) -> SharedMemory:
         resource_tracker.register = register
 
 
-def sweep() -> list[str]:
-    """Remove the segments whose maker was killed while they had a name; return their names."""
+def sweep(owner: Identity | None = None) -> list[str]:
+    """Remove the segments whose maker was killed while they had a name; return their names.
+
+    Ours, and those of the user that they are made for (`owner`); never another user's.
+    """
+    users = {os.geteuid()} if owner is None else {os.geteuid(), owner.uid}
     swept = []
     for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
         if not OURS.fullmatch(name):
@@ -146,7 +176,7 @@ def sweep() -> list[str]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             there = os.fstat(fd)
             # Another sweep may have been faster, and the name be a new file's by now.
-            if there.st_nlink and stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
+            if there.st_nlink and stat.S_ISREG(there.st_mode) and there.st_uid in users:
                 os.unlink(path)
                 swept.append(name)
         except OSError:

@@ -64,7 +64,7 @@ class Account:
             "kernel": c["kernel_received"] - left if self.live else 0,
             "capture": c["frames"] - sum(self._frames().values()),
             "frames": c["delivered"] - sum(self._taken().values()),
-            "events": w["transactions"] + w["records"] - self.sink["events"],
+            "events": w["transactions"] + w["records"] + w["torn_events"] - self.sink["events"],
             **{
                 f"output {number}": self._for_output(output) - output["events"] - output["dropped"]
                 for number, output in enumerate(self.outputs)
@@ -87,7 +87,10 @@ class Account:
 
     def _taken(self) -> dict[str, int]:
         """What became of the frames that were delivered."""
-        return {"taken by workers": self.workers["frames"]}
+        w = self.workers
+        return {
+            "taken by workers": w["frames"], "skipped": w["quarantined"], "torn": w["torn_frames"],
+        }  # fmt: skip
 
     def others(self) -> dict[str, int]:
         """Frames that were understood and carry no DNS, by reason; the reasons that occurred."""
@@ -135,7 +138,7 @@ class Account:
         """
         c, w = self.capture, self.workers
         discarded = sum(self.anomalies("discarded").values())
-        events = w["transactions"] + w["records"]
+        events = w["transactions"] + w["records"] + w["torn_events"]
         flying = {name: n if running else 0 for name, n in self.in_flight().items()}
         for name, n in flying.items():
             if n < 0:
@@ -160,6 +163,7 @@ class Account:
         yield from _balance("octets in segments", w["octets"], {
             "of messages": w["octets_framed"], "sent again": w["octets_old"],
             "skipped": w["octets_skipped"], "waiting": w["octets_buffered"],
+            "lost": w["lost_octets"],
         })
         yield from _balance("messages", self.messages(), {
             "queries": w["queries"], "replies": w["replies"], "discarded": discarded,
@@ -169,16 +173,23 @@ class Account:
         })
         yield from _balance("opened", w["opened"], {
             "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
-            "pending": w["pending"],
+            "pending": w["pending"], "lost": w["lost_pending"],
         })
         yield from _balance("replies", w["replies"], {
             "success": w["success"], "duplicates": w["duplicates"], "no_query": w["no_query"],
             "further": w["further"], "one_way": w["one_way_replies"],
             "of transfers begun": w["continuations"],
         })
-        yield from _balance("transactions", w["transactions"] + w["transferring"], {
+        under_way = w["transferring"] + w["lost_transfers"]
+        yield from _balance("transactions", w["transactions"] + under_way, {
             "success": w["success"], "no_reply": w["no_reply"], "evicted": w["evicted"],
             "no_query": w["no_query"], "further_reply": w["further"], "one_way": self.one_way(),
+        })
+        yield from _balance("replies with latency", w["success"] - w["negative_latency"], {
+            "in all": sum(n for name, n in w.items() if name.startswith("latency.le.")),
+        })
+        yield from _balance("response codes", w["success"], {
+            "in all": sum(n for name, n in w.items() if name.startswith("rcode.")),
         })
         yield from _balance("events made", events, {
             "merged": self.sink["events"], "in the rings": flying["events"],
@@ -322,9 +333,38 @@ def _remarks(account: Account) -> Iterator[str]:
             f" {_were(w['answered_forgotten'])} forgotten early"
             " (transactions.max_pending); their duplicates count as no_query"
         )
+    if w["lossy"]:
+        n = w["lossy"]
+        have = "has" if n == 1 else "have"
+        yield (
+            f"{_count(n, 'no_reply or no_query', 'no_reply and no_query')} {have} no weight: frames"
+            " were being lost"
+        )
+    if w["quarantined"]:
+        n = w["quarantined"]
+        yield f"{_count(n, 'frame')} {_were(n)} skipped, having killed a worker twice"
+    lost = {
+        "waiting query": w["lost_pending"], "zone transfer": w["lost_transfers"],
+        "octet of streams": w["lost_octets"],
+    }
+    if any(lost.values()):
+        yield "lost with workers that died: " + ", ".join(
+            _count(n, what, _MANY[what]) for what, n in lost.items() if n)
+    if w["torn_frames"] or w["torn_events"]:
+        n = w["torn_frames"]
+        yield (
+            f"a worker died in the middle of {_count(n, 'frame')}, of which there"
+            f" {'is' if w['torn_events'] == 1 else 'are'} {_count(w['torn_events'], 'event')}"
+        )
     if w["omitted"]:
         left = _count(w["omitted"], "record")
         yield f"limit reached: {left} left out of events (events.max_size)"
+
+
+_MANY = {
+    "waiting query": "waiting queries", "zone transfer": "zone transfers",
+    "octet of streams": "octets of streams",
+}
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from gazer.config import Config
 from gazer.counters import ledger_bytes
 from gazer.ring import ring_bytes
+from gazer.workers.sample import SAMPLES_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,10 @@ class Topology:
         """The name of a worker's event ring."""
         return f"events{worker}"
 
+    def samples(self, worker: int) -> str:
+        """The name of a worker's samples (of a live run), which are no ring."""
+        return f"samples{worker}"
+
     def segments(self) -> dict[str, int]:
         """Name and bytes of each shared segment."""
         size = ring_bytes(self.ring_capacity)
@@ -118,7 +123,8 @@ class Topology:
             self.frames(c, w): size for c in range(self.captures) for w in range(self.workers)
         }
         events = {self.events(w): size for w in range(self.workers)}
-        return {"ledger": ledger_bytes(self.processes), **frames, **events}
+        samples = {self.samples(w): SAMPLES_BYTES for w in range(self.workers) if self.interfaces}
+        return {"ledger": ledger_bytes(self.processes), **frames, **events, **samples}
 
     def shared_with(self, part: Part) -> set[str]:
         """The segments that a process needs.  Who serves metrics looks at all of them."""

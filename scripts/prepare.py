@@ -43,7 +43,7 @@ BUILD_NOTE = ROOT / "build" / "ready.json"
 HELPERS = ROOT / "scripts" / "test-helpers.txt"
 
 SOURCES = (".pyx", ".pxd", ".pxi", ".h")
-BUILD_FLAGS = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED")
+BUILD_FLAGS = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "GAZER_LIBPCAP")
 PIP_ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_REQUIREMENT", "PIP_EDITABLE")
 
 Note = dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -126,10 +127,21 @@ def test_a_broken_pipe_in_the_run_is_not_taken_for_a_good_end(config, ran):
         (
             "{}",
             [],
-            "gazer: nothing to read: give capture files with -r, or name them under "
-            "capture.files in {path}",
+            "gazer: nothing to read: give interfaces with -i or capture files with -r, or "
+            "name them under capture.interfaces or capture.files in {path}",
         ),
         ("wrokers: 3", ["-r", "x"], "gazer: {path}:1: wrokers: no such key; did you mean workers?"),
+        (
+            "{}",
+            ["-r", "x", "-i", "eth0"],
+            "gazer: -i and -r: interfaces and files can't be read in one run",
+        ),
+        ("{}", ["-i", "eth0", "-i", "eth0"], "gazer: capture.interfaces[1]: eth0 is given twice"),
+        (
+            "{}",
+            ["-i", "an-interface-name"],
+            'gazer: capture.interfaces[0]: "an-interface-name" can\'t be an interface\'s name',
+        ),
         ("{}", ["-r", "-", "-"], "gazer: capture.files: standard input can be read only once"),
         (
             "outputs: [{type: text, path: x}]",
@@ -153,7 +165,11 @@ def test_run_refuses_what_cannot_run(config, ran, capsys, text, args, line):
     [
         ([], "the following arguments are required: COMMAND", "gazer"),
         (["run"], "the following arguments are required: -c/--config", "gazer run"),
-        (["walk"], "argument COMMAND: invalid choice: 'walk' (choose from run, check)", "gazer"),
+        (
+            ["walk"],
+            "argument COMMAND: invalid choice: 'walk' (choose from run, check, init)",
+            "gazer",
+        ),
         (["check", "-c"], "argument -c/--config: expected one argument", "gazer check"),
         (
             ["run", "-c", "x", "-r"],
@@ -167,7 +183,7 @@ def test_run_refuses_what_cannot_run(config, ran, capsys, text, args, line):
 def test_a_wrong_command_line_is_one_line_and_2(args, line, usage):
     done = gazer(*args)
     # Python 3.11 has quotes around the choices, later ones have not.
-    said = done.stderr.replace("'run', 'check'", "run, check")
+    said = re.sub(r"'(\w+)'(?=[,)])", r"\1", done.stderr)
     assert said == f"gazer: {line}; {usage} -h shows the usage\n"
     assert (done.returncode, done.stdout) == (2, "")
 
@@ -231,7 +247,7 @@ def test_check_of_the_example():
     done = gazer("check", "-c", "configs/sensor.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("\nconfigs/sensor.yaml is valid\n")
-    assert "none: give capture files with -r" in done.stdout
+    assert "none: give interfaces with -i or capture files with -r" in done.stdout
 
 
 def test_check_shows_what_would_run(config, tmp_path):
@@ -296,6 +312,44 @@ def test_check_shows_filters_and_what_is_opened():
     assert "port 53 or port 4789 or port 5353 or port 5355 or port 8472" in kernel
     config = from_mapping({"tunnels": {"decode": []}})
     assert "tunnels       none is opened; VLAN tags are read" in check.outline(config)
+
+
+def test_check_of_a_live_run():
+    """`lo` is there and up wherever tests run."""
+    config = from_mapping({
+        "capture": {"interfaces": ["lo", "gz-absent"], "processes": 2, "buffer": "32MiB"},
+        "workers": 3, "ring": {"size": "2MiB"},
+    })  # fmt: skip
+    lines = list(check.outline(config))
+    for line in (
+        "interface     lo: up",
+        "              gz-absent: there is no such interface now; it will be waited for",
+        "capture       kernel buffer 32MiB for each of 2 processes on each interface, which share "
+        "the frames by their outer addresses (fanout); promiscuous",
+        "processes     10: supervisor, 4 capture, 3 workers, sink, metrics",
+        "rings         12 frame rings and 3 event rings of 2MiB each",
+        "shared memory 30 MiB, and a few pages for headers and counters",
+    ):
+        assert line in lines
+    one = from_mapping({
+        "capture": {"interfaces": ["any"], "promiscuous": False}, "metrics": {"listen": ""},
+        "workers": 1,
+    })  # fmt: skip
+    lines = list(check.outline(one))
+    assert "interface     any: all interfaces" in lines
+    assert "capture       kernel buffer 64MiB; not promiscuous (any never is)" in lines
+    assert "processes     4: supervisor, capture, 1 worker, sink" in lines
+    assert f"kernel filter {kernel_filter(one.capture, one.tunnels, 113)}" in lines
+
+
+def test_check_asks_whether_it_may_capture(monkeypatch):
+    live = from_mapping({"capture": {"interfaces": ["lo"]}})
+    monkeypatch.setattr(check, "may_capture", lambda: False)
+    (line,) = check.obstacles(live)
+    assert line.startswith("capture.interfaces: ") and "CAP_NET_RAW" in line
+    assert not list(check.obstacles(from_mapping({})))
+    monkeypatch.setattr(check, "may_capture", lambda: True)
+    assert not list(check.obstacles(live))
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

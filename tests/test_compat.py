@@ -56,6 +56,13 @@ def test_any_number_of_files_and_outputs_in_their_order():
     assert (pid_file, daemon) == ("pid", True)
 
 
+def test_interfaces():
+    config = made("-i", "eth0", "-iany", "-t-")[0]
+    assert config.capture.interfaces == ("eth0", "any")
+    assert config.capture.files == ()
+    assert config.metrics.listen == ""      # there is no flag for it
+
+
 def test_flags_may_be_joined():
     assert made("-Rdr", "x", "-t-") == made("-d", "-R", "-r", "x", "-t", "-")
     assert made("-Rrx", "-t-") == made("-R", "-r", "x", "-t", "-")
@@ -79,13 +86,20 @@ def test_the_extra_options():
 
 USAGE = "; dns-gazer -h shows the usage"
 WRONG = [
-    (["-i", "eth0", "-t-"], "-i: live capture is not there yet; read a capture file with -r"),
+    (
+        ["-i", "eth0", "-r", "x", "-t-"],
+        "-i and -r: interfaces and files can't be read in one run",
+    ),
+    (["-i", "a", "-i", "a", "-t-"], "-i a: a is given twice"),
+    (["-i", "a-name-too-long!", "-t-"],
+     '-i a-name-too-long!: "a-name-too-long!" can\'t be an interface\'s name'),
+    (["-i", "\n", "-t-"], '-i \\n: "\\n" can\'t be an interface\'s name'),
     (
         ["-r", "x", "-f", "[::1]:24224"],
         "-f: fluentd output is not there yet; write msgpack with -o",
     ),
-    (["-t", "-"], "nothing to read: give a capture file with -r"),
-    ([], "nothing to read: give a capture file with -r"),
+    (["-t", "-"], "nothing to read: give an interface with -i or a capture file with -r"),
+    ([], "nothing to read: give an interface with -i or a capture file with -r"),
     (
         ["-r", "x"],
         'no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)',
@@ -127,7 +141,8 @@ def test_exit_codes_of_the_real_command():
     assert done.stdout == compat.USAGE
     done = dns_gazer("-r", "x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"dns-gazer: {WRONG[4][1]}\n"
+    (line,) = (line for args, line in WRONG if args == ["-r", "x"])
+    assert done.stderr == f"dns-gazer: {line}\n"
 
 
 def test_help_names_every_flag():

@@ -468,7 +468,8 @@ def test_every_documented_field_occurs():
         query=build.header(1, 0x100, (0, 0, 0, 1)) + opt, status="no_reply", **ENDS)
     found, second = check(out, True, False), check(other, True, False)
     level = {"type": "vxlan", "id": 5, "source": "192.0.2.1", "destination": "192.0.2.2"}
-    third = one(dso((1, bytes(8))), status="no_reply", tunnels=[level])
+    third = one(dso((1, bytes(8))), status="no_reply", tunnels=[level], lossy=True)
+    assert third["lossy"] is True and "lossy" not in found
     assert third["tunnels"] == [level] and set(level) == set(TUNNELS)
     assert found.keys() | second.keys() | third.keys() == FIELDS.keys()
     fourth = one(reply=MDNS, status="one_way", protocol="mdns")

@@ -34,7 +34,7 @@ def engine_of(rings, slot, rules: Rules, **limits) -> Engine:
     of = {"max_pending": rules.max_pending or 1000, "max_bytes": 1 << 20, "max_streams": 1000,
           "stream_bytes": 1 << 22, "max_transfers": 100, **limits}
     return Engine(
-        frame_ring=rings[0], event_ring=rings[1], bell=-1, capture_bell=-1, sink_bell=-1, slot=slot,
+        frame_rings=[rings[0]], event_ring=rings[1], bell=-1, capture_bells=[-1], sink_bell=-1, slot=slot,
         table=Transactions(max_pending=of["max_pending"], max_bytes=of["max_bytes"],
                            window=round(rules.duplicate_window * NS), seed=0x5EED),
         transfers=Transfers(max_transfers=of["max_transfers"], max_bytes=of["stream_bytes"],

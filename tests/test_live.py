@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from gazer.capture.bpf import kernel_filter
+from gazer.capture.doors import passes
+from gazer.capture.files import open_source
+from gazer.capture.filter import Filter
 from gazer.capture.live import LiveSource
 from gazer.capture.testing import count_all, read_all, read_one, widened
 from gazer.config import Capture, Tunnels
@@ -24,6 +27,7 @@ from tests.oracle import build
 pytest_plugins = ["tests.netns"]
 
 ROOT = Path(__file__).parents[1]
+CAPTURES = ROOT / "tests" / "captures"
 WIRE = build.query("example.com.", "A", id=7)
 PACKET = build.udp("192.0.2.2", 4000, "192.0.2.1", 53, WIRE)
 QUERY = build.frame(PACKET)
@@ -130,16 +134,50 @@ def test_snaplen(lab):
     source.close()
 
 
-@pytest.mark.parametrize("tags", [[5], [5, 6], [5, 6, 7]])
-def test_vlan_tags_are_where_they_were(lab, tags):
+@pytest.mark.parametrize("tpids", [
+    [0x8100], [0x88A8], [0x9100], [0x8100, 0x8100], [0x88A8, 0x8100], [0x8100, 0x9100],
+    [0x9100, 0x8100], [0x8100] * 3, [0x88A8, 0x8100, 0x8100],
+], ids=lambda tpids: "-".join(f"{t:x}" for t in tpids))
+def test_vlan_tags_are_where_they_were(lab, tpids):
     """The kernel takes the outermost one out; with the filter that the sensor has."""
     lab.veth()
     source = source_on(lab, filter_of=lambda t: kernel_filter(Capture(), Tunnels(), t))
-    sent = [build.frame(PACKET, vlan=tags), build.frame(PACKET)]
-    lab.send([sent[0], OTHER, sent[1]])
-    assert [f[0] for f in get(source, 2)] == sent
-    assert source.stats() == (2, 0, 0)
+    tags = {"vlan": [0x2005, 6, 7][: len(tpids)], "tpids": tpids}
+    wanted, other = build.frame(PACKET, **tags), build.frame(OTHER[14:], **tags)
+    lab.send([wanted, OTHER, other, QUERY])
+    # Behind three tags the filter does not look.
+    expected = [wanted, QUERY] if len(tpids) < 3 else [wanted, other, QUERY]
+    got = rest(source)
+    assert [f[0] for f in got] == expected
+    assert all(f[1] == f[2] == len(f[0]) for f in got)
+    assert source.stats() == (len(expected), 0, 0)
     source.close()
+
+
+def test_real_traffic_passes_as_it_would_from_a_file(lab):
+    """All captures with Ethernet frames, through the sensor's filter: libpcap's own interpreter
+    says which of them come."""
+    lab.veth()
+    for where, end in (("sensor", "gz0"), ("far", "gz1")):
+        assert lab.run(["ip", "link", "set", end, "mtu", "65535"], where).returncode == 0
+    text = kernel_filter(Capture(), Tunnels())
+    filter = Filter(text)
+    files = 0
+    for path in sorted(CAPTURES.glob("*.pcap*")):
+        capture = open_source(str(path), snaplen=262144)
+        sent = [f[0] for f in read_all(capture)[0] if f[4] == 1 and len(f[0]) >= 14]
+        capture.close()
+        if not sent:
+            continue
+        files += 1
+        source = source_on(lab, buffer_bytes=64 << 20, filter_of=lambda t: text)
+        lab.send(sent)
+        got = [f[0] for f in rest(source)]
+        expected = [f for f in sent if passes(filter, f)]
+        assert got == expected, path.name
+        assert source.stats() == (len(expected), 0, 0)
+        source.close()
+    assert files > 3
 
 
 def test_large_frames(lab):
@@ -499,10 +537,29 @@ def test_sizes_out_of_range(wrong):
                              "filter_of": port_53, **wrong})
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "x" * 300, "gz0;", "../gz0"])
-def test_names_that_are_no_interface(lab, name):
+@pytest.mark.parametrize("name", ["", ".", "..", "a\0b", "x" * 16, "../gz0", "a b", "a:1", "a\n"])
+def test_names_that_no_interface_can_have(name):
+    """They are not waited for."""
+    source = LiveSource(name, snaplen=99, buffer_bytes=SMALL, promiscuous=True, filter_of=port_53)
+    with pytest.raises(InputError, match="can't be the name of an interface") as caught:
+        source.open()
+    assert not isinstance(caught.value, InterfaceAbsent)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["nflog", "usbmon0", "dbus-system", "bluetooth0"])
+def test_what_libpcap_knows_beside_interfaces(lab, name):
     with pytest.raises(InputError):
         source_on(lab, name)
+
+
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1, 3 << 20])
+def test_the_buffer_has_the_size_that_was_asked_for(lab, size):
+    lab.veth()
+    source = source_on(lab, buffer_bytes=size)
+    assert source.ring_bytes == -(-size // 262144) * 262144
+    assert source.warning is None
+    source.close()
 
 
 def test_promiscuous_or_not(lab):

@@ -27,6 +27,7 @@ DOORS = {
     "gazer.workers.doors",
     "gazer.workers.probe",
     "gazer.workers.stream_door",
+    "gazer.workers.mortal",
     "gazer.workers.transfer_door",
 }
 
@@ -34,13 +35,13 @@ ROOMS = ("gazer.capture", "gazer.workers", "gazer.sinks", "gazer.config", "gazer
 
 # What stands lower may be imported.  A room's modules have its rank, but for the process mains.
 RANKS = {
-    0: "gazer atomics block cursor errors event",
-    1: "config ring segment system text tunnel",
-    2: "packet",
-    3: "counters entry flow pidfile",
+    0: "gazer atomics block cursor errors event units",
+    1: "config quarantine ring system text tunnel",
+    2: "packet privileges seccomp",
+    3: "counters entry flow pidfile segment",
     4: "capture workers sinks topology",
     5: "child docgen summary",
-    6: "capture.process workers.process sinks.process service",
+    6: "capture.process workers.process sinks.process init service",
     7: "check supervisor",
     8: "cli",
     9: "compat",
@@ -50,6 +51,8 @@ RANKS = {
 EXCEPTIONS = {
     # The ledger has a counter for each anomaly, whose closed list stands in the workers' room.
     ("gazer.counters", "gazer.workers.anomaly"),
+    # A live run has a segment for each worker's samples, whose size their layout decides.
+    ("gazer.topology", "gazer.workers.sample"),
     # Kinds and limits, which are constants of the packet's own structures.
     ("gazer.tunnel", "gazer.packet"),
 }

@@ -31,6 +31,7 @@ def account(**changes: int) -> Account:
         "opened": 50, "repeated": 5, "success": 38, "no_reply": 9, "evicted": 3,
         "one_way_queries": 2, "one_way_replies": 1, "further": 1, "continuations": 3,
         "duplicates": 1, "no_query": 2, "transactions": 56, "records": 196,
+        "latency.le.64": 20, "latency.le.inf": 18, "rcode.0": 30, "rcode.other": 8,
     }
     sink = {"events": 252, "writes": 3, "settled": 252}
     outputs = [{"events": 252, "bytes": 50_000, "dropped": 0, "stats": 0, "done": 252},
@@ -67,7 +68,10 @@ def test_it_adds_up():
     {"workers__no_reply": 10}, {"workers__evicted": 2}, {"workers__pending": 1},
     {"workers__duplicates": 0}, {"workers__no_query": 3}, {"workers__transactions": 51},
     {"workers__records": 199}, {"sink__events": 251}, {"out0__events": 251},
-    {"out1__dropped": 1}, {"out1__stats": 0}, {"out0__done": 253},
+    {"out1__stats": 0}, {"out0__done": 253},
+    {"out1__dropped": 1}, {"workers__quarantined": 1}, {"workers__lost_pending": 1},
+    {"workers__lost_transfers": 1}, {"workers__lost_octets": 1}, {"workers__torn_frames": 1},
+    {"workers__torn_events": 1}, {"workers__rcode_of_3": 1}, {"workers__latency_of_le.128": 1},
 ], ids=lambda change: next(iter(change)))
 def test_any_counter_that_is_off_by_one_is_found(change):
     assert list(account(**change).imbalances())
@@ -132,6 +136,14 @@ def test_the_lines():
     ({"workers__negative_latency": 1}, "1 reply is older than its query: no latency there"),
     ({"workers__negative_latency": 6}, "6 replies are older than their query"),
     ({"workers__answered_forgotten": 7}, "limit reached: 7 answered transactions"),
+    ({"workers__lossy": 1}, "1 no_reply or no_query has no weight: frames were being lost"),
+    ({"workers__lossy": 4}, "4 no_reply and no_query have no weight"),
+    ({"workers__quarantined": 2}, "2 frames were skipped, having killed a worker twice"),
+    ({"workers__lost_pending": 1, "workers__lost_octets": 7},
+     "lost with workers that died: 1 waiting query, 7 octets of streams"),
+    ({"workers__lost_transfers": 2}, "lost with workers that died: 2 zone transfers"),
+    ({"workers__torn_frames": 1, "workers__torn_events": 3},
+     "a worker died in the middle of 1 frame, of which there are 3 events"),
     ({"workers__omitted": 8}, "limit reached: 8 records left out"),
 ])
 def test_remarks(change, line):

@@ -11,6 +11,7 @@ from gazer.counters import ledger_bytes
 from gazer.ring import ring_bytes
 from gazer.segment import OURS
 from gazer.topology import Topology
+from gazer.workers.sample import SAMPLES_BYTES
 
 
 def live(interfaces, processes, workers, **more):
@@ -73,5 +74,7 @@ def test_each_pair_of_capture_and_worker_has_a_ring():
     frames = [topology.frames(c, w) for c in range(4) for w in range(3)]
     assert len(set(frames)) == 12
     assert set(topology.segments()) == {
-        "ledger", *frames, *(topology.events(i) for i in range(3))}
+        "ledger", *frames, *(topology.events(i) for i in range(3)),
+        *(topology.samples(i) for i in range(3))}
+    assert topology.segments()["samples2"] == SAMPLES_BYTES
     assert all(OURS.fullmatch(f"gazer-0123abcd-{name}") for name in topology.segments())

@@ -26,6 +26,8 @@ cdef struct Instruction:    # struct sock_filter
     uint32_t k
 
 
+cdef bint afpacket_is(int fd) noexcept nogil
+
 # Each returns 0 or an errno, unless it says otherwise.
 cdef int afpacket_attach(int fd, const Instruction* program, unsigned short n) noexcept nogil
 cdef int afpacket_attached(int fd, Instruction* program, unsigned int* n) noexcept nogil

@@ -74,6 +74,14 @@ cdef enum:
     SOL_PACKET = 263        # linux/socket.h, which user space has no copy of
 
 
+cdef bint afpacket_is(int fd) noexcept nogil:
+    """Is it a packet socket at all?"""
+    cdef sockaddr_ll address
+    cdef socklen_t length = sizeof(address)
+    memset(&address, 0, sizeof(address))
+    return getsockname(fd, <sockaddr*>&address, &length) == 0 and address.sll_family == AF_PACKET
+
+
 cdef int put_program(int fd, int level, int option, const Instruction* program,
                      unsigned short n) noexcept nogil:
     cdef sock_fprog f

@@ -38,9 +38,9 @@ from gazer.capture.fragments cimport (
 from gazer.capture.source cimport (
     FRAME_BAD_TIME, SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source)
 from gazer.counters cimport (
-    C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_END, C_FATE, C_FRAMES,
+    C_ABSENT, C_BAD_TIME, C_BYTES, C_CLOCK_JUMPS, C_DATAGRAMS, C_DELIVERED, C_END, C_FATE, C_FRAMES,
     C_INTERFACE_DROPPED, C_KERNEL_DROPPED, C_KERNEL_LOST, C_KERNEL_RECEIVED, C_LOST_PIECES,
-    C_RING_DROPPED, C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, P_ABSENT, P_CLOCK,
+    C_RING_DROPPED, C_SNAPPED, C_TUNNELLED, C_WAITING_PIECES, C_WAITS, P_CLOCK,
     P_PACE_CLOCK, P_PACE_TIME, P_SEQUENCE, P_SHIFT, P_TAILS, RUNNING, WAITING, WORD_COMMITS, Slot)
 from gazer.cursor cimport Cursor, cursor_over
 from gazer.entry cimport FrameEntry
@@ -193,7 +193,7 @@ cdef class Dispatcher:
         self.clock.shift = <int64_t>positions[P_SHIFT]
         self.clock.pace_clock = positions[P_PACE_CLOCK]
         self.clock.pace_time = positions[P_PACE_TIME]
-        self.absent = positions[P_ABSENT] != 0
+        self.absent = c[C_ABSENT] != 0
         for i in range(self.workers):
             self.producers[i].tail = positions[P_TAILS + i]
         # A frame that was in hand, waiting for room, when the other one died.
@@ -426,12 +426,12 @@ cdef class Dispatcher:
             c[C_KERNEL_RECEIVED] = c[C_KERNEL_DROPPED] + c[C_KERNEL_LOST] + c[C_FRAMES]
             if self.received > c[C_KERNEL_RECEIVED]:
                 c[C_KERNEL_RECEIVED] = self.received
+            c[C_ABSENT] = self.absent
         positions[P_SEQUENCE] = self.sequence
         positions[P_CLOCK] = self.clock.now
         positions[P_SHIFT] = <uint64_t>self.clock.shift
         positions[P_PACE_CLOCK] = self.clock.pace_clock
         positions[P_PACE_TIME] = self.clock.pace_time
-        positions[P_ABSENT] = self.absent
         for i in range(self.workers):
             positions[P_TAILS + i] = self.producers[i].tail
         self.slot.commit()

@@ -12,6 +12,9 @@ What has no IP header there (ARP, MPLS, PPPoE), or is too short, goes to the fir
 tunnel's two ends are one pair of hosts, however many are inside: capture on several sockets does
 not help where all traffic comes through one tunnel, nor behind MPLS.
 
+It is modulo the number of sockets: when one leaves or joins (a capture process that died and its
+successor), most pairs of hosts move to another socket, once each.
+
 Where a frame's octets stand for this program depends on its way.  A received frame's data begins
 behind its link header, the outermost VLAN tag taken out of it, and `protocol` says what follows.
 A frame that this machine sends begins with its link header; and where that is of no known length

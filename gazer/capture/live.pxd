@@ -95,6 +95,7 @@ cdef struct Tally:          # one of libpcap's counters
 cdef class LiveSource(Source):
     cdef readonly int snaplen
     cdef readonly int buffer_bytes
+    cdef readonly unsigned long long ring_bytes     # what the kernel gave: whole blocks
     cdef readonly bint promiscuous
     cdef readonly int wait_ms
     cdef readonly object warning    # what libpcap had to say when it was opened all the same

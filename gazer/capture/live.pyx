@@ -9,8 +9,8 @@ from posix.unistd cimport read
 
 from gazer.capture.afpacket cimport (
     INTERFACE_UP, MAX_PROGRAM, NO_PROTOCOL, Instruction, afpacket_attach, afpacket_attached,
-    afpacket_bind_all, afpacket_drop_all, afpacket_error, afpacket_join, afpacket_loopback,
-    afpacket_settle, afpacket_spread, afpacket_state)
+    afpacket_bind_all, afpacket_drop_all, afpacket_error, afpacket_is, afpacket_join,
+    afpacket_loopback, afpacket_settle, afpacket_spread, afpacket_state)
 from gazer.capture.libpcap cimport (
     PCAP_ERRBUF_SIZE, PCAP_ERROR, PCAP_ERROR_IFACE_NOT_UP, PCAP_ERROR_NO_SUCH_DEVICE,
     PCAP_ERROR_PERM_DENIED, PCAP_ERROR_PROMISC_PERM_DENIED, PCAP_NETMASK_UNKNOWN,
@@ -22,6 +22,9 @@ from gazer.capture.libpcap cimport (
 from gazer.capture.source cimport (
     SOURCE_BROKEN, SOURCE_END, SOURCE_FRAME, SOURCE_IDLE, Frame, Source, linktype_canonical)
 from gazer.capture.stream cimport milliseconds
+
+import os
+import re
 
 from gazer.capture.fanout import (
     IFINDEX, JEQ, LD_W, OUTGOING, PKTTYPE, RET, fanout_program, packed)
@@ -37,9 +40,25 @@ cdef extern from "poll.h" nogil:
     int poll(pollfd* fds, unsigned long count, int timeout)
 
 
+# What Linux accepts (dev_valid_name), in as many octets as it has for one (IFNAMSIZ).
+VALID_NAME = re.compile(rb"[^\0/:\s]{1,15}")
+
+
 cdef str words(const char* text):
     """libpcap's words as one line."""
     return " ".join((<bytes>text).decode("utf-8", "backslashreplace").split())
+
+
+cdef unsigned long long ring_bytes(int fd):
+    """How large the ring of this socket is.  Where memory is short, libpcap makes it smaller until
+    the kernel agrees, and does not say so."""
+    inode = os.fstat(fd).st_ino
+    with open("/proc/self/maps", "rb") as maps:
+        for line in maps:
+            if line.endswith(b"socket:[%d]\n" % inode):
+                start, end = line.split(b" ", 1)[0].split(b"-")
+                return int(end, 16) - int(start, 16)
+    return 0
 
 
 cdef void hold(u_char* user, const pcap_pkthdr* header, const u_char* data) noexcept nogil:
@@ -108,8 +127,9 @@ cdef class LiveSource(Source):
         cdef int status
         if self.handle != NULL or self.over != SOURCE_FRAME:
             raise ValueError("it is open, or has been")
-        if b"\0" in name or not name:
-            raise InputError("an interface's name has no NUL, and is not empty")
+        if not VALID_NAME.fullmatch(name) or name in (b".", b".."):
+            # libpcap would say that there is none, and it would be waited for.
+            raise InputError(f"{self.name!r}: can't be the name of an interface")
         error[0] = 0
         self.handle = pcap_create(name, error)
         if self.handle == NULL:
@@ -127,9 +147,15 @@ cdef class LiveSource(Source):
                 raise self.refuse(status)
             if status > 0:
                 self.warning = f"{self.name}: {words(pcap_geterr(self.handle))}"
+            self.fd = pcap_fileno(self.handle)
+            if not afpacket_is(self.fd):    # usbmon, nflog, D-Bus, ...: libpcap knows many things
+                raise InputError(f"{self.name}: not a network interface")
             if pcap_setnonblock(self.handle, 1, error) < 0:
                 raise InputError(f"{self.name}: {words(error)}")
-            self.fd = pcap_fileno(self.handle)
+            self.ring_bytes = ring_bytes(self.fd)
+            if self.ring_bytes < <unsigned long long>self.buffer_bytes:
+                self.warning = (f"{self.name}: the kernel has memory for a buffer of "
+                                f"{self.ring_bytes} octets, not of {self.buffer_bytes}")
             self.linktype_ = linktype_canonical(pcap_datalink(self.handle))
             self.batch.scale = 1 if (
                 pcap_get_tstamp_precision(self.handle) == PCAP_TSTAMP_PRECISION_NANO) else 1000
@@ -203,8 +229,8 @@ cdef class LiveSource(Source):
             if failed:
                 raise InputError(
                     f"{self.name}: can't join fanout group {group}: "
-                    f"{strerror(failed).decode(errors='replace')}; another program may have a group "
-                    "of this number")
+                    f"{strerror(failed).decode(errors='replace')}; another program may have a "
+                    "group of this number")
             spread = packed(fanout_program(self.linktype_, seed))
             text = spread
             self.must(afpacket_spread(self.fd, <const Instruction*>text,

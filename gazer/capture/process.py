@@ -191,13 +191,11 @@ def await_interface(child: Child, dispatcher: Dispatcher, source: LiveSource) ->
             if not ready:       # the service runs, whether or not there is something to see
                 ready = True
                 child.report(READY)
-            child.slot.waits(True)
             for _ in range(TRY_EVERY):
                 if not child.slot.draining:
                     time.sleep(NAP)
                     dispatcher.idle()
             continue
-        child.slot.waits(False)
         if leads(child.boot):
             if dispatcher.absent:
                 child.report(NOTICE, f"{name} is there: capturing")

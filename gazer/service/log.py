@@ -55,7 +55,7 @@ def leave_terminal(*, keep_stdout: bool) -> None:
 
 
 def close_standard(*descriptors: int) -> None:
-    """Let these lead nowhere, where they are no files."""
+    """Let these lead nowhere, where they are no files (which nobody waits for)."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in descriptors:
         if not is_kept(fd):

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 REAP = 5.0          # seconds that a child may take to end when the sink has ended
 LAST_WRITE = 1.0    # seconds that the sink may take to finish a write when all is to end at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 
 
@@ -180,8 +181,9 @@ class Run:
 
     def _start(self) -> bool:
         """Start all processes.  False if the run is over before anything is read."""
-        with contextlib.suppress(OSError):      # closed by whoever started us
-            self._stdin = self._descriptor(os.dup(0))
+        if self._takes_stdin():
+            with contextlib.suppress(OSError):      # closed by whoever started us
+                self._stdin = self._descriptor(os.dup(0))
         gc.freeze()     # what is here now stays in pages that all share
         self._stack.callback(gc.unfreeze)
         for part in self._topology.parts():
@@ -192,6 +194,13 @@ class Run:
                         return False
             self._start_one(part)
         return self._await_ready()
+
+    def _takes_stdin(self) -> bool:
+        """A daemon lets go of it where it can, and no service has a use for it."""
+        files = self._config.capture.files
+        return any(path in STANDARD_INPUT for path in files) or not (
+            self._topology.interfaces or self._launch
+        )
 
     def _await_ready(self) -> bool:
         """Go on until the run is up.  False if it is over before."""
@@ -239,8 +248,10 @@ class Run:
         """In the child: let go of what is the supervisor's, and become the part."""
         os.close(ours)
         self._forget(boot)
-        if boot.part.role == "capture" and boot.stdin >= 0:
-            os.dup2(boot.stdin, 0)      # multiprocessing has put /dev/null there
+        if boot.part.role != "capture" or boot.stdin < 0:
+            log.close_standard(0)
+            if boot.stdin >= 0:
+                os.close(boot.stdin)
         self._main_of(boot.part.role)(boot)
 
     def _forget(self, boot: Boot) -> None:

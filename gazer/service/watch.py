@@ -3,7 +3,7 @@
 **The running clock.**  A supervisor that was stopped or suspended itself (SIGSTOP of the group, a
 virtual machine that is frozen) finds all heartbeats old when it goes on; nobody has hanged.  So it
 counts only time in which it came round its own loop: each round counts what has passed since the
-one before, but no more than MOST_OF_A_ROUND.
+one before, but no more than a ROUND.  After a stop the children have another round to move.
 
 **Hanging** is not an old heartbeat either but one that has not *changed* for so long on that clock:
 no two clocks are compared.  A process that says that it waits (for an output that takes nothing) is
@@ -21,7 +21,6 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 
 ROUND = 500 * MS                # the supervisor looks at its children at least so often
-MOST_OF_A_ROUND = 2 * ROUND     # what a round counts for at most
 STARTING = 10 * SECOND          # a process has at least so long for its start
 FEW = 5
 WHILE = 60 * SECOND
@@ -37,7 +36,7 @@ class RunningClock:
 
     def round(self, now: int) -> int:
         """The supervisor comes round its loop, at `now` of any steady clock."""
-        self.time += min(max(0, now - self._last), MOST_OF_A_ROUND)
+        self.time += min(max(0, now - self._last), ROUND)
         self._last = now
         return self.time
 

@@ -374,7 +374,7 @@ cdef class Writer:
     def events(self, *, query=None, reply=None, client, client_port, server, server_port, ident,
                vlan=(), status="success", query_time=0, reply_time=0, repeats=0, records=False,
                clock=0, sequence=0, query_size=None, reply_size=None, transport=17,
-               protocol="dns", vnis=(), tunnels=(), transfer=None):
+               protocol="dns", vnis=(), tunnels=(), transfer=None, lossy=False):
         """The tx event, or with `records` those of the one message: for each event a dict of
         format number -> bytes.  Also returns what the encoder says was omitted.
 
@@ -394,6 +394,7 @@ cdef class Writer:
         x.family = a.version
         x.transport = transport
         x.protocol = PROTOCOLS_OF_DNS.index(protocol)
+        x.lossy = lossy
         if transfer is not None:
             x.transfer = True
             x.complete, x.messages, x.records, x.bytes = transfer

@@ -89,7 +89,7 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     if full:
         n += (4 + 2 * (q != NULL) + waited + 3 * (r != NULL) + (q_edns or r_edns) + (q_bad or r_bad)
               + (e.omitted > 0) + latency + (tags > 0) + 4 * x.transfer + (q_dso or r_dso)
-              + (x.outer != NULL))
+              + (x.outer != NULL) + x.lossy)
     map_begin(o, n)
     if full and x.transfer:
         put_key(o, b"bytes")
@@ -129,6 +129,9 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
         if latency:
             next_key(o, b", \"latency\": ")
             put_duration(o, x.reply_time - x.query_time)
+        if x.lossy:
+            next_key(o, b", \"lossy\": ")
+            put_bool(o, True)
         if q_bad or r_bad:
             next_key(o, b", \"malformed\": ")
             map_begin(o, q_bad + r_bad)

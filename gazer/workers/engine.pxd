@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from gazer.counters cimport Slot
 from gazer.entry cimport FrameEntry
-from gazer.ring cimport Consumer, Ring
 from gazer.workers.emitter cimport Emitter
+from gazer.workers.intake cimport Intake, Lane
 from gazer.workers.matcher cimport Matcher, Origin
 from gazer.workers.stream cimport Streams
 
@@ -16,19 +16,23 @@ cdef enum EngineResult:
 
 
 cdef class Engine:
-    cdef Ring frame_ring
-    cdef Consumer frames
+    cdef Intake intake
     cdef Slot slot
     cdef uint64_t* counters
+    cdef uint64_t* in_hand          # word of the slot: the frame that is being worked on
     cdef Emitter emitter
     cdef Matcher matcher
     cdef Streams streams
     cdef int bell
-    cdef uint64_t mark_clock        # the watermark last passed on
-    cdef uint64_t mark_sequence
+    cdef int batch                  # frames between two commits
+    cdef uint64_t marked            # number of the frame that a predecessor died of; 0: none
+    cdef bint condemned             # ... twice: it is to be skipped
 
+    cdef void account(self) noexcept nogil
+    cdef void settle(self) noexcept nogil
     cdef void publish(self, uint64_t clock, uint64_t sequence) noexcept nogil
-    cdef void handle(self, const FrameEntry* f, const uint8_t* frame) noexcept nogil
+    cdef bint reached(self, const FrameEntry* f) noexcept nogil
+    cdef void handle(self, const FrameEntry* f, const uint8_t* frame, int lane) noexcept nogil
     cdef void segment(self, const FrameEntry* f, const uint8_t* payload,
                       Origin* o) noexcept nogil
     cdef void hand_on(self, Origin* o) noexcept nogil

@@ -3,63 +3,131 @@
 For each frame: what is due by its clock leaves first.  A UDP packet's payload is a message; a TCP
 segment goes to its connection, which hands on the messages that it made whole.  Each message is
 decoded and matched, and what follows from it encoded straight into the event ring (matcher.pyx,
-emitter.pyx).  A frame's events are published together.  The watermark of the frame ring is read
-before its tail; once that tail is consumed, the watermark holds for the events as well and is
-passed on.
+emitter.pyx).  The watermark of a frame ring is read before its tail; once that tail is consumed,
+the watermark holds for the events as well and is passed on.
+
+After some frames comes a commit, in an order that a kill may break off anywhere (ARCHITECTURE.md,
+"Succession"): counters and positions, the events' tail, the watermark, the frames' heads.  A commit
+stands between two frames, or between two things that expire ahead of a frame.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from gazer.atomics cimport load_acquire
+from gazer.atomics cimport load_acquire, store_relaxed
 from gazer.counters cimport (
-    W_ANSWERED_FORGOTTEN, W_BROKEN_MESSAGES, W_CROWDED, W_DATAGRAMS, W_DISCARDED, W_FRAMES, W_GAPS,
-    W_OCTETS, W_OCTETS_BUFFERED, W_OCTETS_FRAMED, W_OCTETS_OLD, W_OCTETS_SKIPPED, W_PENDING,
-    W_RESYNCS, W_SEGMENTS, W_STREAMS, W_STREAMS_EVICTED, W_STREAMS_OPENED, W_STREAMS_TIMED_OUT,
-    W_STREAM_MESSAGES, W_TRANSFERRING, Slot)
+    P_PASSED, WORD_COMMITS, WORD_IN_HAND, WORD_SUSPECT, W_ANSWERED_FORGOTTEN, W_BROKEN_MESSAGES,
+    W_CROWDED, W_DATAGRAMS, W_DISCARDED, W_FRAMES, W_GAPS, W_LOST_OCTETS, W_LOST_PENDING,
+    W_LOST_TRANSFERS, W_OCTETS, W_OCTETS_BUFFERED, W_OCTETS_FRAMED, W_OCTETS_OLD, W_OCTETS_SKIPPED,
+    W_PENDING, W_QUARANTINED, W_RESYNCS, W_SEGMENTS, W_STREAMS, W_STREAMS_EVICTED, W_STREAMS_OPENED,
+    W_STREAMS_TIMED_OUT, W_STREAM_MESSAGES, W_TRANSFERRING, Slot)
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
 from gazer.entry cimport FrameEntry, frame_offset
 from gazer.flow cimport packet_scope
-from gazer.packet cimport MAX_SCOPE, MAX_TAGS, MAX_TUNNELS, PROTOCOLS, TCP, Layer, Packet
-from gazer.ring cimport (
-    MARK_END, Consumer, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
-    ring_release, ring_wake_consumer)
+from gazer.packet cimport MAX_SCOPE, TCP, Layer, Packet
+from gazer.ring cimport MARK_END, Ring, bell_wait, ring_wake_consumer
 from gazer.workers.anomaly cimport SHORT_HEADER
 from gazer.workers.emitter cimport Emitter
 from gazer.workers.encode cimport Encoder
+from gazer.workers.intake cimport CAPTURE_SHIFT, Intake, Lane, lane_next
 from gazer.workers.matcher cimport Due, Matcher, Origin
 from gazer.workers.outer cimport Outer, outer_of
 from gazer.workers.connections cimport Segment, StreamCounts
+from gazer.workers.sample cimport Samples
 from gazer.workers.stream cimport STREAM_MESSAGE, STREAM_NOTHING, StreamItem, Streams
 from gazer.workers.transaction cimport Transactions
 from gazer.workers.transfer cimport Transfers
 
 cdef enum:
-    BATCH = 128             # frames between two publications
+    BATCH = 128             # frames between two commits, at most
     NAP = 100               # ms; the longest sleep: a safety net, and the pace of heartbeats
 
 
 cdef class Engine:
     """One worker's rings, tables and counters.
 
-    `frame_ring`, `event_ring`: Ring; `capture_bell`, `sink_bell`: eventfds to wake those two;
-    `bell`: our own; `slot`: our part of the ledger; `timeout` of transactions in ns.
+    `frame_rings`, `capture_bells`: the frame ring from each capture process, and the eventfd that
+    wakes it; `event_ring`, `sink_bell`: the same of the sink; `bell`: our own; `slot`: our part of
+    the ledger, which says whether we succeed a process that died; `timeout` of transactions in ns;
+    `samples`: see sample.pyx, or None.
     """
 
-    def __init__(self, *, Ring frame_ring, Ring event_ring, int bell, int capture_bell,
-                 int sink_bell, Slot slot, Transactions table, Transfers transfers,
-                 Streams streams, Encoder encoder, bint records, uint64_t timeout):
-        self.frame_ring = frame_ring
-        self.frames = frame_ring.consumer(capture_bell)
+    def __init__(self, *, frame_rings, Ring event_ring, int bell, capture_bells, int sink_bell,
+                 Slot slot, Transactions table, Transfers transfers, Streams streams,
+                 Encoder encoder, bint records, uint64_t timeout, Samples samples=None):
+        self.intake = Intake(rings=frame_rings, bells=capture_bells, slot=slot)
         self.bell = bell
         self.slot = slot
         self.counters = slot.counters
+        self.in_hand = &slot.words[WORD_IN_HAND]
         self.streams = streams
         self.emitter = Emitter(
-            ring=event_ring, bell=bell, sink_bell=sink_bell, slot=slot, encoder=encoder)
+            ring=event_ring, bell=bell, sink_bell=sink_bell, slot=slot, encoder=encoder,
+            samples=samples)
         self.matcher = Matcher(
             table=table, transfers=transfers, emitter=self.emitter, records=records,
             timeout=timeout)
+        self.batch = BATCH
+        if load_acquire(&slot.words[WORD_COMMITS]):
+            self._succeed()
+        self._look_for_suspect()
+
+    def _succeed(self):
+        """Go on from our predecessor's last commit, with empty tables."""
+        cdef uint64_t* c = self.counters
+        cdef StreamCounts* s = &self.streams.counts
+        self.emitter.restore()
+        self.intake.restore()
+        c[W_LOST_PENDING] += c[W_PENDING]
+        c[W_LOST_TRANSFERS] += c[W_TRANSFERRING]
+        c[W_LOST_OCTETS] += c[W_OCTETS_BUFFERED]
+        s.opened = c[W_STREAMS_OPENED]
+        s.evicted = c[W_STREAMS_EVICTED]
+        s.timed_out = c[W_STREAMS_TIMED_OUT]
+        s.gaps = c[W_GAPS]
+        s.broken_messages = c[W_BROKEN_MESSAGES]
+        s.crowded = c[W_CROWDED]
+        s.resyncs = c[W_RESYNCS]
+        s.messages = c[W_STREAM_MESSAGES]
+        s.octets = c[W_OCTETS]
+        s.octets_framed = c[W_OCTETS_FRAMED]
+        s.octets_old = c[W_OCTETS_OLD]
+        s.octets_skipped = c[W_OCTETS_SKIPPED]
+        self.matcher.table.forgotten = c[W_ANSWERED_FORGOTTEN]
+        self.intake.loss = self.slot.positions[P_PASSED]
+        # So that what was lost is counted once, whenever we die.
+        self.account()
+        self.emitter.commit()
+
+    def _look_for_suspect(self):
+        """If our predecessor died over a frame that comes again, that one is suspect; if the one
+        before it died of the same, it is skipped."""
+        cdef uint64_t number = self.in_hand[0]
+        cdef uint64_t* suspect = &self.slot.words[WORD_SUSPECT]
+        if number == 0 or self.intake.find(number) == NULL:
+            store_relaxed(self.in_hand, 0)
+            return
+        self.marked = number
+        self.condemned = suspect[0] == number
+        self.batch = 1      # up to there, so that it is found alone if it kills again
+        if not self.condemned:
+            # In this order: who is killed between the two loses the trace, and blames nobody.
+            store_relaxed(self.in_hand, 0)
+            store_relaxed(suspect, number)
+
+    def condemned_frame(self):
+        """The frame that will be skipped since it killed two workers, as (time in ns, link type,
+        length on the wire, bytes); None if there is none."""
+        cdef const FrameEntry* f
+        cdef const uint8_t* data
+        if not self.condemned:
+            return None
+        f = self.intake.find(self.marked)
+        data = <const uint8_t*>f + frame_offset(f)
+        length = f.caplen
+        if f.packet.wire_payload > f.packet.payload_length:
+            length += f.packet.wire_payload - f.packet.payload_length
+        return f.time, f.linktype, length, <bytes>data[:f.caplen]
 
     def run(self):
         """Work for a while.  Returns "end", "turn" (call again) or "corrupt"."""
@@ -71,70 +139,88 @@ cdef class Engine:
     def release(self):
         """Let go of the shared memory."""
         self.counters = self.matcher.counters = self.emitter.counters = NULL
-        self.frame_ring.release()
+        self.in_hand = NULL
+        self.intake.close()
         self.emitter.ring.release()
+        if self.emitter.samples is not None:
+            self.emitter.samples.release()
         self.slot.release()
 
     cdef int turn(self) noexcept nogil:
-        cdef Consumer* c = &self.frames
-        cdef uint64_t clock, sequence, upto
-        cdef uint32_t n
-        cdef uint8_t* entry
+        cdef Lane* lanes = self.intake.lanes
+        cdef bint one = self.intake.count == 1, worked
         cdef FrameEntry* f
-        cdef int _, _i
-        cdef bint worked
+        cdef uint64_t clock, sequence
+        cdef int _, n, lane = 0
         for _ in range(256):
             self.slot.beat()
-            clock = load_acquire(&c.ring.mark_clock)
-            sequence = load_acquire(&c.ring.mark_sequence)
-            upto = load_acquire(&c.ring.tail)
-            worked = False
-            while c.head != upto:
-                f = NULL
-                for _i in range(BATCH):
-                    entry = ring_poll(c, &n)
-                    if entry == NULL:
+            worked = self.intake.look()
+            self.matcher.loss = self.intake.loss
+            f = NULL
+            while True:
+                n = 0
+                while n < self.batch:
+                    if one:
+                        f = lane_next(lanes)
+                    else:
+                        f = self.intake.next_of_all()
+                        lane = self.intake.least
+                    if f == NULL:
                         break
-                    f = <FrameEntry*>entry
-                    if (n < sizeof(FrameEntry)
-                            or f.packet.layers > MAX_TUNNELS or n < frame_offset(f)
-                            or n - frame_offset(f) < f.caplen or f.packet.tags > MAX_TAGS
-                            or f.packet.protocol >= PROTOCOLS):
-                        return ENGINE_CORRUPT
-                    self.handle(f, entry + frame_offset(f))
-                    if c.head == upto:
+                    n += 1
+                    clock = f.clock
+                    sequence = f.sequence
+                    if self.marked and self.reached(f):
+                        self.intake.heads[lane] = lanes[lane].consumer.head
+                        continue
+                    self.handle(f, <const uint8_t*>f + frame_offset(f), lane)
+                    if self.emitter.crowded():
                         break
-                if c.corrupt:
+                if self.intake.corrupt():
                     return ENGINE_CORRUPT
+                if n:
+                    worked = True
+                    self.publish(clock, sequence + 1)
+                    self.intake.release()
+                    if self.marked == 0:
+                        self.batch = BATCH
                 if f == NULL:
                     break
-                worked = True
-                self.publish(f.clock, f.sequence + 1)
-                ring_release(c)
+            clock = self.intake.mark_clock
+            sequence = self.intake.mark_sequence
             self.expire(clock)
-            if clock != self.mark_clock or sequence != self.mark_sequence:
-                worked = True
-                self.mark_clock = clock
-                self.mark_sequence = sequence
             self.publish(clock, sequence)
             ring_wake_consumer(&self.emitter.events)
-            ring_release(c)
+            self.intake.release()
             if clock == MARK_END:
                 return ENGINE_END
             if worked:
                 continue
-            # Nothing to do.  A new watermark alone is a reason to go on, so look at that as well.
-            if ring_consumer_sleeps(c) and load_acquire(
-                    &c.ring.mark_clock) == clock and load_acquire(
-                    &c.ring.mark_sequence) == sequence:
+            # Nothing to do.
+            store_relaxed(self.in_hand, 0)
+            if self.intake.sleep():
                 bell_wait(self.bell, NAP)
-                ring_consumer_awake(c)
+                self.intake.awake()
                 return ENGINE_TURN
-            ring_consumer_awake(c)
+            self.intake.awake()
         return ENGINE_TURN
 
-    cdef void publish(self, uint64_t clock, uint64_t sequence) noexcept nogil:
-        """Let the sink see what was encoded, and that nothing below this key will follow."""
+    cdef bint reached(self, const FrameEntry* f) noexcept nogil:
+        """There is a frame that our predecessor died of.  True if this is the one, and is to be
+        skipped; what is after it needs no care."""
+        if (f.sequence >> CAPTURE_SHIFT != self.marked >> CAPTURE_SHIFT
+                or f.sequence < self.marked):
+            return False
+        if not self.condemned or f.sequence != self.marked:
+            self.marked = 0
+            return False
+        self.marked = 0
+        self.condemned = False
+        self.counters[W_QUARANTINED] += 1
+        return True
+
+    cdef void account(self) noexcept nogil:
+        """Bring the ledger up to date with the tables' own accounts."""
         cdef uint64_t* c = self.counters
         cdef const StreamCounts* s = &self.streams.counts
         c[W_PENDING] = self.matcher.table.pending
@@ -154,11 +240,24 @@ cdef class Engine:
         c[W_OCTETS_OLD] = s.octets_old
         c[W_OCTETS_SKIPPED] = s.octets_skipped
         c[W_OCTETS_BUFFERED] = s.octets_buffered
-        self.emitter.publish(clock, sequence)
+
+    cdef void settle(self) noexcept nogil:
+        """Commit what was done, between two frames or two things that expired, and let the sink see
+        it."""
+        self.account()
+        self.emitter.commit()
+        self.emitter.show()
+
+    cdef void publish(self, uint64_t clock, uint64_t sequence) noexcept nogil:
+        """The same, and nothing below this key will follow."""
+        if clock != MARK_END:
+            self.slot.positions[P_PASSED] = clock
+        self.settle()
+        self.emitter.mark(clock, sequence)
 
     # --- one frame -------------------------------------------------------------------------------
 
-    cdef void handle(self, const FrameEntry* f, const uint8_t* frame) noexcept nogil:
+    cdef void handle(self, const FrameEntry* f, const uint8_t* frame, int lane) noexcept nogil:
         cdef const Packet* p = &f.packet
         cdef const Layer* layers = <const Layer*>(f + 1)
         cdef uint32_t half = 4 if p.family == 4 else 16
@@ -169,8 +268,11 @@ cdef class Engine:
         cdef const uint8_t* payload
         cdef uint32_t n = 0
         cdef bint sound
-        self.counters[W_FRAMES] += 1
+        store_relaxed(self.in_hand, f.sequence)
         self.expire(f.clock)
+        # From here on the frame is taken: a commit within it does not bring it again.
+        self.intake.heads[lane] = self.intake.lanes[lane].consumer.head
+        self.counters[W_FRAMES] += 1
         c = cursor_over(frame, p.payload_offset, f.caplen)
         payload = cursor_take(&c, p.payload_length)
         c = cursor_over(frame, p.addresses_offset, f.caplen)
@@ -281,6 +383,8 @@ cdef class Engine:
         if self.streams.oldest == 0 and self.matcher.nothing_due(clock):
             return      # nearly always
         while True:
+            if self.emitter.crowded():
+                self.settle()
             waits = self.matcher.due(&due)
             idle = self.streams.due(&number)
             if number and idle <= clock and (

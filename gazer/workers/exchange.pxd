@@ -32,6 +32,7 @@ cdef struct Exchange:
     uint32_t query_size
     uint64_t reply_size
     uint32_t repeats
+    bint lossy                  # what is missing may have been lost here (matcher.pyx, judge)
     bint transfer               # `reply` is a zone transfer's; the rest tells of all its messages
     bint complete
     uint64_t messages

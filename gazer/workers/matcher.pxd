@@ -49,8 +49,11 @@ cdef class Matcher:
     cdef Message whole          # a zone transfer's messages
     cdef bint records
     cdef uint64_t timeout
+    cdef uint64_t loss          # sensor clock when something of ours was last lost; 0: never
 
     cdef void message(self, const Origin* o, const uint8_t* wire, uint32_t length) noexcept nogil
+    cdef void judge(self, Exchange* x, uint64_t clock) noexcept nogil
+    cdef void measure(self, const Exchange* x) noexcept nogil
     cdef bint nothing_due(self, uint64_t clock) noexcept nogil
     cdef bint due(self, Due* due) noexcept nogil
     cdef void expire(self, const Due* due) noexcept nogil

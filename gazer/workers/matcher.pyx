@@ -9,9 +9,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from gazer.counters cimport (
-    W_CONTINUATIONS, W_DISCARDED, W_DUPLICATES, W_EVICTED, W_FURTHER, W_INCOMPLETE, W_MALFORMED,
-    W_NEGATIVE_LATENCY, W_NO_QUERY, W_NO_REPLY, W_ONE_WAY_QUERIES, W_ONE_WAY_REPLIES, W_OPENED,
-    W_QUERIES, W_REPEATED, W_REPLIES, W_SUCCESS, W_TRANSFERS, W_TRANSFERS_EVICTED)
+    LATENCIES, LATENCY_LEAST, RCODES, W_CONTINUATIONS, W_DISCARDED, W_DUPLICATES, W_EVICTED,
+    W_FURTHER, W_INCOMPLETE, W_LATENCY, W_LATENCY_SUM, W_LOSSY, W_MALFORMED, W_NEGATIVE_LATENCY,
+    W_NO_QUERY, W_NO_REPLY, W_ONE_WAY_QUERIES, W_ONE_WAY_REPLIES, W_OPENED, W_QUERIES, W_RCODE,
+    W_REPEATED, W_REPLIES, W_SUCCESS, W_TRANSFERS, W_TRANSFERS_EVICTED)
 from gazer.cursor cimport Cursor, cursor_over, cursor_take
 from gazer.packet cimport MDNS_PORT, PROTOCOL_DNS, PROTOCOL_MDNS, TCP
 from gazer.workers.anomaly cimport OK, SHORT_HEADER, SNAPPED
@@ -21,13 +22,16 @@ from gazer.workers.exchange cimport (
     FURTHER_REPLY, NO_QUERY, NO_REPLY, ONE_WAY, SUCCESS, Exchange)
 from gazer.workers.message cimport (
     ANSWER, HEADER, OPCODE_DSO, QUESTION, Message, message_decode, message_free, message_opcode,
-    message_setup)
+    message_rcode, message_setup)
 from gazer.workers.outer cimport outer_length
 from gazer.workers.question cimport question_hash
 from gazer.workers.transaction cimport (
     MAX_UNDER_KEY, PENDING_CUT, PENDING_PROTOCOL, Key, Pending, Transactions)
 from gazer.workers.transfer cimport (
     TRANSFER_MORE, TYPE_AXFR, TYPE_IXFR, Transfer, Transfers, transfer_complete)
+
+cdef extern from * nogil:
+    int __builtin_clzll(unsigned long long x)
 
 # The groups that multicast queries go to: 224.0.0.251 and ff02::fb (RFC 6762, section 3),
 # 224.0.0.252 and ff02::1:3 (RFC 4795, section 2).
@@ -146,6 +150,7 @@ cdef class Matcher:
         x.query_size = x.reply_size = o.size
         x.repeats = 0
         x.transfer = False
+        x.lossy = False
         if expects_no_reply(o, m):
             self.counters[W_REPLIES if reply else W_QUERIES] += 1
             self.counters[W_ONE_WAY_REPLIES if reply else W_ONE_WAY_QUERIES] += 1
@@ -218,6 +223,7 @@ cdef class Matcher:
             self.counters[W_NO_QUERY] += 1
             x.status = NO_QUERY
             if not self.begins_transfer(o, x, key, question, first_question(m), False):
+                self.judge(x, o.clock)
                 self.emitter.tx(x, o.clock, o.sequence)
 
     cdef void answer(self, const Origin* o, Exchange* x, Key* key, uint64_t question,
@@ -233,14 +239,33 @@ cdef class Matcher:
         x.query_size = p.size
         x.repeats = p.repeats
         x.outer = self.table.outer(index)
-        if o.time < p.time:
-            self.counters[W_NEGATIVE_LATENCY] += 1
+        self.measure(x)
         self.counters[W_SUCCESS] += 1
         if not self.begins_transfer(o, x, key, question, first_question(&self.query),
                                     p.flags & PENDING_CUT):
             self.remember(key, question, m.counts[0] != 0, &self.query, o.clock)
             self.emitter.tx(x, o.clock, o.sequence)
         self.table.remove(index)
+
+    cdef void measure(self, const Exchange* x) noexcept nogil:
+        """Count the reply by its latency and its response code."""
+        cdef uint64_t latency = <uint64_t>(x.reply_time - x.query_time)
+        cdef uint32_t rcode = message_rcode(x.reply)
+        cdef int bucket = 0
+        self.counters[W_RCODE + (rcode if rcode < RCODES - 1 else RCODES - 1)] += 1
+        if x.reply_time < x.query_time:
+            self.counters[W_NEGATIVE_LATENCY] += 1
+            return
+        self.counters[W_LATENCY_SUM] += latency // 1000
+        if latency > LATENCY_LEAST:
+            bucket = 64 - __builtin_clzll((latency - 1) // LATENCY_LEAST)
+        self.counters[W_LATENCY + (bucket if bucket < LATENCIES - 1 else LATENCIES - 1)] += 1
+
+    cdef void judge(self, Exchange* x, uint64_t clock) noexcept nogil:
+        """Say whether what is missing may be missing here only: it was due while frames were being
+        lost, or its other half might have come while they were."""
+        x.lossy = self.loss != 0 and self.loss + self.timeout >= clock
+        self.counters[W_LOSSY] += x.lossy
 
     cdef void remember(self, const Key* key, uint64_t question, bint asked, const Message* query,
                        uint64_t clock) noexcept nogil:
@@ -377,6 +402,8 @@ cdef class Matcher:
             x.query_size = t.query_size
             x.repeats = t.repeats
             self.remember(&t.key, t.question, t.asked, &self.query, clock)
+        else:
+            self.judge(&x, clock)
         self.emitter.tx(&x, clock, sequence)
         self.transfers.remove(index)
 
@@ -453,5 +480,6 @@ cdef class Matcher:
         x.query_time = p.time
         x.query_size = p.size
         x.repeats = p.repeats
+        self.judge(&x, clock)
         self.emitter.tx(&x, clock, sequence)
         self.table.remove(index)

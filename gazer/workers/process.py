@@ -1,13 +1,19 @@
-"""A worker process: frames of its ring into events of its ring."""
+"""A worker process: frames of its rings into events of its ring.
+
+In a live run it may succeed one that died (ARCHITECTURE.md, "Succession").  If two have died of the
+same frame, that frame is kept in `service.quarantine` before it is skipped.
+"""
 
 from __future__ import annotations
 
-from gazer.child import Boot, Child, run
+from gazer.child import NOTICE, READY, Boot, Child, run
 from gazer.config import Detail
-from gazer.errors import ProcessError
+from gazer.errors import OutputError, ProcessError
+from gazer.quarantine import keep
 from gazer.topology import Topology
 from gazer.workers.encode import Encoder
 from gazer.workers.engine import Engine
+from gazer.workers.sample import Samples
 from gazer.workers.stream import Streams
 from gazer.workers.transaction import Transactions
 from gazer.workers.transfer import Transfers
@@ -21,7 +27,33 @@ def main(boot: Boot) -> None:
 
 
 def work(child: Child) -> None:
-    """Work until the frame ring is at its end.  Limits of all workers are shared out evenly."""
+    """Work until the frame rings are at their end."""
+    engine = prepare(child)
+    if (frame := engine.condemned_frame()) is not None:
+        set_aside(child, frame)
+    child.report(READY)
+    # From here on no file is opened and nothing is imported: what is lazy comes before this line,
+    # and so does what a worker gives up before it sees the first octet from a stranger.
+    while (state := engine.run()) != "end":
+        if state == "corrupt":
+            raise ProcessError(f"{child.boot.part.name}: its frame ring is damaged")
+    engine.release()
+
+
+def set_aside(child: Child, frame: tuple[int, int, int, bytes]) -> None:
+    """Say that this frame will be skipped, and keep it where the configuration says so."""
+    path = child.boot.config.service.quarantine
+    text = f"{child.boot.part.name} skips a frame that it has died of twice"
+    if path:
+        try:
+            text += f"; it is kept in {keep(path, *frame)}"
+        except OutputError as error:
+            text += f"; {error}"
+    child.report(NOTICE, text)
+
+
+def prepare(child: Child) -> Engine:
+    """The engine.  Limits of all workers are shared out evenly."""
     boot = child.boot
     config = boot.config
     limits = config.transactions
@@ -30,11 +62,12 @@ def work(child: Child) -> None:
     workers = topology.workers
     index = boot.part.index
     stream_bytes = streams.max_bytes // workers
-    engine = Engine(
-        frame_ring=child.ring(topology.frames(0, index)),
+    captures = range(topology.captures)
+    return Engine(
+        frame_rings=[child.ring(topology.frames(c, index)) for c in captures],
         event_ring=child.ring(topology.events(index)),
         bell=boot.bell,
-        capture_bell=boot.bells[0],
+        capture_bells=[boot.bells[c] for c in captures],
         sink_bell=boot.bells[topology.sink],
         slot=child.slot,
         table=Transactions(
@@ -64,8 +97,5 @@ def work(child: Child) -> None:
         ),
         records=config.events.records,
         timeout=limits.timeout_ns,
+        samples=Samples(child.attach(topology.samples(index))) if topology.interfaces else None,
     )
-    while (state := engine.run()) != "end":
-        if state == "corrupt":
-            raise ProcessError(f"{boot.part.name}: its frame ring is damaged")
-    engine.release()

@@ -231,7 +231,7 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
                                         timeout=30 * SECOND, seed=7))
     encoder = Encoder(full=bool(data[0] & 1), formats=range(FORMATS), max_size=MAX_SIZE, sensor="s")
     engine = Engine(
-        frame_ring=frames, event_ring=events, bell=BELL, capture_bell=-1, sink_bell=-1,
+        frame_rings=[frames], event_ring=events, bell=BELL, capture_bells=[-1], sink_bell=-1,
         slot=worker, encoder=encoder, records=bool(data[0] & 2), timeout=5 * SECOND,
         table=Transactions(max_pending=4, max_bytes=8192, window=SECOND, seed=7),
         transfers=Transfers(max_transfers=2, max_bytes=1 << 18, budget=MAX_SIZE, seed=7),

@@ -1,0 +1,1 @@
+"""A rehearsal of decoding and encoding; nothing of it is for others than gazer.workers.warm."""

@@ -1,0 +1,5 @@
+TYPES: dict[int, str]
+CLASSES: dict[int, str]
+RCODES: dict[int, str]
+OPCODES: dict[int, str]
+EDE: dict[int, str]

@@ -1,0 +1,244 @@
+"""`gazer init`: what it lays, what it refuses, what is next; and that it overwrites nothing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from pathlib import Path
+
+import pytest
+
+from gazer import cli, init
+from gazer.config import Config, OutputKind, load
+from gazer.units import FILES, Site
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """Where a command `gazer` is."""
+    command = tmp_path / "opt" / "bin" / "gazer"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    return tmp_path / "opt"
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()]
+
+
+# --- what it lays ---------------------------------------------------------------------------------
+
+
+def test_it_lays_four_files(tmp_path: Path, prefix: Path) -> None:
+    folder = tmp_path / "etc" / "gazer"  # both are made
+    assert cli.main(["init", str(folder), "--prefix", str(prefix)]) == 0
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["sensor.yaml", "gazer.service", "gazer.supervisord.conf", "gazer.logrotate"]
+    )
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644 & ~umask
+        assert path.stat().st_nlink == 1
+    site = Site(command=f"{prefix}/bin/gazer", config=f"{folder}/sensor.yaml")
+    for name, make in FILES.items():
+        assert (folder / name).read_text() == make(site)
+
+
+def test_the_configuration_is_the_defaults_but_for_what_was_filled_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-i", "mirror0", "--interface", "mirror1", "--log-dir", "/srv/dns", "--user", "x"]
+    assert cli.main(["init", str(tmp_path), *arguments]) == 0
+    made, default = load(str(tmp_path / "sensor.yaml")), Config()
+    assert made.capture.interfaces == ("mirror0", "mirror1")
+    assert made.service.user == "x"
+    assert made.service.quarantine == "/srv/dns/quarantine.pcap"
+    (output,) = made.outputs
+    assert (output.kind, output.path) == (OutputKind.TEXT, "/srv/dns/dns.log")
+    for name in ("sensor", "tunnels", "fragments", "streams", "ring", "transactions", "events"):
+        assert getattr(made, name) == getattr(default, name)
+    text = (tmp_path / "sensor.yaml").read_text()
+    assert '  # Default: []\n  interfaces: ["mirror0", "mirror1"]\n' in text
+    assert text.count("# Default: ") == 3
+    assert "docgen" not in text
+    assert "any" not in capsys.readouterr().out
+
+
+def test_without_an_interface_it_watches_all_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["init", str(tmp_path)]) == 0
+    assert load(str(tmp_path / "sensor.yaml")).capture.interfaces == ("any",)
+    assert "note: it watches all interfaces (any)" in capsys.readouterr().out
+
+
+def test_a_folder_is_made_absolute(
+    tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "here/../there", "--prefix", "opt", "--log-dir", "/var/log//x/"]) == 0
+    unit = (tmp_path / "there" / "gazer.service").read_text()
+    assert f"ExecStart={prefix}/bin/gazer run -c {tmp_path}/there/sensor.yaml\n" in unit
+    assert "LogsDirectory=x\n" in unit
+
+
+# --- what is there stays there --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", init.NAMES)
+def test_it_never_overwrites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert cli.main(["init", str(tmp_path)]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"gazer: {tmp_path}: {name} is there already, and nothing has been written; "
+        "--force overwrites\n",
+    )
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    assert cli.main(["init", str(tmp_path), "--force"]) == 0
+    assert (tmp_path / name).read_text() != "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(init.NAMES)
+
+
+def test_a_link_that_leads_nowhere_is_there_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "elsewhere"
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "sensor.yaml").symlink_to(target)
+    (folder / "gazer.service").touch()
+    assert cli.main(["init", str(folder)]) == 2
+    assert "sensor.yaml, gazer.service are there already" in capsys.readouterr().err
+    assert cli.main(["init", str(folder), "--force"]) == 0
+    assert not target.exists(), "what was replaced is the link, not what it names"
+    assert not (folder / "sensor.yaml").is_symlink()
+
+
+def test_what_comes_to_be_there_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gazer.service").write_text("mine")
+    monkeypatch.setattr(init.os.path, "lexists", lambda _: False)
+    assert cli.main(["init", str(tmp_path)]) == 2
+    assert "gazer.service: there already, and left alone" in capsys.readouterr().err
+    assert (tmp_path / "gazer.service").read_text() == "mine"
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_full_disk_leaves_no_file_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(init.os, "fsync", full)
+    assert cli.main(["init", str(tmp_path)]) == 1
+    assert capsys.readouterr() == (
+        "", f"gazer: can't write {tmp_path}/sensor.yaml: No space left on device\n"
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["init", str(tmp_path / "file" / "below")]) == 1
+    assert capsys.readouterr().err == f"gazer: can't make {tmp_path}/file/below: Not a directory\n"
+
+
+# --- what it refuses ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prefix", "/opt/my gazer"],
+        ["--prefix", "/opt/100%"],
+        ["--prefix", "/opt/$HOME"],
+        ["--prefix", "/opt/a;b"],
+        ["--prefix", "/opt/a\nUser=root"],
+        ["--prefix", "/opt/ä"],
+        ["--log-dir", "relative"],
+        ["--log-dir", '/var/log/"'],
+        ["--user", "0"],
+        ["--user", "a b"],
+        ["--user", ""],
+        ["--user", "x" * 33],
+        ["-i", "a b"],
+        ["-i", "a/b"],
+        ["-i", ".."],
+        ["-i", ""],
+        ["-i", "x" * 16],
+        ["-i", "eth0:1"],
+        ["-i", "eth0", "-i", "eth0"],
+        ["--folder"],
+    ],
+)
+def test_what_cannot_stand_in_the_files_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    folder = tmp_path / "etc"
+    assert cli.main(["init", str(folder), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gazer: ") and err.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_stand_in_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["init", str(tmp_path / "my sensor")]) == 2
+    assert "can't stand in service files" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# --- what is next ---------------------------------------------------------------------------------
+
+
+def test_it_says_what_is_still_to_do_on_this_machine(
+    tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--user", "gazer-x", "--log-dir", "/var/log/gazer-x", "--prefix", str(prefix)]
+    assert cli.main(["init", str(tmp_path), *arguments]) == 0
+    said = lines(capsys.readouterr().out)
+    first = said.index("next, as root:")
+    assert said[first + 1 : first + 5] == [
+        "useradd --system --user-group --shell /usr/sbin/nologin gazer-x",
+        "install -d -o gazer-x -g gazer-x -m 0750 /var/log/gazer-x",
+        f"{prefix}/bin/gazer check -c {tmp_path}/sensor.yaml",
+        f"systemctl enable --now {tmp_path}/gazer.service",
+    ]
+    assert not [line for line in said if "no command" in line]
+
+
+def test_it_leaves_out_what_is_done(
+    tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    arguments = ["--user", ME, "--log-dir", str(logs), "--prefix", str(prefix)]
+    assert cli.main(["init", str(tmp_path), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "useradd" not in said
+    assert "install -d" not in said
+
+
+def test_it_warns_of_what_will_not_work(
+    tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    arguments = ["--prefix", str(tmp_path / "nothing")]
+    assert cli.main(["init", str(closed / "etc"), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert f"note: there is no command {tmp_path}/nothing/bin/gazer on this machine" in said
+    assert f"may not pass {Path(init._closed(str(closed / 'etc' / 'x')) or '')}" in said
