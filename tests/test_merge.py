@@ -12,15 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazer.counters import SINK, Slot, ledger_bytes, ledger_create
-from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
 from gazer.sinks.merge import Block, Merge
 from gazer.testing import HEADER, MARK_END, OFFSETS, Writer, event_entry
 
 SMALLEST = 4096
 TEXT, JSON, MSGPACK, MSGPACK_TIME = range(4)
-SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
-LANES = 256 + 8 * 256                   # the first lane's position, of the first bank
 
 
 class Site:
@@ -330,115 +327,6 @@ def test_rings_are_released_as_their_events_are_settled():
         assert site.merge.run() == "idle"
         out.append(site.flush())
     assert b"".join(out) == b"".join(line(i) for i in range(2000))
-
-
-def test_what_is_not_settled_stays_in_its_ring():
-    site = Site(2, ring=1 << 14)
-    for i in range(20):
-        site.put(i % 2, i, i, line(i))
-    site.end()
-    filled = [Ring(buffer).filled for buffer in site.buffers]
-    assert site.merge.run() == "end"
-    assert site.merge.mark() == 20
-    assert not site.merge.settle(19)
-    site.merge.give_back()
-    assert [Ring(buffer).filled for buffer in site.buffers] == filled
-    assert site.merge.settle(20)
-    assert [Ring(buffer).filled for buffer in site.buffers] == filled     # not committed yet
-    site.merge.give_back()
-    assert [Ring(buffer).filled for buffer in site.buffers] == [0, 0]
-
-
-def test_a_lane_asks_for_a_flush_before_its_producer_has_to_wait():
-    """Of a ring only an eighth (and an entry) is taken between two flushes; what is settled late
-    may take three eighths more, and then the merge says that it is pressed."""
-    site = Site(ring=1 << 16)
-    number = flushes = 0
-    out = b""
-    while not site.merge.pressed:
-        while site.put(0, 1, number, line(number)):
-            number += 1
-        site.publish(0, (1, number))
-        if site.merge.run() == "full":
-            site.merge.mark()
-            flushes += 1
-            out += site.take()
-    assert flushes == 3
-    assert site.merge.settle(site.merge.merged)
-    site.slot.publish()
-    site.merge.give_back()
-    assert not site.merge.pressed
-    assert site.put(0, 1, number, b"x" * ((1 << 14) - 100))
-    assert out == b"".join(line(i) for i in range(out.count(b"\n")))
-
-
-def test_an_entry_in_hand_that_found_no_room_is_not_settled():
-    """It was polled, and it stands in no block yet."""
-    site = Site(capacity=8)
-    site.put(0, 1, 1, b"12345\n")
-    site.put(0, 1, 2, b"abcde\n")
-    site.publish(0, (1, 3))
-    assert site.merge.run() == "full"
-    assert site.flush() == b"12345\n"
-    heir = site.heir()
-    assert heir.merge.run() == "idle"
-    assert heir.take() == b"abcde\n"
-
-
-def test_more_marks_than_are_kept_settle_what_is_certain():
-    site = Site(ring=1 << 16)
-    marks = []
-    for i in range(300):
-        site.put(0, i, i, line(i))
-        site.publish(0, (i, i + 1))
-        assert site.merge.run() == "idle"
-        marks.append(site.merge.mark())
-    assert marks == list(range(1, 301))
-    site.take()
-    for done, settled in [(1, 1), (60, 60), (200, 127), (299, 127), (300, 300)]:
-        site.merge.settle(done)
-        site.slot.publish()
-        assert site.slot.read(SINK)["settled"] == settled
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_a_successor_goes_on_where_the_last_commit_was(data):
-    """Killed at any time, any number of times: each output has each event once, and in order, if it
-    says how many it had, though the rings' own heads may be behind what was committed."""
-    lanes, outputs = data.draw(st.integers(1, 3)), 2
-    site = Site(lanes, formats=(TEXT,) * outputs, capacity=64, ring=1 << 13)
-    out = [b""] * outputs
-    for i in range(60):
-        site.put(i % lanes, i, i, line(i))
-    site.end()
-    for turn in range(100):
-        state = site.merge.run()
-        done = site.merge.mark()
-        for number in range(outputs):
-            if turn > 30 or data.draw(st.booleans()):
-                out[number] += site.take(number)
-        had = [written.count(b"\n") for written in out]
-        site.merge.settle(min(had))
-        if data.draw(st.booleans()):
-            site.slot.publish()
-            if data.draw(st.booleans()):
-                site.merge.give_back()
-        if state == "end" and min(had) == done == 60:
-            break
-        if turn < 30 and data.draw(st.integers(0, 4)) == 0:
-            site = site.heir()
-            for number in range(outputs):
-                site.merge.skip(number, had[number] - site.merge.merged)
-    assert out == [b"".join(line(i) for i in range(60))] * outputs
-
-
-@pytest.mark.parametrize("position", [4, 1 << 20, (1 << 64) - 8])
-def test_a_committed_position_that_is_not_in_the_ring_is_refused(position):
-    site = Site()
-    struct.pack_into("<Q", site.ledger, SLOT + LANES, position)     # while nothing was committed
-    with pytest.raises(SharedMemoryError, match="not in its ring"):
-        site.heir()
 
 
 # --- damage --------------------------------------------------------------------------------------

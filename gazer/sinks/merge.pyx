@@ -14,9 +14,10 @@ its successor:
     give_back()     what is committed as settled is released to the workers
 
 Between two marks the lanes may take an eighth of their rings, then run() asks for a flush as it
-does when a block is full.  `pressed` says that what is marked and not settled takes more than three
-eighths of a ring.  A worker needs at most half of it free (an entry takes up to a quarter, and so
-may the padding ahead of it), so it never waits for more than a flush while nothing is pressed.
+does when a block is full. `pressed` says that what is marked and not settled takes more than three
+eighths of a ring, and make_room() settles the oldest of it. A worker needs at most half of it free
+(an entry takes up to a quarter, and so may the padding ahead of it), so it never waits for more
+than a flush while nothing is pressed.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -160,11 +161,13 @@ cdef class Merge:
     def mark(self):
         """Ahead of a flush: remember how far the rings are taken.  Returns `merged`.
 
-        If there are too many marks that are not settled, the newest gives way.
+        If there are too many marks that are not settled, every second one is forgotten.
         """
         cdef Mark* mark
         if self.mark_count == MARKS:
-            self.mark_count -= 1
+            self.mark_count = MARKS // 2
+            for i in range(MARKS // 2):
+                self.marks[i] = self.marks[2 * i + 1]
         mark = &self.marks[self.mark_count]
         mark.merged = self.counters[S_EVENTS]
         for i in range(self.count):
@@ -197,10 +200,23 @@ cdef class Merge:
     @property
     def pressed(self):
         """What is marked and not settled takes too much of a ring."""
+        return self.presses(NULL)
+
+    def make_room(self):
+        """Settle the oldest marks, whoever needs them, until it is not pressed any more."""
+        cdef int n = 0
+        while n < self.mark_count - 1 and self.presses(&self.marks[n]):
+            n += 1
+        return n < self.mark_count and self.settle(self.marks[n].merged)
+
+    cdef bint presses(self, const Mark* mark) noexcept nogil:
+        """What is marked behind this mark (NULL: behind what is settled) takes too much."""
         cdef Lane* lane
+        cdef uint64_t since
         for i in range(self.count):
             lane = &self.lanes[i]
-            if lane.marked - lane.settled > 3 * (lane.consumer.capacity >> 3):
+            since = lane.settled if mark == NULL else mark.taken[i]
+            if lane.marked - since > 3 * (lane.consumer.capacity >> 3):
                 return True
         return False
 

@@ -16,9 +16,9 @@ with its `done`.  So a successor goes on exactly where each output stands, and n
 a queue is lost with a sink that is killed.
 
 There is one exception.  Where what waits takes more than three eighths of a ring, capture would
-soon lose frames because one output is slow.  Then (live only) the rings wait no longer for the
-outputs that are behind.  Their queues are still written; if the sink is killed before that, they
-are lost, and the successor counts them as dropped.
+soon lose frames because one output is slow.  Then (live only) the rings give up the oldest of it.
+Whoever is behind by so much still has it in its queue, and writes it some time; if the sink is
+killed before that, it is lost, and the successor counts it as dropped.
 
 A rotating, compressing or sending output goes where FileOutput does now: what it needs is `write`,
 `reopen`, `place`, `cuttable`, `wanted`, `progress`, `close` and the exceptions of files.py.  An
@@ -273,6 +273,9 @@ class Outputs:
                     output.busy = None
                     self._account(output, answer)
             self._skip_gaps(output)
+            if output.lost and output.idle and not output.ended:
+                self._notice(f"{output.file.name} keeps up again: {_events(output.lost)} dropped")
+                output.lost = 0
         self._settle()
         if self._live:
             for output in self.all:
@@ -312,9 +315,6 @@ class Outputs:
             )
         if failure is not None:
             self._end(output, failure)
-        elif output.lost and output.idle:
-            self._notice(f"{output.file.name} keeps up again: {_events(output.lost)} dropped")
-            output.lost = 0
         block = task.block
         if block is not None and block is not output.block:
             task.data = None
@@ -371,7 +371,7 @@ class Outputs:
             self._through = None
         merge.settle(min((o.done for o in self.all), default=merge.merged))
         if self._live and merge.pressed:
-            merge.settle(merge.merged)      # the rings wait no longer for those behind
+            merge.make_room()       # the rings wait no longer for who is behind by so much
         self._slot.publish()
         merge.give_back()
 
