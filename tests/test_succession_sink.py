@@ -274,8 +274,7 @@ class Sinks:
             try:
                 bell = os.eventfd(0, os.EFD_NONBLOCK)
                 slot, merge, outputs = self.begin(kill or Kill(), bell)
-                pump(SimpleNamespace(slot=slot), merge, outputs, None)
-                outputs.drain(5)
+                pump(SimpleNamespace(slot=slot), merge, outputs, None, 5.0)
                 outputs.close()
                 code = 0
             finally:

@@ -184,7 +184,7 @@ class Outputs:
 
     def ready(self) -> bool:
         """There is something to write, and someone to write it."""
-        return any(output.block.used and output.idle for output in self.all)
+        return any(output.block.events and output.idle for output in self.all)
 
     # --- from blocks to tasks ------------------------------------------------------------------
 
@@ -198,9 +198,9 @@ class Outputs:
         assert merge is not None
         upto = merge.mark()
         for output in self.all:
-            if output.block.used and (all_ or output.idle):
+            if output.block.events and (all_ or output.idle):
                 self._seal(output, upto)
-            elif output.idle and not output.block.used:
+            elif output.idle and not output.block.events:
                 output.done = max(output.done, upto)
                 self._slot.add_output(output.number, 0, 0, 0, done=output.done)
                 self._moved = True

@@ -49,8 +49,7 @@ def sink(child: Child) -> None:
     stats = Stats(child, topology, outputs) if topology.interfaces else None
     child.report(READY)
     try:
-        pump(child, merge, outputs, stats)
-        outputs.drain(patience)
+        pump(child, merge, outputs, stats, patience)
         outputs.close()
     except ClosedError:
         child.report(CLOSED)
@@ -102,8 +101,11 @@ def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
     )
 
 
-def pump(child: Child, merge: Merge, outputs: Outputs, stats: Stats | None) -> None:
-    """Merge, and write a block when it is full or has waited."""
+def pump(
+    child: Child, merge: Merge, outputs: Outputs, stats: Stats | None, patience: float
+) -> None:
+    """Merge, and write a block when it is full or has waited.  In the end all is written, or given
+    up."""
     slot = child.slot
     since = 0.0
     reloads = slot.reloads
@@ -115,8 +117,9 @@ def pump(child: Child, merge: Merge, outputs: Outputs, stats: Stats | None) -> N
         elif state == "end":
             outputs.flush()
             if stats is not None:
+                outputs.drain(patience)     # the last event tells of all that was written
                 stats.write(last=True)
-            return
+            break
         elif state == "corrupt":
             raise ProcessError("gazer:sink: an event ring is damaged")
         else:
@@ -134,6 +137,7 @@ def pump(child: Child, merge: Merge, outputs: Outputs, stats: Stats | None) -> N
                 stats.write()
             merge.wait(NAP_MS)
     outputs.flush()
+    outputs.drain(patience)
 
 
 class Stats:
