@@ -220,8 +220,8 @@ POINTS = ["nothing written", "half written", "written, not committed", "settled,
 class Sinks:
     """One sink after the other over the same rings and ledger."""
 
-    def __init__(self, paths, *, live=False, ring=1 << 16, lanes=2, stall=None):
-        self.paths, self.live, self.ring, self.lanes = paths, live, ring, lanes
+    def __init__(self, paths, *, ring=1 << 16, lanes=2):
+        self.paths, self.ring, self.lanes = paths, ring, lanes
         self.rings = [shared(ring_bytes(ring)) for _ in range(lanes)]
         for memory in self.rings:
             Ring(memory, create=ring).release()
@@ -248,13 +248,13 @@ class Sinks:
         slot = Slot(self.ledger, 0)
         slot.open(os.getpid())
         outputs = Outputs(
-            files=[Dying(kill, path, lines=True, notice=self.said.append, lasting=self.live,
+            files=[Dying(kill, path, lines=True, notice=self.said.append, lasting=True,
                          giving_up=lambda: False, waits=lambda _: None,
                          place=slot.output_place(number))
                    for number, path in enumerate(self.paths)],
             forms=[TEXT] * len(self.paths), lines=[True] * len(self.paths), slot=slot,
             capacity=BLOCK, notice=self.said.append, fault=self.said.append,
-            hand=functools.partial(Hand, bell=bell) if self.live else None, queue=queue)
+            hand=functools.partial(Hand, bell=bell), queue=queue)
         merge = Taps(Merge(rings=[Ring(memory) for memory in self.rings], bells=[-1] * self.lanes,
                            bell=bell, slot=slot, blocks=outputs.blocks), kill)
         outputs.attach(merge)
@@ -294,13 +294,12 @@ class Sinks:
         return [slot.read_output(number)["dropped"] for number in range(len(self.paths))]
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["inline", "threads"])
 @pytest.mark.parametrize("after", [0, 1, 2, 7])
 @pytest.mark.parametrize("point", POINTS)
-def test_files_are_what_an_undisturbed_sink_makes_of_them(tmp_path, point, after, live):
+def test_files_are_what_an_undisturbed_sink_makes_of_them(tmp_path, point, after):
     """Killed between two outputs, too: with three of them the points come by turns."""
     paths = [tmp_path / f"out{i}" for i in range(3)]
-    sinks = Sinks(list(map(str, paths)), live=live)
+    sinks = Sinks(list(map(str, paths)))
     sinks.fill()
     assert not sinks.run(Kill(point, after))
     assert sinks.run()
@@ -309,11 +308,10 @@ def test_files_are_what_an_undisturbed_sink_makes_of_them(tmp_path, point, after
     assert sinks.balance() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["inline", "threads"])
-def test_killed_again_and_again(tmp_path, live):
+def test_killed_again_and_again(tmp_path):
     chosen = random.Random(5)
     paths = [tmp_path / f"out{i}" for i in range(2)]
-    sinks = Sinks(list(map(str, paths)), live=live)
+    sinks = Sinks(list(map(str, paths)))
     sinks.fill(800)
     kills = 0
     while not sinks.run(Kill(chosen.choice(POINTS), chosen.randrange(6))):
@@ -425,7 +423,7 @@ def test_a_pipe_repeats_at_most_one_block(tmp_path, point, after):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     drain = Drain(path)
-    sinks = Sinks([str(path)], live=True)
+    sinks = Sinks([str(path)])
     sinks.fill()
     assert not sinks.run(Kill(point, after))
     assert sinks.run()
@@ -481,7 +479,7 @@ def stuck_pair(tmp_path, ring=1 << 14):
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(fd, b"x")
-    return path, fd, Sinks([str(path), str(fifo)], live=True, ring=ring)
+    return path, fd, Sinks([str(path), str(fifo)], ring=ring)
 
 
 def test_one_stuck_output_stops_neither_the_others_nor_the_rings(tmp_path, bell):

@@ -206,10 +206,10 @@ class FileOutput:
 
         Raises ClosedError, GaveUpError or OutputError; the block counts as not written then.
         """
-        self.progress = time.monotonic()
         if not self._lasting:
             self._write(block)
             return
+        self.progress = time.monotonic()
         while True:
             try:
                 if self._fd < 0:
@@ -274,7 +274,7 @@ class FileOutput:
             self._torn = False
             start += 1
         self._write_all(block, start)
-        if self._regular:
+        if self._lasting and self._regular:     # nobody succeeds the sink of a run over files
             self._at = os.lseek(self._fd, 0, os.SEEK_CUR)   # O_APPEND moves it to our end
         if self._waiting:
             self._waiting = False
@@ -287,8 +287,9 @@ class FileOutput:
         done = 0
         while done < len(block):
             try:
-                done += os.write(self._fd, block[done:])
-                self.progress = time.monotonic()
+                done += os.write(self._fd, block[done:] if done else block)
+                if self._lasting:
+                    self.progress = time.monotonic()
             except BrokenPipeError as error:
                 if self._standard:
                     raise ClosedError(done) from None

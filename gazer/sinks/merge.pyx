@@ -148,6 +148,15 @@ cdef class Merge:
         """The events merged so far, by this sink and those before it."""
         return self.counters[S_EVENTS]
 
+    @property
+    def unwritten(self):
+        """There is something in a block."""
+        cdef int i
+        for i in range(self.block_count):
+            if self.rooms[i].events:
+                return True
+        return False
+
     def skip(self, int output, uint64_t events):
         """The output has had the next so many events already."""
         self.rooms[output].skip = events

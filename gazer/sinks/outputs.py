@@ -150,7 +150,7 @@ class Outputs:
         self._slot = slot
         self._notice = notice
         self._fault = fault
-        self._live = hand is not None
+        self.live = hand is not None
         self._forms = forms
         self._capacity = capacity
         self._closed = False        # a reader of standard output has gone
@@ -179,7 +179,8 @@ class Outputs:
             ahead = self._slot.resume_output(output.number)
             merge.skip(output.number, ahead)
             output.done = merge.merged + ahead
-            self._place(output)
+            if self.live:
+                self._place(output)
         self._slot.publish()
 
     def ready(self) -> bool:
@@ -220,10 +221,8 @@ class Outputs:
     def reopen(self) -> None:
         """Open all files again, each as soon as the block in hand is written."""
         for output in self.all:
-            if not self._live:
+            if not self.live:
                 output.file.reopen()
-                self._place(output)
-                self._moved = True
             elif not output.ended:
                 output.file.wanted = True
                 output.queue.appendleft(Task(output.done, reopen=True))
@@ -232,7 +231,7 @@ class Outputs:
     def _seal(self, output: Output, upto: int) -> None:
         block = output.block
         task = Task(upto, data=block.data(), block=block, events=block.events)
-        if self._live and not output.ended and output.waiting < output.room:
+        if self.live and not output.ended and output.waiting < output.room:
             output.block = output.spare.pop() if output.spare else Block(
                 format=self._forms[output.number], capacity=self._capacity)
             assert self._merge is not None
@@ -247,8 +246,12 @@ class Outputs:
             self._drop(output, task)
             output.done = max(output.done, task.upto)
             self._count(output, done=output.done)
-        elif not self._live:
-            self._account(output, perform(output.file, output.lines, task))
+        elif not self.live:
+            answer = perform(output.file, output.lines, task)
+            self._count(output, events=answer.events, bytes_=answer.bytes,
+                        dropped=task.events - answer.events, done=task.upto)
+            if answer.failure is not None:
+                self._end(output, answer.failure)
         elif output.waiting < output.room:
             output.waiting += 1
             output.queue.append(task)
@@ -265,6 +268,16 @@ class Outputs:
 
     def turn(self) -> None:
         """Take what the threads have done, commit it, and give them more to do."""
+        if self.live:
+            self._take()
+        self._settle()
+        if self.live:
+            for output in self.all:
+                self._hand_on(output)
+            self._watch()
+        self._raise()
+
+    def _take(self) -> None:
         for output in self.all:
             if output.busy is not None:
                 assert output.hand is not None
@@ -276,12 +289,6 @@ class Outputs:
             if output.lost and output.idle and not output.ended:
                 self._notice(f"{output.file.name} keeps up again: {_events(output.lost)} dropped")
                 output.lost = 0
-        self._settle()
-        if self._live:
-            for output in self.all:
-                self._hand_on(output)
-            self._watch()
-        self._raise()
 
     def _skip_gaps(self, output: Output) -> None:
         while (output.busy is None and output.queue and not output.queue[0].reopen
@@ -307,10 +314,9 @@ class Outputs:
         failure = answer.failure
         self._place(output)
         if not task.reopen:
-            of_stats = task.stats
             self._count(
                 output, events=answer.events, bytes_=answer.bytes,
-                dropped=task.events + task.stats - answer.events, stats=of_stats,
+                dropped=task.events + task.stats - answer.events, stats=task.stats,
                 done=max(output.done, task.upto),
             )
         if failure is not None:
@@ -361,7 +367,7 @@ class Outputs:
         """Commit, and give back to the rings what no output needs any more."""
         merge = self._merge
         assert merge is not None
-        if not self._moved and not (self._live and merge.pressed):
+        if not self._moved and not (self.live and merge.pressed):
             return
         self._moved = False
         if self._through is not None and not any(
@@ -370,7 +376,7 @@ class Outputs:
             self._through()
             self._through = None
         merge.settle(min((o.done for o in self.all), default=merge.merged))
-        if self._live and merge.pressed:
+        if self.live and merge.pressed:
             merge.make_room()       # the rings wait no longer for who is behind by so much
         self._slot.publish()
         merge.give_back()
@@ -431,7 +437,7 @@ class Outputs:
             if output.hand is not None:
                 output.hand.end()
                 output.file.close()
-            elif not self._live:
+            elif not self.live:
                 output.file.close()
 
 

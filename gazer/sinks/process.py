@@ -109,6 +109,7 @@ def pump(
     slot = child.slot
     since = 0.0
     reloads = slot.reloads
+    live = outputs.live
     while not slot.quitting:
         state = merge.run()
         if state == "full":
@@ -123,18 +124,21 @@ def pump(
         elif state == "corrupt":
             raise ProcessError("gazer:sink: an event ring is damaged")
         else:
-            outputs.turn()
-            if outputs.ready():
+            # Thousands of times a second at some rates: a run over files takes the short way.
+            if live:
+                outputs.turn()
+                if slot.reloads != reloads:
+                    reloads = slot.reloads
+                    outputs.reopen()
+                if stats is not None and stats.due():
+                    stats.write()
+            if merge.unwritten:
                 now = time.monotonic()
                 since = since or now
                 if now - since >= FLUSH_AFTER:
-                    outputs.flush(all_=False)
+                    if outputs.ready():
+                        outputs.flush(all_=False)
                     since = 0.0
-            if slot.reloads != reloads:
-                reloads = slot.reloads
-                outputs.reopen()
-            if stats is not None and stats.due():
-                stats.write()
             merge.wait(NAP_MS)
     outputs.flush()
     outputs.drain(patience)
