@@ -201,6 +201,18 @@ cdef class Merge:
         memmove(self.marks, self.marks + n, self.mark_count * sizeof(Mark))
         return True
 
+    def settle_all(self):
+        """All outputs are through with all that was merged: mark, settle, commit and give back."""
+        cdef int i
+        self.counters[S_SETTLED] = self.counters[S_EVENTS]
+        self.mark_count = 0
+        for i in range(self.count):
+            self.lanes[i].marked = self.lanes[i].settled = self.lanes[i].taken
+            self.slot.positions[P_LANES + i] = self.lanes[i].taken
+        self.slot.commit()
+        for i in range(self.count):
+            ring_release_to(&self.lanes[i].consumer, self.lanes[i].taken)
+
     def give_back(self):
         """Release to the workers what is settled; its commit stands."""
         for i in range(self.count):

@@ -59,8 +59,8 @@ class Task:
 
     __slots__ = ("block", "data", "events", "reopen", "stats", "upto")
 
-    def __init__(self, upto: int, *, data: memoryview | None = None, block: Block | None = None,
-                 events: int = 0, stats: int = 0, reopen: bool = False) -> None:
+    def __init__(self, upto: int, data: memoryview | None = None, events: int = 0, *,
+                 block: Block | None = None, stats: int = 0, reopen: bool = False) -> None:
         self.upto = upto
         self.data = data
         self.block = block
@@ -195,6 +195,9 @@ class Outputs:
         Raises ClosedError if nobody reads any output any more, OutputError when one can't be
         written and all others are.
         """
+        if not self.live:
+            self._write_now()
+            return
         merge = self._merge
         assert merge is not None
         upto = merge.mark()
@@ -228,16 +231,40 @@ class Outputs:
                 output.queue.appendleft(Task(output.done, reopen=True))
         self.turn()
 
+    def _write_now(self) -> None:
+        """In a run over files: write all blocks, however long that takes."""
+        merge = self._merge
+        assert merge is not None
+        upto = merge.merged
+        for output in self.all:
+            block = output.block
+            events = block.events
+            if not events:
+                continue
+            if output.ended:
+                self._slot.add_output(output.number, 0, 0, events, 0, upto)
+            else:
+                answer = perform(output.file, output.lines, Task(upto, block.data(), events))
+                self._slot.add_output(output.number, answer.events, answer.bytes,
+                                      events - answer.events, 0, upto)
+                if answer.failure is not None:
+                    self._end(output, answer.failure)
+            block.clear()
+            output.done = upto
+        merge.settle_all()
+        if self._closed or self._failure is not None:
+            self._raise()
+
     def _seal(self, output: Output, upto: int) -> None:
         block = output.block
         task = Task(upto, data=block.data(), block=block, events=block.events)
-        if self.live and not output.ended and output.waiting < output.room:
+        if not output.ended and output.waiting < output.room:
             output.block = output.spare.pop() if output.spare else Block(
                 format=self._forms[output.number], capacity=self._capacity)
             assert self._merge is not None
             self._merge.swap(output.number, output.block)
         self._queue(output, task)
-        if output.block is block:       # written at once, or dropped
+        if output.block is block:       # dropped
             task.data = None
             block.clear()
 
@@ -246,12 +273,6 @@ class Outputs:
             self._drop(output, task)
             output.done = max(output.done, task.upto)
             self._count(output, done=output.done)
-        elif not self.live:
-            answer = perform(output.file, output.lines, task)
-            self._count(output, events=answer.events, bytes_=answer.bytes,
-                        dropped=task.events - answer.events, done=task.upto)
-            if answer.failure is not None:
-                self._end(output, answer.failure)
         elif output.waiting < output.room:
             output.waiting += 1
             output.queue.append(task)
@@ -267,14 +288,12 @@ class Outputs:
     # --- what becomes of tasks -----------------------------------------------------------------
 
     def turn(self) -> None:
-        """Take what the threads have done, commit it, and give them more to do."""
-        if self.live:
-            self._take()
+        """Live only: take what the threads have done, commit it, and give them more to do."""
+        self._take()
         self._settle()
-        if self.live:
-            for output in self.all:
-                self._hand_on(output)
-            self._watch()
+        for output in self.all:
+            self._hand_on(output)
+        self._watch()
         self._raise()
 
     def _take(self) -> None:
@@ -367,7 +386,7 @@ class Outputs:
         """Commit, and give back to the rings what no output needs any more."""
         merge = self._merge
         assert merge is not None
-        if not self._moved and not (self.live and merge.pressed):
+        if not self._moved and not merge.pressed:
             return
         self._moved = False
         if self._through is not None and not any(
@@ -376,7 +395,7 @@ class Outputs:
             self._through()
             self._through = None
         merge.settle(min((o.done for o in self.all), default=merge.merged))
-        if self.live and merge.pressed:
+        if merge.pressed:
             merge.make_room()       # the rings wait no longer for who is behind by so much
         self._slot.publish()
         merge.give_back()
@@ -410,6 +429,8 @@ class Outputs:
         the run is to stop, is given up; all are when it is to end at once."""
         merge = self._merge
         assert merge is not None
+        if not self.live:
+            return
         self.turn()
         while any(not output.idle for output in self.all):
             merge.nap(100)
