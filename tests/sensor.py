@@ -138,3 +138,12 @@ def figures(stderr: str) -> dict[str, int]:
     rings = re.search(r"\d+ frames? read: .*?(?:, (\d+) dropped)?$", stderr, re.MULTILINE)
     return {"received": int(found[1]), "read": int(found[2]), "dropped": int(found[3]),
             "lost": int(found[4] or 0), "rings": int(rings[1] or 0)}
+
+
+def capabilities(pid: int) -> int:
+    """Those it has or could make use of."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    effective, permitted = (
+        int(re.findall(rf"^{name}:\t(\w+)$", text, re.MULTILINE)[0], 16)
+        for name in ("CapEff", "CapPrm"))
+    return effective | permitted

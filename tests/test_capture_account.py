@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from .conftest import eventually
-from .sensor import NAME, Sensor, ended, expected, frames, key
+from .sensor import NAME, Sensor, capabilities, ended, expected, frames, key
 
 pytest_plugins = ["tests.sensor"]
 
@@ -70,12 +70,29 @@ def test_who_may_not_capture_is_told_what_to_do(sensor):
     assert "no permission to capture" in line and "CAP_NET_RAW" in line
 
 
+def test_it_may_capture_only_until_it_does(sensor):
+    """So a fresh process has to wait for an interface that has gone."""
+    live = sensor.drop_in()
+    capture = live.part("gazer:capture").pid
+    assert capabilities(capture) == 0
+    sensor.lab.down()
+    fresh = eventually(lambda: (found := live.parts().get("gazer:capture"))
+                       and found.pid != capture and found.pid, 20)
+    live.says(f"waiting for {NAME}")
+    assert capabilities(fresh) & 1 << 13        # CAP_NET_RAW
+    sensor.lab.up()
+    live.says("is there: capturing")
+    eventually(lambda: capabilities(fresh) == 0)
+    ended(live)
+
+
 # --- the account ---------------------------------------------------------------------------------
 
 
 def test_what_overflows_the_kernel_s_buffer_is_counted_exactly(sensor):
     """Capture stands still while more comes than the buffer holds."""
-    live = sensor.configured(capture={"interfaces": [NAME], "buffer": "1MiB"})
+    live = sensor.configured(capture={"interfaces": [NAME], "buffer": "1MiB"},
+                             service={"hang_timeout": "5m"})
     capture = live.part("gazer:capture")
     sensor.lab.send(frames(*range(50)))
     sensor.await_lines(50)
@@ -93,7 +110,7 @@ def test_what_a_full_ring_drops_is_counted_apart(sensor):
     """A worker stands still."""
     live = sensor.configured(
         capture={"interfaces": [NAME], "snaplen": 2048}, ring={"size": "128KiB"},
-        events={"detail": "classic", "max_size": "16KiB"})
+        events={"detail": "classic", "max_size": "16KiB"}, service={"hang_timeout": "5m"})
     worker = live.part("gazer:worker0")
     worker.suspend()
     sensor.send(frames(*range(2000)))
@@ -102,7 +119,7 @@ def test_what_a_full_ring_drops_is_counted_apart(sensor):
         live.signal(signal.SIGUSR1)
         return bool(re.search(r"\d+ frames? read: .*, \d+ dropped$", live.stderr, re.MULTILINE))
 
-    eventually(dropped, 8)
+    eventually(dropped, 30)
     worker.resume()
     seen = ended(live)
     assert seen["received"] == seen["read"] == 4000

@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from .conftest import eventually
 from .oracle import build, wraps
-from .sensor import CLIENT, NAME, SERVER, ended, exchange, expected, frames, key
+from .sensor import CLIENT, NAME, SERVER, capabilities, ended, exchange, expected, frames, key
 
 pytest_plugins = ["tests.sensor"]
 
@@ -144,3 +145,22 @@ def test_two_interfaces(sensor):
     assert Counter(map(key, sensor.await_lines(20))) == expected(*range(20))
     assert time.monotonic() - since < 1.0
     ended(live)
+
+
+def test_one_of_two_capture_processes_dies(sensor):
+    """Its successor joins the others' sockets again; no frame is seen by both."""
+    live = sensor.configured(capture={"interfaces": [NAME], "processes": 2})
+    sensor.send(talkers(100))
+    sensor.await_lines(100)
+    for name in ("gazer:capture0", "gazer:capture1"):
+        old = live.part(name)
+        old.kill()
+        eventually(lambda name=name, old=old: live.part(name).pid != old.pid)
+    # Until a process has no capabilities left it does not capture.
+    for name in ("gazer:capture0", "gazer:capture1"):
+        eventually(lambda name=name: capabilities(live.part(name).pid) == 0)
+    sensor.send(talkers(300))
+    lines = sensor.await_lines(400)
+    assert set(Counter(map(key, lines)).values()) <= {1, 2}
+    assert len(lines) == 400
+    assert ended(live)["received"] == 800

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gazer import check, config, counters, docgen
+from gazer import check, compat, config, counters, docgen
 from gazer.event import STATUSES
 from gazer.packet import FATES
 from gazer.summary import NOT_DNS, Account, summary
@@ -172,6 +172,7 @@ def account(value: int) -> Account:
         workers=dict.fromkeys(counters.WORKER, value),
         sink=dict.fromkeys(counters.SINK, value),
         outputs=(dict.fromkeys(counters.OUTPUT, value),),
+        live=True,
     )
 
 
@@ -191,6 +192,11 @@ def test_every_line_of_the_summary_is_explained():
                     line):
             if "NOT written" in line:
                 used.add(r"\.\.\. NOT written")
+            continue
+        if re.match(r"\d+ frames received by the kernel", line):
+            table = OPERATIONS.split("### Where frames can get lost")[1].split("\n#")[0]
+            for text in re.findall(r"^\| `\.\.\. ([^`]+)`", table, re.M):
+                assert text in line
             continue
         if line.startswith("the account does not add up"):
             assert "the account does not add up" in OPERATIONS
@@ -218,6 +224,7 @@ def test_every_counter_is_mentioned():
         "crowded": "no room in TCP streams", "transfers_evicted": "zone transfers were ended early",
         "datagrams": "UDP frames",
         "duplicate_pieces": "`duplicate`", "bad_pieces": "`bad`", "expired_pieces": "`expired`",
+        "lost_pieces": "`lost`", "kernel_received": "frames received by the kernel",
         "evicted_pieces": "`evicted`", "waiting_pieces": "`waiting`",
     }  # fmt: skip
     every = {*counters.CAPTURE, *counters.WORKER, *counters.SINK, *counters.OUTPUT}
@@ -309,5 +316,5 @@ def test_every_document_is_linked_from_the_readme():
 
 def test_what_is_not_there_yet_is_said():
     part = README.split("## Not there yet")[1].split("\n## ")[0]
-    for word in ("`-i`", "`-f`", "daemon"):
-        assert word in part
+    for flag in compat.NOT_YET:
+        assert f"`{flag}`" in part

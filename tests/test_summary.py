@@ -153,3 +153,59 @@ def test_remarks(change, line):
 
 def test_evicted_queries_are_a_limit():
     assert "limit reached: 3 queries left early as no_reply" in told()
+
+
+# --- live runs -----------------------------------------------------------------------------------
+
+
+def live(**changes: int) -> Account:
+    """The same, over an interface."""
+    of_kernel = {"kernel_received": 150, "kernel_dropped": 23, "kernel_lost": 7,
+                 "interface_dropped": 4}
+    return replace(account(**{f"capture__{n}": v for n, v in of_kernel.items()} | changes),
+                   live=True)
+
+
+def test_a_live_run_begins_with_what_the_kernel_received():
+    assert list(live().imbalances()) == []
+    text = "\n".join(summary(live(), CONFIG))
+    assert ("150 frames received by the kernel: 120 read, 23 dropped for want of room in its "
+            "buffer, 7 lost with the process that was to read them; 4 more dropped by the "
+            "interface\n") in text
+    few = "\n".join(summary(live(capture__kernel_lost=0, capture__kernel_received=143,
+                                 capture__interface_dropped=0), CONFIG))
+    assert ("143 frames received by the kernel: 120 read, 23 dropped for want of room in its "
+            "buffer\n") in few
+    assert "kernel" not in told()
+
+
+@pytest.mark.parametrize("name", ["kernel_received", "kernel_dropped", "kernel_lost"])
+@pytest.mark.parametrize("step", [-1, 1])
+def test_the_kernel_s_account_is_exact_at_the_end(name, step):
+    off = live()
+    off.capture[name] += step
+    assert list(off.imbalances())
+    assert not list(replace(off, live=False).imbalances())
+
+
+def test_what_is_in_flight_is_part_of_a_running_account():
+    running = live()
+    running.capture["kernel_received"] += 5     # in the kernel's buffer
+    running.capture["frames"] += 1              # in hand
+    running.capture["kernel_received"] += 1
+    running.workers["frames"] -= 3              # in the frame rings
+    running.workers["datagrams"] -= 3
+    running.workers["stream_messages"] += 3
+    running.workers["records"] += 11            # in the event rings
+    assert running.in_flight() == {"kernel": 5, "capture": 1, "frames": 3, "events": 11}
+    assert list(running.imbalances(running=True)) == []
+    assert len(list(running.imbalances())) == 4
+    assert set(live().in_flight().values()) == {0}
+
+
+@pytest.mark.parametrize("change, where", [
+    ({"capture__kernel_received": 149}, "kernel"), ({"capture__frames": 119}, "capture"),
+    ({"workers__frames": 101}, "frames"), ({"sink__events": 253}, "events")])
+def test_nobody_can_take_more_than_there_is(change, where):
+    found = list(live(**change).imbalances(running=True))
+    assert f"{where}: 1 more were taken than given" in found

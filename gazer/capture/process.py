@@ -20,6 +20,7 @@ from gazer.capture.fragments import Fragments
 from gazer.child import EXIT_INTERFACE, FAULT, NOTICE, READY, Boot, Child, run
 from gazer.config.kinds import printable
 from gazer.errors import InputError, InterfaceAbsent
+from gazer.privileges import drop_all
 from gazer.topology import Topology
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -153,7 +154,7 @@ def watch(child: Child, dispatcher: Dispatcher) -> bool:
     try:
         if not await_interface(child, dispatcher, source):
             return True
-        let_go(child)
+        drop_all()      # the handle is active: nothing that follows needs a privilege
         return follow(child, dispatcher, source)
     finally:
         source.close()
@@ -213,10 +214,6 @@ def say_absent(child: Child, dispatcher: Dispatcher, why: str) -> None:
     if leads(child.boot):
         child.report(NOTICE, f"waiting for {why}")
     dispatcher.interface_gone()
-
-
-def let_go(child: Child) -> None:
-    """The handle is active: nothing that follows needs a privilege."""
 
 
 def follow(child: Child, dispatcher: Dispatcher, source: LiveSource) -> bool:
