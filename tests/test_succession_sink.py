@@ -8,7 +8,6 @@ block that was under way, which it may have twice.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import mmap
 import os
@@ -32,7 +31,6 @@ from gazer.sinks.outputs import Outputs
 from gazer.sinks.process import pump
 from gazer.sinks.threads import Hand
 from gazer.testing import MARK_END, Writer, event_entry
-from tests.conftest import eventually
 from tests.test_merge import TEXT, Site, line
 
 SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
@@ -440,150 +438,43 @@ def test_a_pipe_repeats_at_most_one_block(tmp_path, point, after):
     assert sinks.balance() == [0]
 
 
-# --- outputs that stand still --------------------------------------------------------------------
+# --- a worker that is dead -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def bell():
-    fd = os.eventfd(0, os.EFD_NONBLOCK)
-    yield fd
-    os.close(fd)
+def test_a_dead_worker_s_lane_stands_until_its_successor_moves_on():
+    site = Site(2)
+    site.put(0, 4, 1, b"4 ")
+    site.put(0, 6, 3, b"6 ")
+    site.publish(0, (20, 0))
+    site.put(1, 5, 2, b"5 ")
+    site.put(1, 7, 9, b"never published")
+    site.writers[1] = None                      # it died ahead of its publication
+    assert site.merge.run() == "idle"
+    assert site.flush() == b""
+    heir = site.writers[1] = Writer(Ring(site.buffers[1]))
+    site.put(1, 5, 2, b"5 ")
+    site.publish(1, (5, 3))
+    assert heir.tail > 0
+    assert site.merge.run() == "idle"
+    assert site.flush() == b"4 5 "              # (5, 3) or later may still come
+    site.put(1, 8, 9, b"8 ")
+    site.publish(1, (9, 0))
+    assert site.merge.run() == "idle"
+    assert site.flush() == b"6 8 "
+    site.end()
+    assert site.merge.run() == "end"
 
 
-class Turns:
-    """A live sink in this process, turn by turn."""
-
-    def __init__(self, sinks, bell, queue):
-        self.slot, self.merge, self.outputs = sinks.begin(Kill(), bell, queue)
-
-    def until(self, what, seconds=10):
-        deadline = time.monotonic() + seconds
-        while not what():
-            if self.merge.run() == "full":
-                self.outputs.flush()
-            else:
-                self.outputs.flush(all_=False)
-            self.merge.nap(1)
-            assert time.monotonic() < deadline, what.__doc__
-
-    def output(self, number):
-        return self.slot.read_output(number)
-
-
-def stuck_pair(tmp_path, ring=1 << 14):
-    """A file, and a FIFO whose reader does not read."""
-    path, fifo = tmp_path / "out", tmp_path / "fifo"
-    os.mkfifo(fifo)
-    fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
-    fcntl.fcntl(fd, 1031, 4096)             # F_SETPIPE_SZ
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(fd, b"x")
-    return path, fd, Sinks([str(path), str(fifo)], ring=ring)
-
-
-def test_one_stuck_output_stops_neither_the_others_nor_the_rings(tmp_path, bell):
-    path, fd, sinks = stuck_pair(tmp_path)
-    turns = Turns(sinks, bell, queue=10 * BLOCK)
-    for _ in range(40):                     # ten times what the rings hold
-        sinks.fill(100, end=False)
-
-        def written():
-            """the file has all that the rings were given"""
-            return path.exists() and path.read_bytes() == sinks.whole()
-
-        turns.until(written)
-    lost = turns.output(1)["dropped"]
-    assert 0 < lost <= sinks.put
-    assert turns.output(1)["events"] == 0
-    told = [text for text in sinks.said if "does not keep up" in text]
-    assert len(told) == 1 and "the other outputs go on" in told[0]
-
-    # It was in no queue of ten blocks and no block in hand: the rest is still to be written.
-    waiting = sinks.put - lost
-    assert 10 * BLOCK // 2 <= sum(len(line(i)) for i in range(waiting)) <= 13 * BLOCK
-    data = b""
-
-    def caught_up():
-        """the FIFO has got what waited for it"""
-        nonlocal data
-        with contextlib.suppress(BlockingIOError):
-            data += os.read(fd, 1 << 20)
-        output = turns.output(1)
-        return output["events"] + output["dropped"] == sinks.put
-
-    turns.until(caught_up)
-    turns.until(lambda: any("keeps up again" in text for text in sinks.said))
-    caught_up()
-    numbers = [int(text) for text in data.lstrip(b"x").split()]
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) == turns.output(1)["events"]
-    assert turns.output(1)["dropped"] >= lost
-    turns.outputs.close()
-    os.close(fd)
-
-
-def test_what_waits_for_a_stuck_output_is_in_the_rings_while_they_have_room(tmp_path):
-    """Killed with a queue full of blocks: nothing is lost."""
-    path, fd, sinks = stuck_pair(tmp_path, ring=1 << 16)
-    sinks.fill()
-    pid = sinks.start()
-
-    def written():
-        """the file has all there is, and that is committed"""
-        done = Slot(sinks.ledger, 0).read_output(0)["done"]
-        return done == sinks.put and path.read_bytes() == sinks.whole()
-
-    eventually(written)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    ledger = Slot(sinks.ledger, 0)
-    assert ledger.read_output(1)["done"] == ledger.read(SINK)["settled"] == 0
-    drain = Drain(sinks.paths[1])
-    assert sinks.run()
-    data = drain.end().lstrip(b"x")
-    os.close(fd)
-    assert path.read_bytes() == sinks.whole()
-    assert data.lstrip(b"\n") == sinks.whole()
-    assert sinks.balance() == [0, 0]
-
-
-def test_what_the_rings_did_not_wait_for_is_lost_with_the_sink_and_counted(tmp_path, bell):
-    path, fd, sinks = stuck_pair(tmp_path)
-    turns = Turns(sinks, bell, queue=1 << 20)
-    for _ in range(10):
-        sinks.fill(100, end=False)
-        turns.until(lambda: path.exists() and path.read_bytes() == sinks.whole())
-    assert turns.output(1)["dropped"] == turns.output(1)["events"] == 0
-    settled = turns.slot.read(SINK)["settled"]
-    assert 500 < settled <= sinks.put
-    sinks.fill(10)
-    os.close(fd)
-    os.unlink(sinks.paths[1])
-    sinks.paths[1] = str(tmp_path / "other")        # a successor, as if this one were dead
-    assert sinks.run()
-    assert path.read_bytes() == sinks.whole()
-    assert sinks.balance() == [0, settled]
-    rest = (tmp_path / "other").read_bytes().lstrip(b"\n")
-    assert rest == b"".join(line(i) for i in range(settled, sinks.put))
-
-
-def test_while_nothing_can_go_on_the_sink_is_shown_as_waiting(tmp_path, bell):
-    _, fd, sinks = stuck_pair(tmp_path)
-    sinks.paths = sinks.paths[1:]
-    turns = Turns(sinks, bell, queue=10 * BLOCK)
-    sinks.fill(100, end=False)
-    turns.until(lambda: turns.slot.state == "waiting")
-    before = turns.slot.heartbeat
-    turns.until(lambda: turns.slot.heartbeat > before)      # and it does not hang
-    data = b""
-
-    def goes_on():
-        nonlocal data
-        with contextlib.suppress(BlockingIOError):
-            data += os.read(fd, 1 << 16)
-        return turns.slot.state == "running" and data.count(b"\n") == 100
-
-    turns.until(goes_on)
-    turns.outputs.close()
-    os.close(fd)
+def test_settling_all_is_marking_settling_committing_and_giving_back():
+    site = Site(2)
+    for i in range(10):
+        site.put(i % 2, i, i, line(i))
+    site.end()
+    while site.merge.run() == "full":
+        site.take()
+        site.merge.settle_all()
+    site.merge.settle_all()
+    assert site.slot.read(SINK)["settled"] == 10
+    assert [Ring(buffer).filled for buffer in site.buffers] == [0, 0]
+    assert site.heir().merge.run() == "end"
+    assert site.take() == b""

@@ -28,7 +28,7 @@ from gazer.atomics cimport load_acquire
 from gazer.counters cimport P_LANES, S_EVENTS, S_SETTLED, Slot
 from gazer.entry cimport FORMATS, EventHeader
 from gazer.ring cimport (
-    MARK_END, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
+    MARK_END, Consumer, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
     ring_release_to)
 
 from gazer.errors import SharedMemoryError
@@ -173,6 +173,8 @@ cdef class Merge:
         If there are too many marks that are not settled, every second one is forgotten.
         """
         cdef Mark* mark
+        if self.mark_count and self.marks[self.mark_count - 1].merged == self.counters[S_EVENTS]:
+            return self.counters[S_EVENTS]
         if self.mark_count == MARKS:
             self.mark_count = MARKS // 2
             for i in range(MARKS // 2):
@@ -222,6 +224,16 @@ cdef class Merge:
     def pressed(self):
         """What is marked and not settled takes too much of a ring."""
         return self.presses(NULL)
+
+    @property
+    def crowded(self):
+        """A ring is so full, with what is not merged yet, that its worker may soon have to wait."""
+        cdef Consumer* c
+        for i in range(self.count):
+            c = &self.lanes[i].consumer
+            if load_acquire(&c.ring.tail) - self.lanes[i].settled > c.capacity >> 1:
+                return True
+        return False
 
     def make_room(self):
         """Settle the oldest marks, whoever needs them, until it is not pressed any more."""

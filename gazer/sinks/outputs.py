@@ -15,10 +15,12 @@ each block and puts it into its output's queue.  Each output works through its o
 with its `done`.  So a successor goes on exactly where each output stands, and nothing that waits in
 a queue is lost with a sink that is killed.
 
-There is one exception.  Where what waits takes more than three eighths of a ring, capture would
-soon lose frames because one output is slow.  Then (live only) the rings give up the oldest of it.
-Whoever is behind by so much still has it in its queue, and writes it some time; if the sink is
-killed before that, it is lost, and the successor counts it as dropped.
+What waits is not to take more than three eighths of a ring.  Then the sink merges no more for a
+while (`held`), and the outputs catch up.  It does not wait for one that has stood still for BRIEF,
+nor when a ring is half full: capture would soon lose frames because an output is slow.  Then the
+rings give up the oldest of what waits.  Whoever is behind by so much still has it in its queue, and
+writes it some time; if the sink is killed before that, it is lost, and the successor counts it as
+dropped.
 
 A rotating, compressing or sending output goes where FileOutput does now: what it needs is `write`,
 `reopen`, `place`, `cuttable`, `wanted`, `progress`, `close` and the exceptions of files.py.  An
@@ -46,6 +48,7 @@ BLOCK = 256 * 1024          # bytes written at once; fits a core's cache
 QUEUE = 16 * 1024 * 1024    # bytes of blocks that may wait for an output of a live run
 SPARE = 4                   # empty blocks kept for each output
 REMIND = 30.0               # seconds between two lines about events that are dropped
+BRIEF = 0.25                # seconds for which the others wait for an output that stands still
 STUCK = 1.0                 # seconds without progress after which an output counts as stuck
 LAST = 0.5                  # ... that the last write may take when all is to end at once
 
@@ -182,6 +185,13 @@ class Outputs:
             if self.live:
                 self._place(output)
         self._slot.publish()
+
+    def held(self) -> bool:
+        """Live only: nothing more is to be merged just now, so that the outputs catch up."""
+        merge = self._merge
+        assert merge is not None
+        return (merge.pressed and not merge.crowded
+                and not any(output.stuck(BRIEF) for output in self.all))
 
     def ready(self) -> bool:
         """There is something to write, and someone to write it."""
@@ -395,7 +405,7 @@ class Outputs:
             self._through()
             self._through = None
         merge.settle(min((o.done for o in self.all), default=merge.merged))
-        if merge.pressed:
+        if merge.pressed and not self.held():
             merge.make_room()       # the rings wait no longer for who is behind by so much
         self._slot.publish()
         merge.give_back()

@@ -111,6 +111,10 @@ def pump(
     reloads = slot.reloads
     live = outputs.live
     while not slot.quitting:
+        if live and outputs.held():
+            outputs.flush(all_=False)
+            merge.nap(NAP_MS)
+            continue
         state = merge.run()
         if state == "full":
             outputs.flush()
