@@ -29,6 +29,8 @@ cdef enum:
     MAX_POSITIONS = 96
     BANK = 8 * (MAX_COUNTERS + MAX_POSITIONS)
     SLOT = SLOT_BANKS + 2 * BANK
+    MAX_SLOT_OUTPUTS = 16
+    MAX_KEPT = 64
 
 cdef enum:      # Head, in words
     HEAD_MAGIC
@@ -69,7 +71,9 @@ cdef enum:      # ... of a worker
 
 cdef enum:      # ... of the sink
     P_LANES = 0             # heads of the event rings, from here, by worker
-    P_FILES = 64            # bytes of each output's file, from here
+    P_FILES = 64            # where each output's file ends, from here; of a pipe: in a block
+    P_IDS = 80              # which file that is, 0: none; from here
+    P_END = 96
 
 cdef enum:      # Control: what the supervisor asks of all processes
     CONTROL_RUN = 0
@@ -173,16 +177,21 @@ cdef enum:      # WorkerCounter
     W_RCODE = W_LATENCY + LATENCIES             # replies by response code; beyond 15 the last one
     W_END = W_RCODE + RCODES
 
-cdef enum:      # SinkCounter
-    S_EVENTS = 0                # merged
-    S_WRITES                    # write calls
-    S_OUTPUT                    # for each output: OUTPUT_COUNTERS words, from here
-
 cdef enum:      # OutputCounter
     O_EVENTS = 0                # written
     O_BYTES
-    O_DROPPED                   # not written, the output having failed
+    O_DROPPED                   # not written: the output has failed or does not keep up
+    O_STATS                     # of both: events about the sensor, which come from no ring
+    O_DONE                      # of the merged events, in order: those that it is through with
     OUTPUT_COUNTERS
+
+cdef enum:      # SinkCounter
+    S_EVENTS = 0                # merged
+    S_WRITES                    # blocks done with
+    S_SETTLED                   # of the merged: those that no output needs the rings for any more
+    S_OUTPUT                    # for each output: OUTPUT_COUNTERS words, from here
+    S_KEPT = S_OUTPUT + MAX_SLOT_OUTPUTS * OUTPUT_COUNTERS      # words of the stats events' own
+    S_END = S_KEPT + MAX_KEPT
 
 cdef enum:      # SupervisorCounter
     V_RESTARTS_CAPTURE = 0      # processes started again, whatever ended them, by role
@@ -192,6 +201,7 @@ cdef enum:      # SupervisorCounter
     V_HANGS                     # of them: killed, since they showed no sign of life
     V_INTERFACE_GONE            # of them: capture processes whose interface went
     V_RELOADS                   # times outputs were asked to be opened again
+
 
 cdef struct Bank:
     uint64_t counters[MAX_COUNTERS]
@@ -213,3 +223,4 @@ cdef class Slot:
     cdef void commit(self) noexcept nogil
     cdef void beat(self) noexcept nogil
     cdef void set_state(self, uint64_t state) noexcept nogil
+    cdef uint64_t* output(self, int number) except NULL

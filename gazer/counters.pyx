@@ -7,7 +7,8 @@ The balances (all hold when a run is over):
     queries               = opened + repeated
     opened                = success + no_reply + evicted + pending
     replies               = success + duplicates + no_query
-    events of the workers = events merged;  for each output: = written + dropped
+    events of the workers = events merged
+    events merged + stats events = written + dropped, for each output
 """
 
 from libc.stdint cimport uint64_t
@@ -77,17 +78,22 @@ WORKER = {
     f"rcode.{i if i < RCODES - 1 else 'other'}": W_RCODE + i for i in range(RCODES)
 }
 
-SINK = {"events": S_EVENTS, "writes": S_WRITES}
+SINK = {"events": S_EVENTS, "writes": S_WRITES, "settled": S_SETTLED}
 SUPERVISOR = {
     "restarts.capture": V_RESTARTS_CAPTURE, "restarts.worker": V_RESTARTS_WORKER,
     "restarts.sink": V_RESTARTS_SINK, "restarts.metrics": V_RESTARTS_METRICS,
     "hangs": V_HANGS, "interface_gone": V_INTERFACE_GONE, "reloads": V_RELOADS,
 }
-OUTPUT = {"events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED}
+OUTPUT = {
+    "events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED, "stats": O_STATS, "done": O_DONE,
+}
 STATES = ("starting", "running", "waiting", "done")
-MAX_OUTPUTS = (MAX_POSITIONS - P_FILES)
+MAX_OUTPUTS = MAX_SLOT_OUTPUTS
+KEPT = MAX_KEPT
 
 assert <int>W_END <= <int>MAX_COUNTERS and <int>C_END <= <int>MAX_COUNTERS
+assert <int>S_END <= <int>MAX_COUNTERS and <int>P_END <= <int>MAX_POSITIONS
+assert P_IDS - P_FILES == P_END - P_IDS == MAX_SLOT_OUTPUTS
 assert WORDS * 8 <= SLOT_BANKS and sizeof(Bank) == BANK
 
 RUN = {
@@ -208,15 +214,62 @@ cdef class Slot:
         self.writes()
         self.beat()
 
-    def add_output(self, int output, events, bytes_, dropped):
-        """Count what the sink's output number `output` has done with some events."""
-        if not 0 <= output < MAX_OUTPUTS:
-            raise IndexError("no counters for this output")
-        cdef uint64_t* o = &self.counters[S_OUTPUT + output * OUTPUT_COUNTERS]
+    def add_output(self, int output, events, bytes_, dropped, stats=0, done=None):
+        """Count what the sink's output number `output` has done with some events: `stats` of them
+        came from no ring, and it is through with the first `done` of all others."""
+        cdef uint64_t* o = self.output(output)
         o[O_EVENTS] += <uint64_t>events
         o[O_BYTES] += <uint64_t>bytes_
         o[O_DROPPED] += <uint64_t>dropped
-        self.counters[S_WRITES] += 1
+        o[O_STATS] += <uint64_t>stats
+        if done is not None:
+            o[O_DONE] = <uint64_t>done
+        if events or dropped:
+            self.counters[S_WRITES] += 1
+
+    cdef uint64_t* output(self, int number) except NULL:
+        if not 0 <= number < MAX_SLOT_OUTPUTS:
+            raise IndexError("no counters for this output")
+        return &self.counters[S_OUTPUT + number * OUTPUT_COUNTERS]
+
+    def resume_output(self, int output):
+        """A successor of the sink begins: how many of the first events that it will merge this
+        output has had already.
+
+        What the dead one had counted as dropped out of turn has another chance; what it held and
+        the rings do not have any more is lost, and counted as dropped.
+        """
+        cdef uint64_t* o = self.output(output)
+        cdef uint64_t settled = self.counters[S_SETTLED]
+        cdef uint64_t ahead = o[O_DONE] - settled if o[O_DONE] > settled else 0
+        if o[O_DONE] < settled:
+            o[O_DONE] = settled
+        o[O_DROPPED] = o[O_DONE] + o[O_STATS] - o[O_EVENTS]
+        return ahead
+
+    def place_output(self, int output, file, end):
+        """Remember which file the output writes to (0: none) and where its last block ends."""
+        self.output(output)
+        self.positions[P_IDS + output] = <uint64_t>file
+        self.positions[P_FILES + output] = <uint64_t>end
+
+    def output_place(self, int output):
+        """(file, end) as place_output had them."""
+        self.output(output)
+        return self.positions[P_IDS + output], self.positions[P_FILES + output]
+
+    def keep(self, values):
+        """Remember these numbers, at most KEPT, for a successor."""
+        if len(values) > MAX_KEPT:
+            raise IndexError("too many")
+        for i, value in enumerate(values):
+            self.counters[S_KEPT + <int>i] = <uint64_t>value
+
+    def kept(self, int count):
+        """The first `count` numbers that keep() was given; zeros before that."""
+        if not 0 <= count <= MAX_KEPT:
+            raise IndexError("too many")
+        return [self.counters[S_KEPT + i] for i in range(count)]
 
     def add(self, int counter, n):
         """Count `n` in a counter of this process's own."""
@@ -289,8 +342,7 @@ cdef class Slot:
 
     def read_output(self, int output):
         """The counters of the sink's output number `output`."""
-        if not 0 <= output < MAX_OUTPUTS:
-            raise IndexError("no counters for this output")
+        self.output(output)
         cdef int base = S_OUTPUT + output * OUTPUT_COUNTERS
         return self.read({name: base + i for name, i in OUTPUT.items()})
 

@@ -29,7 +29,9 @@ from gazer.event import (
     RECORD,
     RECORD_OF_TX,
     SCHEMA_VERSION,
+    STATS,
     TAG_RECORD,
+    TAG_STATS,
     TAG_TX,
     TUNNELS,
     TX,
@@ -327,6 +329,10 @@ def _events_lines() -> Iterator[str]:
         "| `dns-gazer.llmnr.tx`, `dns-gazer.llmnr.record` | the same of LLMNR (RFC 4795) | with "
         "`capture.llmnr: true` |"
     )
+    yield (
+        f"| `{TAG_STATS}` | an interval of a live run: what was seen, and what was lost | every "
+        "`service.stats_interval` and once at the end; never over files |"
+    )
     yield ""
     yield (
         "With `detail: classic` (what `dns-gazer` does) an event has exactly the original's "
@@ -399,6 +405,17 @@ def _events_lines() -> Iterator[str]:
     yield f"## {TAG_RECORD}"
     yield ""
     yield from _fields(RECORD)
+    yield ""
+    yield f"## {TAG_STATS}"
+    yield ""
+    yield (
+        "One flat map, in both levels of detail. Its time is `interval_end`. It stands behind all "
+        "events that were written before it and says nothing of their order: what it counts may "
+        "still be on its way. Where it shows that something was lost, the absence of a query or "
+        "a reply in that interval is no evidence."
+    )
+    yield ""
+    yield from _fields(STATS, levels=False)
 
 
 def _fields(fields_: Iterable[Field], *, levels: bool = True) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The events: every field of both kinds, its type, unit and meaning, in one place.
+"""The events: every field of each kind, its type, unit and meaning, in one place.
 
 docs/events.md is made from this, and the tests hold the encoders to it.  Keys stand in the events
 in the order of their bytes; a key without a value is absent, never null.
@@ -21,6 +21,7 @@ def tag_of(protocol: str, kind: str) -> str:
 
 TAG_TX = tag_of("dns", "tx")
 TAG_RECORD = tag_of("dns", "record")
+TAG_STATS = "dns-gazer.stats"
 
 
 class Field:
@@ -200,4 +201,45 @@ RECORD = (
     Field("unicast", "boolean", "As in `tx`.", "true", optional=True),
     Field("vlan_path", "string", "VLAN ids of the frame's tags, of all levels, the outermost"
           " first, a dot between (record events hold no lists).", "100.200", optional=True),
+)
+
+# What a live run says of itself; numbers are of the interval unless the text says otherwise.
+STATS = (
+    Field("balanced", "boolean", "Whether the ledger adds up: every frame, message and event that"
+          " was ever counted is accounted for, or just on its way. False is a mistake in gazer.",
+          "true"),
+    Field("discarded", "integer", "Messages of which no event could be made.", "0"),
+    Field("evicted", "integer", "Queries of `no_reply` that left early because a limit was"
+          " reached.", "0"),
+    Field("frames", "integer", "Frames that were captured and read.", "190482"),
+    Field("further_reply", "integer", "Transactions of this status.", "0"),
+    Field("interface_dropped", "integer", "Frames that the interface or its driver dropped.", "0"),
+    Field("interval_end", "float, seconds", "When the interval ended, by the system's clock, since"
+          " 1970-01-01 UTC.", "1444531272.643494"),
+    Field("interval_start", "float, seconds", "When it began: the end of the one before. If it is"
+          " less, the sink was started again, and this event tells of what the one before told of"
+          " as well.", "1444531212.643494"),
+    Field("kernel_dropped", "integer", "Frames that the kernel dropped, because capture did not"
+          " keep up.", "0"),
+    Field("kernel_lost", "integer", "Frames that were in the kernel's buffer when a capture process"
+          " died.", "0"),
+    Field("last", "boolean", "True in the event that ends a run.", "true", optional=True),
+    Field("lossy", "integer", "`no_reply` and `no_query` that are no evidence, since something was"
+          " lost meanwhile.", "0"),
+    Field("lost_pending", "integer", "Queries that waited in a worker that died.", "0"),
+    Field("messages", "integer", "DNS messages.", "190112"),
+    Field("no_query", "integer", "Transactions of this status.", "7"),
+    Field("no_reply", "integer", "Transactions of this status, the evicted ones included.", "214"),
+    Field("one_way", "integer", "Transactions of this status.", "0"),
+    Field("outputN_dropped", "integer", "Events that output N (from 0, in the order of the"
+          " configuration) has not got: it failed, or did not keep up.", "0"),
+    Field("outputN_written", "integer", "Events written to output N.", "94829"),
+    Field("pending", "integer", "Queries that wait for their reply now.", "352"),
+    Field("quarantined", "integer", "Frames left out because each has killed a worker twice.", "0"),
+    Field("queries", "integer", "Messages that are queries.", "95234"),
+    Field("replies", "integer", "Messages that are replies.", "94878"),
+    Field("restarts", "integer", "Processes that died, or hung, and were started again.", "0"),
+    Field("ring_dropped", "integer", "Frames that had no room on their way to a worker.", "0"),
+    Field("sensor", "string", "`sensor.id` of the configuration.", "sensor-1"),
+    Field("success", "integer", "Transactions of this status.", "94608"),
 )

@@ -172,6 +172,7 @@ cdef void ring_mark(Producer* p, uint64_t clock, uint64_t sequence) noexcept nog
 cdef void ring_lose(Producer* p, uint64_t clock) noexcept nogil
 cdef void ring_wake_consumer(Producer* p) noexcept nogil
 cdef void ring_release(Consumer* c) noexcept nogil
+cdef void ring_release_to(Consumer* c, uint64_t position) noexcept nogil
 cdef bint ring_producer_sleeps(Producer* p, uint32_t n) noexcept nogil
 cdef bint ring_consumer_sleeps(Consumer* c) noexcept nogil
 

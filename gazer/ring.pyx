@@ -156,10 +156,15 @@ cdef void ring_lose(Producer* p, uint64_t clock) noexcept nogil:
 
 cdef void ring_release(Consumer* c) noexcept nogil:
     """The producer may write over all that was polled; wake it if it waits for room."""
-    if c.released == c.head:
+    ring_release_to(c, c.head)
+
+
+cdef void ring_release_to(Consumer* c, uint64_t position) noexcept nogil:
+    """The same for what was polled ahead of this position."""
+    if c.released == position:
         return
-    c.released = c.head
-    store_release(&c.ring.head, c.head)
+    c.released = position
+    store_release(&c.ring.head, position)
     full_fence()
     if load_relaxed(&c.ring.producer_waits):
         store_relaxed(&c.ring.producer_waits, 0)

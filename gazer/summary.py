@@ -72,8 +72,9 @@ class Account:
         }
 
     def _for_output(self, output: Mapping[str, int]) -> int:
-        """Events that an output was to write."""
-        return self.sink["events"]
+        """Events that an output was to write: the merged ones (a sink that was started again merges
+        once more what the output has had), and those about the sensor."""
+        return max(self.sink["events"], output["done"]) + output["stats"]
 
     def _frames(self) -> dict[str, int]:
         """What became of the frames that were read."""
@@ -193,9 +194,10 @@ class Account:
         yield from _balance("events made", events, {
             "merged": self.sink["events"], "in the rings": flying["events"],
         })
-        for number, output in enumerate(self.outputs if not running else ()):
-            yield from _balance(f"events for output {number}", self.sink["events"], {
+        for number, output in enumerate(self.outputs):
+            yield from _balance(f"events for output {number}", self._for_output(output), {
                 "written": output["events"], "not written": output["dropped"],
+                "waiting": flying[f"output {number}"],
             })
 
 

@@ -136,18 +136,67 @@ def test_a_slot_holds_the_counters_of_as_many_outputs_as_may_be_configured():
 def test_add_output_and_read_output():
     buffer = ledger()
     slot = Slot(buffer, 1)
-    outputs = (0, 1, MAX_OUTPUTS - 1, counters.MAX_OUTPUTS - 1)
+    outputs = {0, 1, MAX_OUTPUTS - 2, counters.MAX_OUTPUTS - 1}
     for number in outputs:
         slot.add_output(number, 10 + number, 1000, 1)
         slot.add_output(number, 5, (1 << 40) + number, 0)
-    assert slot.read(SINK) == {"events": 0, "writes": 0}     # nothing is committed yet
+    assert not any(slot.read(SINK).values())     # nothing is committed yet
     slot.publish()
     for number in range(counters.MAX_OUTPUTS):
-        expected = {"events": 15 + number, "bytes": (1 << 40) + 1000 + number, "dropped": 1}
+        expected = {"events": 15 + number, "bytes": (1 << 40) + 1000 + number, "dropped": 1,
+                    "stats": 0, "done": 0}
         assert slot.read_output(number) == (
             expected if number in outputs else dict.fromkeys(OUTPUT, 0))
-    assert slot.read(SINK) == {"events": 0, "writes": 2 * len(outputs)}
+    assert slot.read(SINK) == {"events": 0, "writes": 2 * len(outputs), "settled": 0}
     assert not any(buffer[SLOT : 2 * SLOT]) and not any(buffer[3 * SLOT :])
+
+
+def test_a_successor_s_output_goes_on_with_what_it_had():
+    """(written, dropped, stats, done, settled) -> (ahead of the rings, dropped)"""
+    settled = SINK["settled"]
+    for given, expected in [
+        ((0, 0, 0, 0, 0), (0, 0)),
+        ((10, 0, 0, 10, 10), (0, 0)),
+        ((10, 0, 0, 10, 7), (3, 0)),        # it is ahead: the rings still have three of its events
+        ((10, 0, 0, 10, 15), (0, 5)),       # it was left behind, and five are lost
+        ((10, 4, 0, 10, 7), (3, 0)),        # dropped out of turn: they have another chance
+        ((9, 3, 1, 11, 8), (3, 3)),         # one of what it wrote came from no ring
+        ((9, 5, 2, 11, 14), (0, 7)),
+    ]:
+        buffer = ledger()
+        slot = Slot(buffer, 0)
+        written, dropped, stats, done, slot_settled = given
+        slot.add(settled, slot_settled)
+        slot.add_output(2, written, 0, dropped, stats, done)
+        slot.publish()
+        heir = Slot(buffer, 0)
+        assert (heir.resume_output(2), given) == (expected[0], given)
+        heir.publish()
+        assert slot.read_output(2)["dropped"] == expected[1]
+        assert slot.read_output(2)["done"] == max(done, slot_settled)
+
+
+def test_places_and_numbers_are_kept_for_a_successor():
+    buffer = ledger()
+    slot = Slot(buffer, 0)
+    last = counters.MAX_OUTPUTS - 1
+    slot.place_output(0, (1 << 64) - 1, 12)
+    slot.place_output(last, 7, 1 << 63)
+    slot.keep([1, 2, (1 << 64) - 1])
+    slot.keep(range(100, 100 + counters.KEPT))
+    assert Slot(buffer, 0).output_place(last) == (0, 0)     # nothing is committed yet
+    slot.publish()
+    heir = Slot(buffer, 0)
+    assert [heir.output_place(i) for i in (0, 1, last)] == [
+        ((1 << 64) - 1, 12), (0, 0), (7, 1 << 63)]
+    assert heir.kept(counters.KEPT) == list(range(100, 100 + counters.KEPT))
+    with pytest.raises(IndexError):
+        slot.keep([0] * (counters.KEPT + 1))
+    with pytest.raises(IndexError):
+        slot.kept(counters.KEPT + 1)
+    for call in (slot.output_place, slot.resume_output):
+        with pytest.raises(IndexError):
+            call(last + 1)
 
 
 @pytest.mark.parametrize("number", [-1, counters.MAX_OUTPUTS, 1 << 20])

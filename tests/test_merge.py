@@ -29,13 +29,23 @@ class Site:
         for buffer in self.buffers:
             Ring(buffer, create=ring).release()
         self.writers = [Writer(Ring(buffer), bell) for buffer in self.buffers]
-        ledger = bytearray(ledger_bytes(1))
-        ledger_create(ledger)
-        self.slot = Slot(ledger, 0)
-        self.blocks = [Block(format=form, capacity=capacity) for form in formats]
+        self.ledger = bytearray(ledger_bytes(1))
+        ledger_create(self.ledger)
+        self.formats, self.capacity = formats, capacity
+        self.bells, self.bell = bells or [-1] * lanes, bell
+        self.begin()
+
+    def begin(self):
+        """A sink; the one before has been killed."""
+        self.slot = Slot(self.ledger, 0)
+        self.blocks = [Block(format=form, capacity=self.capacity) for form in self.formats]
         self.merge = Merge(
-            rings=[Ring(buffer) for buffer in self.buffers], bells=bells or [-1] * lanes,
-            bell=bell, slot=self.slot, blocks=self.blocks)
+            rings=[Ring(buffer) for buffer in self.buffers], bells=self.bells,
+            bell=self.bell, slot=self.slot, blocks=self.blocks)
+
+    def heir(self):
+        self.begin()
+        return self
 
     def put(self, lane, clock, sequence, *parts, **how):
         """An event, committed."""
@@ -45,6 +55,15 @@ class Site:
         self.writers[lane].publish()
         if mark is not None:
             self.writers[lane].mark(*mark)
+
+    def flush(self, block=0):
+        """What a sink does with its blocks; returns this one's."""
+        done = self.merge.mark()
+        data = self.take(block)
+        self.merge.settle(done)
+        self.slot.publish()
+        self.merge.give_back()
+        return data
 
     def end(self):
         for lane in range(len(self.writers)):
@@ -264,7 +283,7 @@ def test_without_outputs_events_are_merged_and_counted_all_the_same():
 
 @pytest.mark.parametrize("capacity", [6, 7, 11, 12, 13, 600])
 def test_a_full_block_is_written_and_nothing_is_lost_or_repeated(capacity):
-    site = Site(2, capacity=capacity, ring=1 << 14)
+    site = Site(2, capacity=capacity, ring=1 << 16)
     for i in range(100):
         assert site.put(i % 2, 1, i, b"%05d\n" % i)
     site.end()
@@ -295,18 +314,18 @@ def test_if_one_block_is_full_none_gets_the_event():
     assert (site.take(0), site.take(1)) == (b"abcdef", b"a")
 
 
-def test_rings_are_released_as_their_events_are_copied():
-    """The smallest ring carries any amount; nothing waits in it once it has been merged."""
+def test_rings_are_released_as_their_events_are_settled():
+    """The smallest ring carries any amount; nothing waits in it once it has been settled."""
     site = Site(2, capacity=1 << 16)
     out = []
     for i in range(2000):
         lane = i % 2
         while not site.put(lane, i, i, line(i)):
-            pytest.fail("no room in a ring whose events have all been merged")
+            pytest.fail("no room in a ring whose events have all been settled")
         site.publish(lane, (i, i + 1))
         site.publish(1 - lane, (i, i + 1))
         assert site.merge.run() == "idle"
-        out.append(site.take())
+        out.append(site.flush())
     assert b"".join(out) == b"".join(line(i) for i in range(2000))
 
 
@@ -477,7 +496,8 @@ def test_workers_waiting_for_room_are_rung(bell):
         pass
     site.publish(0, (1, 2))
     assert site.writers[0].says_it_sleeps(200)
-    site.merge.run()
+    assert site.merge.run() == "full"
+    site.flush()
     assert os.eventfd_read(bell) == 1
     assert not site.writers[0].says_it_sleeps(200)
 

@@ -33,9 +33,9 @@ def account(**changes: int) -> Account:
         "duplicates": 1, "no_query": 2, "transactions": 56, "records": 196,
         "latency.le.64": 20, "latency.le.inf": 18, "rcode.0": 30, "rcode.other": 8,
     }
-    sink = {"events": 252, "writes": 3}
-    outputs = [{"events": 252, "bytes": 50_000, "dropped": 0},
-               {"events": 250, "bytes": 40_000, "dropped": 2}]
+    sink = {"events": 252, "writes": 3, "settled": 252}
+    outputs = [{"events": 252, "bytes": 50_000, "dropped": 0, "stats": 0, "done": 252},
+               {"events": 251, "bytes": 40_000, "dropped": 2, "stats": 1, "done": 252}]
     parts = {"capture": capture, "workers": workers, "sink": sink,
              "out0": outputs[0], "out1": outputs[1]}
     for path, value in changes.items():
@@ -68,6 +68,7 @@ def test_it_adds_up():
     {"workers__no_reply": 10}, {"workers__evicted": 2}, {"workers__pending": 1},
     {"workers__duplicates": 0}, {"workers__no_query": 3}, {"workers__transactions": 51},
     {"workers__records": 199}, {"sink__events": 251}, {"out0__events": 251},
+    {"out1__stats": 0}, {"out0__done": 253},
     {"out1__dropped": 1}, {"workers__quarantined": 1}, {"workers__lost_pending": 1},
     {"workers__lost_transfers": 1}, {"workers__lost_octets": 1}, {"workers__torn_frames": 1},
     {"workers__torn_events": 1}, {"workers__rcode_of_3": 1}, {"workers__latency_of_le.128": 1},
@@ -113,7 +114,7 @@ def test_the_lines():
     assert ("56 transactions: 38 success, 12 no_reply, 2 no_query, 3 one_way, 1 further_reply; "
             "196 records") in text
     assert "252 events written to /x/out\n" in text
-    assert "250 events written to standard output, 2 NOT written" in text
+    assert "251 events written to standard output, 2 NOT written" in text
     assert "records" not in told()
 
 

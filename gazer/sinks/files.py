@@ -9,6 +9,16 @@ incomplete, they begin on a line of their own.  What can go wrong, and what happ
   a block that was written, so that the file ends with a whole event.
 - The reader of standard output has gone (`| head`): ClosedError; nothing is wrong.
 - Anything else (no permission, read-only, I/O error, another pipe without reader): OutputError.
+
+An output of a live run is *lasting*: it is never over while the sensor runs, but for the reader of
+standard output.  A FIFO waits for its next reader, and whatever else went wrong is told, at once
+and every 30 s, and tried again.  It may then be stuck for long; so it is written from a thread of
+its own (threads.py).  `wanted` asks for the file to be opened again: that is done between two
+blocks, and where one waits for room its part is taken back first, so that it stands whole in the
+new file.
+
+`place` is for a successor, which takes a file back to where the last block that counted ends.  A
+file is known by device and inode: its size alone could be another file's, after a rotation.
 """
 
 from __future__ import annotations
@@ -29,7 +39,11 @@ if TYPE_CHECKING:
 
 REMIND = 30.0       # seconds between two lines about a full disk
 RETRY = 0.2         # seconds between two tries to write to it
+AGAIN = 2.0         # seconds between two tries where something else is wrong
 FULL = (errno.ENOSPC, errno.EDQUOT)
+WORD = (1 << 64) - 1
+MIX = 0x9E3779B97F4A7C15    # spreads the device's number over the word
+TORN_PIPE = (0, 1)          # the place of a pipe while a block is being written to it
 
 
 class ClosedError(Exception):
@@ -44,10 +58,14 @@ class GaveUpError(Exception):
     """The output was waiting for room and has been told to stop; the block is not written."""
 
 
+class _MovedError(Exception):
+    """The block was taken back; it is to be written to the file that is opened now."""
+
+
 class FileOutput:
     """One output.  `lines`: it holds lines of text.  `notice` takes a line for the operator;
     `giving_up` says when to wait no longer; `waits` is told when the output begins and ceases to
-    wait."""
+    wait.  `lasting`: see above.  `place`: where a predecessor's last block ended."""
 
     def __init__(
         self,
@@ -57,28 +75,74 @@ class FileOutput:
         notice: Callable[[str], None],
         giving_up: Callable[[], bool],
         waits: Callable[[bool], None],
+        lasting: bool = False,
+        place: tuple[int, int] = (0, 0),
     ) -> None:
         self.name = "standard output" if path == "-" else path
+        self.progress = time.monotonic()    # when it last took something, or was asked to
+        self.wanted = False                 # someone wants it to be opened again
+        self._path = path
+        self._lines = lines
         self._standard = path in ("-", "/dev/stdout", "/dev/fd/1")
         self._notice = notice
         self._giving_up = giving_up
         self._waits = waits
+        self._lasting = lasting
         self._waiting = False
         self._full = False          # the operator has been told that there is no room
         self._told = -REMIND        # when
+        self._failing = False       # ... that it can't be written
+        self._failing_told = -REMIND
+        self._fd = -1
         try:
-            self._fd = os.dup(1) if path == "-" else self._open(path)
-            self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-            flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
-            self._appends = bool(flags & os.O_APPEND)
-            if flags & os.O_ACCMODE == os.O_RDONLY:
-                raise OSError(errno.EBADF, "it is closed, or open for reading only")
+            fd = os.dup(1) if path == "-" else self._open(wait=not lasting)
+            if fd >= 0:
+                self._take(fd, place)
         except (OSError, ValueError) as error:
             raise self._failed("open", error) from None
-        self._torn = lines and self._regular and self._appends and self._ends_in_a_line()
+        if fd < 0:
+            self._notice(f"waiting for someone to read {path}")
+        elif place == TORN_PIPE and lines and not self._regular:
+            self._torn = True       # at worst an empty line
 
-    def _open(self, path: str) -> int:
-        """Open it; a FIFO waits for its reader, as long as we are not told to give up.
+    def _take(self, fd: int, place: tuple[int, int] = (0, 0)) -> None:
+        """Write to this descriptor from here on."""
+        try:
+            about = os.fstat(fd)
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                raise OSError(errno.EBADF, "it is closed, or open for reading only")
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._regular = stat.S_ISREG(about.st_mode)
+        self._appends = bool(flags & os.O_APPEND)
+        self._file = (about.st_dev * MIX ^ about.st_ino) & WORD if self._regular else 0
+        if self._regular and place[0] == self._file and about.st_size > place[1]:
+            os.ftruncate(fd, place[1])
+            if not self._appends:
+                os.lseek(fd, place[1], os.SEEK_SET)
+        self._at = self._end()
+        self._alone = True          # nobody else writes to this file, as far as we have seen
+        self._torn = (
+            self._lines and self._regular and self._appends and self._ends_in_a_line()
+        )
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Which file this is (0: one that can't be cut, or that others write to as well), and where
+        our last block ends."""
+        return (self._file, self._at) if self._fd >= 0 and self._alone and self._file else (0, 0)
+
+    @property
+    def cuttable(self) -> bool:
+        """A successor can take back what of a block was written."""
+        return self.place[0] != 0
+
+    def _open(self, *, wait: bool = True) -> int:
+        """Open it; a FIFO waits for its reader, as long as we are not told to give up; or, without
+        `wait`, is not opened: -1.
 
         Its descriptor stays non-blocking, so that a reader that stands still can't hold us either.
         """
@@ -86,18 +150,42 @@ class FileOutput:
         told = False
         while True:
             try:
-                return os.open(path, flags, 0o640)
+                return os.open(self._path, flags, 0o640)
             except OSError as error:
-                if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+                if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(self._path).st_mode):
                     raise
+            if not wait:
+                return -1
             if not told:
                 told = True
-                self._notice(f"waiting for someone to read {path}")
+                self._notice(f"waiting for someone to read {self._path}")
             if self._giving_up():
                 raise OSError(errno.ENXIO, "nobody reads it")
             self._waits(True)
             self._waiting = True
             time.sleep(RETRY)
+
+    def reopen(self) -> None:
+        """Open the path again: whatever has that name now is written from here on.  If that can't
+        be, all stays as it is."""
+        self.wanted = False
+        if self._standard:
+            return
+        old = self._fd
+        try:
+            fd = self._open(wait=False)
+            if fd < 0:
+                return
+            self._take(fd)
+        except OSError as error:
+            still = "" if old < 0 else "; still writing to the file that was open"
+            self._notice(f"{self._failed('open', error)}{still}")
+            return
+        if old >= 0:
+            try:
+                os.close(old)
+            except OSError as error:
+                self._notice(str(self._failed("write to", error)))
 
     def _ends_in_a_line(self) -> bool:
         """The file ends within a line (we were killed, or another program was)."""
@@ -118,12 +206,76 @@ class FileOutput:
 
         Raises ClosedError, GaveUpError or OutputError; the block counts as not written then.
         """
+        if not self._lasting:
+            self._write(block)
+            return
+        self.progress = time.monotonic()
+        while True:
+            try:
+                if self._fd < 0:
+                    self._open_some_time()
+                self._write(block)
+                break
+            except _MovedError:
+                if self._fd >= 0:
+                    self.reopen()
+            except OutputError as error:
+                self._fail(error)
+        if self._failing:
+            self._failing = False
+            self._notice(f"writing to {self.name} again")
+
+    def _open_some_time(self) -> None:
+        """Lasting only: open it, as soon as it can be."""
+        while True:
+            try:
+                self.wanted = False
+                fd = self._open(wait=False)
+                if fd >= 0:
+                    self._take(fd)
+                    return
+            except OSError as error:
+                raise self._failed("open", error) from None
+            self._pause(RETRY)
+
+    def _lose_reader(self) -> None:
+        """Lasting only: the reader of a FIFO has gone.  What it left unread goes with it."""
+        self._tell_failing(f"nobody reads {self.name} any more: waiting for someone who does")
+        self.close()
+
+    def _fail(self, error: OutputError) -> None:
+        """Lasting only: tell what is wrong, and let some time go by."""
+        self._tell_failing(f"{error}; trying again")
+        deadline = time.monotonic() + AGAIN
+        while time.monotonic() < deadline and not self.wanted:
+            self._pause(RETRY)
+        if not self._standard:
+            with contextlib.suppress(OutputError):
+                self.close()
+
+    def _tell_failing(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._failing_told >= REMIND:
+            self._failing_told = now
+            self._failing = True
+            self._notice(text)
+
+    def _pause(self, seconds: float) -> None:
+        if self._giving_up():
+            raise GaveUpError
+        time.sleep(seconds)
+
+    def _write(self, block: memoryview) -> None:
         start = self._end()
+        if start > self._at:
+            self._alone = False
         if self._torn:
             self._write_all(memoryview(b"\n"), start)
             self._torn = False
             start += 1
         self._write_all(block, start)
+        if self._lasting and self._regular:     # nobody succeeds the sink of a run over files
+            self._at = os.lseek(self._fd, 0, os.SEEK_CUR)   # O_APPEND moves it to our end
         if self._waiting:
             self._waiting = False
             self._waits(False)
@@ -135,10 +287,15 @@ class FileOutput:
         done = 0
         while done < len(block):
             try:
-                done += os.write(self._fd, block[done:])
+                done += os.write(self._fd, block[done:] if done else block)
+                if self._lasting:
+                    self.progress = time.monotonic()
             except BrokenPipeError as error:
                 if self._standard:
                     raise ClosedError(done) from None
+                if self._lasting:
+                    self._lose_reader()
+                    raise _MovedError from None
                 raise self._failed("write to", error) from None
             except BlockingIOError:     # standard output may be someone's non-blocking pipe
                 self._check(start, done)
@@ -151,6 +308,9 @@ class FileOutput:
                     raise self._failed("write to", error) from None
                 self._tell_full(error)
                 self._check(start, done)
+                if self.wanted and self._regular and not self._standard:
+                    self._take_back(start, done)
+                    raise _MovedError from None
                 time.sleep(RETRY)
 
     def _tell_full(self, error: OSError) -> None:
@@ -193,7 +353,9 @@ class FileOutput:
 
     def close(self) -> None:
         """Close it; a file system may find only now that it could not write."""
+        fd, self._fd = self._fd, -1
         try:
-            os.close(self._fd)
+            if fd >= 0:
+                os.close(fd)
         except OSError as error:
             raise self._failed("write to", error) from None

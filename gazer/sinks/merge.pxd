@@ -7,10 +7,11 @@ from gazer.ring cimport Consumer
 
 cdef enum:
     MAX_RINGS = 64
+    MARKS = 128             # flushes that outputs may be behind by and still be told apart
 
 cdef enum MergeResult:
     MERGE_END = 0           # all workers are done, all events merged
-    MERGE_FULL              # a block is full: write it
+    MERGE_FULL              # a block is full, or a lane wants room: write the blocks
     MERGE_IDLE              # nothing to merge just now
     MERGE_CORRUPT           # an event ring holds what can't be
 
@@ -22,6 +23,15 @@ cdef struct Lane:
     uint32_t length
     uint64_t clock          # of that event; without one, of the watermark
     uint64_t sequence
+    uint64_t taken          # the ring's position behind the last event copied
+    uint64_t marked         # ... at the last mark()
+    uint64_t settled        # ... that give_back() may give back
+
+
+cdef struct Mark:
+    # How far the lanes were when so many events had been merged.
+    uint64_t merged
+    uint64_t taken[MAX_RINGS]
 
 
 cdef struct Room:
@@ -30,6 +40,7 @@ cdef struct Room:
     uint32_t capacity
     uint32_t used
     uint32_t events
+    uint64_t skip           # events still to come that the output has had already
 
 
 cdef class Block:
@@ -49,7 +60,11 @@ cdef class Merge:
     cdef int bell
     cdef Slot slot
     cdef uint64_t* counters
+    cdef Mark* marks        # the oldest first
+    cdef int mark_count
 
+    cdef int begin(self, Lane* lane, uint64_t settled) except -1
+    cdef bint presses(self, const Mark* mark) noexcept nogil
     cdef bint refresh(self, Lane* lane) noexcept nogil
     cdef bint append(self, const Lane* lane) noexcept nogil
     cdef bint any_used(self) noexcept nogil

@@ -3,18 +3,35 @@
 Every event carries its key: sensor clock when due, number of the frame.  Each ring's events come in
 the order of their keys, so the next event overall is the least of the rings' first ones, once it is
 known that no ring without one will still bring a lesser: that is what its watermark says.
+
+An event that was copied into a block stays in its ring until it is *settled*, that is, until no
+output needs it there any more.  So what a sink that is killed had in its blocks is still there for
+its successor:
+
+    mark()          ahead of writing: here end the events that are in blocks by now
+    settle(n)       the outputs are through with the first n events: the positions of the newest
+                    mark up to there go into the slot; Slot.publish() commits them
+    give_back()     what is committed as settled is released to the workers
+
+Between two marks the lanes may take an eighth of their rings, then run() asks for a flush as it
+does when a block is full. `pressed` says that what is marked and not settled takes more than three
+eighths of a ring, and make_room() settles the oldest of it. A worker needs at most half of it free
+(an entry takes up to a quarter, and so may the padding ahead of it), so it never waits for more
+than a flush while nothing is pressed.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from gazer.atomics cimport load_acquire
-from gazer.counters cimport S_EVENTS, Slot
+from gazer.counters cimport P_LANES, S_EVENTS, S_SETTLED, Slot
 from gazer.entry cimport FORMATS, EventHeader
 from gazer.ring cimport (
-    MARK_END, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
-    ring_release)
+    MARK_END, Consumer, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
+    ring_release_to)
+
+from gazer.errors import SharedMemoryError
 
 cdef enum:
     NAP = 100               # ms; the longest sleep
@@ -58,7 +75,8 @@ cdef inline bint before(uint64_t clock, uint64_t sequence, uint64_t other_clock,
 cdef class Merge:
     """Merges the event rings into the blocks.
 
-    `rings` and `bells`: the event ring and the bell of each worker; `bell`: our own.
+    `rings` and `bells`: the event ring and the bell of each worker; `bell`: our own.  A successor
+    begins where the slot says that its predecessor's events were settled.
     """
 
     def __init__(self, *, rings, bells, int bell, Slot slot, blocks):
@@ -79,9 +97,28 @@ cdef class Merge:
             raise MemoryError
         for i in range(self.block_count):
             self.rooms[i] = &(<Block>self.blocks[i]).room
+        self.marks = <Mark*>calloc(MARKS, sizeof(Mark))
+        if self.marks == NULL:
+            raise MemoryError
+        self.counters[S_EVENTS] = self.counters[S_SETTLED]
+        for i in range(self.count):
+            self.begin(&self.lanes[i], slot.positions[P_LANES + i])
+
+    cdef int begin(self, Lane* lane, uint64_t settled) except -1:
+        """Start at the committed position, which the ring's own may be behind."""
+        cdef Consumer* c = &lane.consumer
+        cdef uint64_t tail = load_acquire(&c.ring.tail)
+        if settled:
+            if settled & 7 or settled > tail or tail - settled > c.capacity:
+                raise SharedMemoryError("the sink's committed position is not in its ring")
+            c.head = c.tail = settled
+            ring_release_to(c, settled)
+        lane.taken = lane.marked = lane.settled = c.head
+        return 0
 
     def __dealloc__(self):
         free(self.rooms)
+        free(self.marks)
 
     def run(self):
         """Merge for a while.  Returns "end", "full" (write the blocks), "idle" or "corrupt"."""
@@ -99,6 +136,122 @@ cdef class Merge:
             if self.sleep():
                 bell_wait(self.bell, milliseconds if milliseconds < NAP else NAP)
             self.awake()
+
+    def nap(self, int milliseconds):
+        """Sleep until the bell is rung, for whatever; at most so long, and at most 100 ms."""
+        with nogil:
+            self.slot.beat()
+            bell_wait(self.bell, milliseconds if milliseconds < NAP else NAP)
+
+    @property
+    def merged(self):
+        """The events merged so far, by this sink and those before it."""
+        return self.counters[S_EVENTS]
+
+    @property
+    def unwritten(self):
+        """There is something in a block."""
+        cdef int i
+        for i in range(self.block_count):
+            if self.rooms[i].events:
+                return True
+        return False
+
+    def skip(self, int output, uint64_t events):
+        """The output has had the next so many events already."""
+        self.rooms[output].skip = events
+
+    def swap(self, int output, Block block):
+        """Append to this empty block from here on."""
+        block.room.skip = self.rooms[output].skip
+        self.blocks[output] = block
+        self.rooms[output] = &block.room
+
+    def mark(self):
+        """Ahead of a flush: remember how far the rings are taken.  Returns `merged`.
+
+        If there are too many marks that are not settled, every second one is forgotten.
+        """
+        cdef Mark* mark
+        if self.mark_count and self.marks[self.mark_count - 1].merged == self.counters[S_EVENTS]:
+            return self.counters[S_EVENTS]
+        if self.mark_count == MARKS:
+            self.mark_count = MARKS // 2
+            for i in range(MARKS // 2):
+                self.marks[i] = self.marks[2 * i + 1]
+        mark = &self.marks[self.mark_count]
+        mark.merged = self.counters[S_EVENTS]
+        for i in range(self.count):
+            mark.taken[i] = self.lanes[i].marked = self.lanes[i].taken
+        self.mark_count += 1
+        return mark.merged
+
+    def settle(self, uint64_t done):
+        """Put the newest mark that has no more than `done` events into the slot, to be committed.
+        False if there is none."""
+        cdef int n = 0
+        cdef Mark* mark
+        while n < self.mark_count and self.marks[n].merged <= done:
+            n += 1
+        if n == 0:
+            return False
+        mark = &self.marks[n - 1]
+        self.counters[S_SETTLED] = mark.merged
+        for i in range(self.count):
+            self.lanes[i].settled = self.slot.positions[P_LANES + i] = mark.taken[i]
+        self.mark_count -= n
+        memmove(self.marks, self.marks + n, self.mark_count * sizeof(Mark))
+        return True
+
+    def settle_all(self):
+        """All outputs are through with all that was merged: mark, settle, commit and give back."""
+        cdef int i
+        self.counters[S_SETTLED] = self.counters[S_EVENTS]
+        self.mark_count = 0
+        for i in range(self.count):
+            self.lanes[i].marked = self.lanes[i].settled = self.lanes[i].taken
+            self.slot.positions[P_LANES + i] = self.lanes[i].taken
+        self.slot.commit()
+        for i in range(self.count):
+            ring_release_to(&self.lanes[i].consumer, self.lanes[i].taken)
+
+    def give_back(self):
+        """Release to the workers what is settled; its commit stands."""
+        for i in range(self.count):
+            ring_release_to(&self.lanes[i].consumer, self.lanes[i].settled)
+
+    @property
+    def pressed(self):
+        """What is marked and not settled takes too much of a ring."""
+        return self.presses(NULL)
+
+    @property
+    def crowded(self):
+        """A ring is so full, with what is not merged yet, that its worker may soon have to wait."""
+        cdef Consumer* c
+        for i in range(self.count):
+            c = &self.lanes[i].consumer
+            if load_acquire(&c.ring.tail) - self.lanes[i].settled > c.capacity >> 1:
+                return True
+        return False
+
+    def make_room(self):
+        """Settle the oldest marks, whoever needs them, until it is not pressed any more."""
+        cdef int n = 0
+        while n < self.mark_count - 1 and self.presses(&self.marks[n]):
+            n += 1
+        return n < self.mark_count and self.settle(self.marks[n].merged)
+
+    cdef bint presses(self, const Mark* mark) noexcept nogil:
+        """What is marked behind this mark (NULL: behind what is settled) takes too much."""
+        cdef Lane* lane
+        cdef uint64_t since
+        for i in range(self.count):
+            lane = &self.lanes[i]
+            since = lane.settled if mark == NULL else mark.taken[i]
+            if lane.marked - since > 3 * (lane.consumer.capacity >> 3):
+                return True
+        return False
 
     def release(self):
         """Let go of the shared memory."""
@@ -148,10 +301,13 @@ cdef class Merge:
             p += header.lengths[i]
         for i in range(self.block_count):
             room = self.rooms[i]
-            if room.capacity - room.used < header.lengths[room.format]:
+            if room.capacity - room.used < header.lengths[room.format] and not room.skip:
                 return False
         for i in range(self.block_count):
             room = self.rooms[i]
+            if room.skip:
+                room.skip -= 1
+                continue
             n = header.lengths[room.format]
             memcpy(room.base + room.used, parts[room.format], n)
             room.used += n
@@ -185,7 +341,6 @@ cdef class Merge:
             self.least = least
             lane = &self.lanes[least]
             if lane.entry == NULL:
-                ring_release(&lane.consumer)
                 if lane.clock == MARK_END:
                     return MERGE_END        # the least key there is: all are at their end
                 if not self.refresh(lane):
@@ -198,10 +353,10 @@ cdef class Merge:
                     # An event larger than an empty block will never have room.
                     return MERGE_FULL if self.any_used() else MERGE_CORRUPT
                 self.counters[S_EVENTS] += 1
-                if lane.consumer.head - lane.consumer.released > lane.consumer.capacity >> 3:
-                    # All but the entry just copied, too: it is in the blocks.
-                    ring_release(&lane.consumer)
+                lane.taken = lane.consumer.head
                 lane.entry = NULL
+                if lane.taken - lane.marked > lane.consumer.capacity >> 3:
+                    return MERGE_FULL
                 if not self.refresh(lane):
                     break
                 if lane.entry == NULL or not before(lane.clock, lane.sequence, clock, sequence):

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import time
 
+from gazer import counters
 from gazer.child import CLOSED, FAULT, NOTICE, READY, Boot, Child, run
 from gazer.config import OutputKind
-from gazer.errors import OutputError, ProcessError
-from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
-from gazer.sinks.merge import Block, Merge
+from gazer.counters import Slot
+from gazer.errors import ProcessError
+from gazer.sinks.files import ClosedError, FileOutput
+from gazer.sinks.merge import Merge
+from gazer.sinks.outputs import BLOCK, Outputs
 from gazer.topology import Topology
 
-BLOCK = 256 * 1024      # bytes written at once; fits a core's cache
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gazer.sinks.stats import Interval
+    from gazer.summary import Account
+
 FLUSH_AFTER = 0.2       # seconds that an event stays in a block while there is nothing to do
 NAP_MS = 100
+PATIENCE = 5.0          # seconds without progress after which a stop gives an output up; at most
+PATIENCE_SHARE = 1 / 3  # ... this share of service.shutdown_timeout
 
 
 def main(boot: Boot) -> None:
@@ -21,83 +32,12 @@ def main(boot: Boot) -> None:
     run(boot, sink)
 
 
-class Outputs:
-    """All outputs with their blocks and counters.
-
-    An output that has ended (its reader has gone, or it gave up waiting for room) takes no more;
-    what would have gone there is counted.  The others go on.
-    """
-
-    def __init__(self, child: Child) -> None:
-        self._child = child
-        config = child.boot.config
-        slot = child.slot
-        self._lines = [o.kind in (OutputKind.TEXT, OutputKind.JSON) for o in config.outputs]
-        self.files = [
-            FileOutput(
-                output.path,
-                lines=lines,
-                notice=lambda text: child.report(NOTICE, text),
-                giving_up=lambda: slot.draining,
-                waits=slot.waits,
-            )
-            for output, lines in zip(config.outputs, self._lines, strict=True)
-        ]
-        self.blocks = [
-            Block(format=int(output.kind), capacity=max(BLOCK, config.events.max_size + 1024))
-            for output in config.outputs
-        ]
-        self._ended = [False] * len(self.files)
-        self._closed = False        # a reader of standard output has gone
-
-    def empty(self) -> bool:
-        return not any(block.used for block in self.blocks)
-
-    def flush(self) -> None:
-        """Write all blocks.  Raises ClosedError if nobody reads any output any more, OutputError
-        when all that could be written is."""
-        failure = None
-        for number, block in enumerate(self.blocks):
-            if not block.used:
-                continue
-            events = taken = 0
-            if not self._ended[number]:
-                try:
-                    self.files[number].write(block.data())
-                    events, taken = block.events, block.used
-                except ClosedError as why:
-                    self._ended[number] = self._closed = True
-                    taken = why.taken
-                    if self._lines[number]:     # an event is a line
-                        events = bytes(block.data()[:taken]).count(b"\n")
-                    if not all(self._ended):
-                        self._child.report(NOTICE, f"nobody reads {self.files[number].name} any "
-                                                   "more; the other outputs go on")
-                except GaveUpError:
-                    self._ended[number] = True
-                    self._child.report(FAULT, f"interrupted while {self.files[number].name} had no "
-                                              "room: the rest is not written to it")
-                except OutputError as error:
-                    self._ended[number] = True
-                    failure = failure or error
-            self._child.slot.add_output(number, events, taken, block.events - events)
-            block.clear()
-        self._child.slot.publish()
-        if failure is not None:
-            raise failure
-        if self._closed and all(self._ended):
-            raise ClosedError
-
-    def close(self) -> None:
-        for file in self.files:
-            file.close()
-
-
 def sink(child: Child) -> None:
     """Merge and write until all workers are done."""
-    topology = Topology.of(child.boot.config)
-    outputs = Outputs(child)
-    child.report(READY)
+    config = child.boot.config
+    topology = Topology.of(config)
+    patience = min(PATIENCE, config.service.shutdown_timeout_ns / 1e9 * PATIENCE_SHARE)
+    outputs = open_outputs(child, live=bool(topology.interfaces), patience=patience)
     merge = Merge(
         rings=[child.ring(topology.events(i)) for i in range(topology.workers)],
         bells=[child.boot.bells[topology.worker(i)] for i in range(topology.workers)],
@@ -105,33 +45,189 @@ def sink(child: Child) -> None:
         slot=child.slot,
         blocks=outputs.blocks,
     )
+    outputs.attach(merge)
+    stats = Stats(child, topology, outputs) if topology.interfaces else None
+    child.report(READY)
     try:
-        pump(child, merge, outputs)
+        pump(child, merge, outputs, stats, patience)
         outputs.close()
     except ClosedError:
         child.report(CLOSED)
+    if stats is not None:
+        stats.release()
     merge.release()
 
 
-def pump(child: Child, merge: Merge, outputs: Outputs) -> None:
-    """Merge, and write a block when it is full or has waited."""
+def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
+    """Open all outputs; each of a live run has a thread of its own."""
+    config = child.boot.config
+    slot = child.slot
+    hand: Callable[..., object] | None = None
+    if live:
+        from functools import partial
+
+        from gazer.sinks.threads import Hand  # here: a run over files has no threads
+
+        hand = partial(Hand, bell=child.boot.bell)
+    lines = [output.kind in (OutputKind.TEXT, OutputKind.JSON) for output in config.outputs]
+    files: list[FileOutput] = []
+
+    def giving_up(number: int) -> bool:
+        """Whether to wait no longer; while a live run stops, only for who does not move."""
+        if not live:
+            return slot.draining
+        stands = number < len(files) and time.monotonic() - files[number].progress > patience
+        return slot.quitting or (slot.draining and stands)
+
+    for number, output in enumerate(config.outputs):
+        files.append(FileOutput(
+            output.path,
+            lines=lines[number],
+            notice=lambda text: child.report(NOTICE, text),
+            giving_up=lambda number=number: giving_up(number),    # type: ignore[misc]
+            waits=(lambda _: None) if live else slot.waits,
+            lasting=live,
+            place=slot.output_place(number),
+        ))
+    return Outputs(
+        files=files,
+        forms=[int(output.kind) for output in config.outputs],
+        lines=lines,
+        slot=slot,
+        capacity=max(BLOCK, config.events.max_size + 1024),
+        notice=lambda text: child.report(NOTICE, text),
+        fault=lambda text: child.report(FAULT, text),
+        hand=hand,      # type: ignore[arg-type]
+    )
+
+
+def pump(
+    child: Child, merge: Merge, outputs: Outputs, stats: Stats | None, patience: float
+) -> None:
+    """Merge, and write a block when it is full or has waited.  In the end all is written, or given
+    up."""
+    slot = child.slot
     since = 0.0
-    while not child.slot.quitting:
+    reloads = slot.reloads
+    live = outputs.live
+    while not slot.quitting:
+        if live and outputs.held():
+            outputs.flush(all_=False)
+            merge.nap(NAP_MS)
+            continue
         state = merge.run()
         if state == "full":
             outputs.flush()
             since = 0.0
         elif state == "end":
             outputs.flush()
-            return
+            if stats is not None:
+                outputs.drain(patience)     # the last event tells of all that was written
+                stats.write(last=True)
+            break
         elif state == "corrupt":
             raise ProcessError("gazer:sink: an event ring is damaged")
         else:
-            if not outputs.empty():
+            # Thousands of times a second at some rates: a run over files takes the short way.
+            if live:
+                outputs.turn()
+                if slot.reloads != reloads:
+                    reloads = slot.reloads
+                    outputs.reopen()
+                if stats is not None and stats.due():
+                    stats.write()
+            if merge.unwritten:
                 now = time.monotonic()
                 since = since or now
                 if now - since >= FLUSH_AFTER:
-                    outputs.flush()
+                    if outputs.ready():
+                        outputs.flush(all_=False)
                     since = 0.0
             merge.wait(NAP_MS)
     outputs.flush()
+    outputs.drain(patience)
+
+
+class Stats:
+    """Writes the stats events of a live run: reads the whole ledger, as anyone may."""
+
+    def __init__(self, child: Child, topology: Topology, outputs: Outputs) -> None:
+        from gazer.sinks.stats import Interval
+        from gazer.summary import Account
+
+        config = child.boot.config
+        self._read = Account.read
+        self._slot = child.slot
+        self._topology = topology
+        self._outputs = outputs
+        self._forms = [int(output.kind) for output in config.outputs]
+        ledger = child.attach("ledger")
+        self._slots = {number: Slot(ledger, number) for number in range(topology.processes)}
+        count = len(self._forms)
+        self._interval: Interval = Interval(
+            config.sensor.id, count, child.slot.run()["started"],
+            child.slot.kept(Interval.words_of(count)),
+        )
+        self._length = config.service.stats_interval_ns / 1e9
+        self._next = time.monotonic() + self._length
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def write(self, *, last: bool = False) -> None:
+        """The event of the interval that ends now, behind all events merged so far."""
+        from gazer.sinks.stats import encoded
+
+        self._next = max(self._next + self._length, time.monotonic())
+        outputs = self._outputs
+        outputs.flush()
+        self._slot.publish()
+        account = self._read(self._slots, self._topology, len(self._forms))
+        before = self._interval.words()
+        now = time.time_ns()
+        event = self._interval.end(
+            now, counted(account, self._slots[self._topology.supervisor]),
+            balanced=not any(account.imbalances(running=not last)), last=last,
+        )
+        self._slot.keep(before)
+        after = self._interval.words()
+        forms = {form: encoded(event, now, form) for form in set(self._forms)}
+        outputs.put([forms[form] for form in self._forms], lambda: self._slot.keep(after))
+
+    def release(self) -> None:
+        for slot in self._slots.values():
+            slot.release()
+
+
+def counted(account: Account, supervisor: Slot) -> dict[str, int]:
+    """What a stats event counts, from the ledger, since the run began; and `pending` as it is."""
+    c, w = account.capture, account.workers
+    watched = supervisor.read(counters.SUPERVISOR)
+    restarts = sum(n for name, n in watched.items() if name.startswith("restarts."))
+    return {
+        "discarded": sum(account.anomalies("discarded").values()),
+        "evicted": w["evicted"],
+        "frames": c["frames"],
+        "further_reply": w["further"],
+        "interface_dropped": c["interface_dropped"],
+        "kernel_dropped": c["kernel_dropped"],
+        "kernel_lost": c["kernel_lost"],
+        "lossy": w["lossy"],
+        "lost_pending": w["lost_pending"],
+        "messages": account.messages(),
+        "no_query": w["no_query"],
+        "no_reply": w["no_reply"] + w["evicted"],
+        "one_way": account.one_way(),
+        "pending": w["pending"],
+        "quarantined": w["quarantined"],
+        "queries": w["queries"],
+        "replies": w["replies"],
+        "restarts": restarts - watched["interface_gone"],
+        "ring_dropped": c["ring_dropped"],
+        "success": w["success"],
+        **{
+            f"output{number}_{name}": output[key]
+            for number, output in enumerate(account.outputs)
+            for name, key in (("written", "events"), ("dropped", "dropped"))
+        },
+    }
