@@ -216,7 +216,7 @@ cdef class Slot:
     cdef uint64_t* words
     cdef Bank* banks
     cdef Bank own               # what is not committed yet
-    cdef uint64_t kept[WORDS]   # of a copy: its words
+    cdef uint64_t held[WORDS]   # of a copy: its words
     cdef uint64_t* counters     # ... of these, what the process counts in
     cdef uint64_t* positions
     cdef void load(self) noexcept nogil

@@ -324,9 +324,9 @@ cdef class Slot:
         copy.words = self.words
         copy.banks = self.banks
         copy.load()
-        memcpy(copy.kept, self.words, sizeof(copy.kept))
-        copy.kept[WORD_COMMITS] = 0
-        copy.words = copy.kept
+        memcpy(copy.held, self.words, sizeof(copy.held))
+        copy.held[WORD_COMMITS] = 0
+        copy.words = copy.held
         copy.banks = <Bank*>&copy.own
         copy.counters = copy.own.counters
         copy.positions = copy.own.positions
