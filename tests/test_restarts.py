@@ -54,6 +54,17 @@ def test_an_exit_code_is_a_death_and_is_told(service):
     assert f"gazer:worker1 (pid {old}) died with exit code 7" in s.live.stderr
 
 
+@pytest.mark.parametrize("name", CHILDREN)
+def test_an_end_that_nobody_asked_for_is_a_death(service, name):
+    """... also in good order: the others would wait for it for ever, or the service be over."""
+    s = service()
+    (old,) = s.pids(name)
+    s.tell(f"die-{name}", 0)
+    s.successor(name)
+    assert s.stop()[0] == 0
+    assert f"gazer:{name} (pid {old}) died with exit code 0" in s.live.stderr
+
+
 def test_who_reports_an_error_later_on_is_started_again(service):
     s = service()
     s.tell("fail-sink", "can't write to out: Input/output error")

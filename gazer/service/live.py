@@ -5,7 +5,9 @@ What is different from a run over files (`run`):
 - **A child that dies** is started again once it has been reaped, never before: two processes with
   one slot and one end of a ring would ruin both.  The successor goes on from the slot's last commit
   (ARCHITECTURE.md, "Succession").  A capture process whose interface has gone says so by its exit
-  code, and that is no death.  Too many deaths of one process end the service with exit code 1.
+  code, and that is no death.  An end that nobody asked for is one whatever its exit code (a process
+  that was taken over may end in order).  Too many deaths of one process end the service with exit
+  code 1.
 - **A child that hangs** is killed, and then has died.  `watch` has the judgements.
 - **Until all processes are up** a child that reports an error ends the run, since that is a mistake
   to be told to whoever starts the service: a file that can't be written, a capability that is
@@ -169,14 +171,12 @@ class LiveRun(Run):
     def _ended(self, child: Running) -> bool:
         self._reap(child)
         part, now = child.part, self._clock.time
-        if child.exitcode == 0 and not child.replaced and (part.role != "metrics" or self._stops):
+        if self._stops and (child.exitcode == 0 or part.role == "metrics"):
             return part.role != "sink"
         if child.replaced:
             pass
         elif child.exitcode == EXIT_INTERFACE and part.role == "capture":
             self._count("interface_gone")
-        elif part.role == "metrics" and self._stops:
-            return True
         else:
             say(f"{part.name} (pid {child.pid}) {child.death()}")
             if self._too_many_deaths(part, now):
