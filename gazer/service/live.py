@@ -165,6 +165,14 @@ class LiveRun(Run):
         if self._stops or not self._up:
             self._exit_code = 1
 
+    def _pass_on(self, child: Running, text: str) -> None:
+        """A child that was taken over can't fill the log, year in, year out."""
+        if child.talk.allows(self._clock.time):
+            super()._pass_on(child, text)
+        elif not child.hushed:
+            child.hushed = True
+            say(f"{child.part.name} says too much: some of it is left out from here on")
+
     def _failed(self) -> bool:
         return self._up or super()._failed()
 

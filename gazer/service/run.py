@@ -383,12 +383,16 @@ class Run:
                     self._quiet = self._broken = True
                     return False
             else:
-                say(text)
+                self._pass_on(child, text)
                 if kind == FAULT:
                     self._faulty()
                 if kind == ERROR and not self._failed():
                     return False
         return True
+
+    def _pass_on(self, child: Running, text: str) -> None:
+        """To the log, what a child has to say."""
+        say(text)
 
     def _faulty(self) -> None:
         """Something went wrong, and the run goes on."""
