@@ -58,6 +58,12 @@ class LiveRun(Run):
         self._gave_up = False
 
     def _give_up_rights(self) -> None:
+        # What would be imported later: root is bound by the modes of files then, and in months the
+        # program on the disk may have become another one.
+        import psutil  # noqa: F401
+
+        import gazer.summary  # noqa: F401
+
         limit_supervisor()
         self._confined = True
 
