@@ -235,7 +235,10 @@ class Run:
         return "reading capture files"
 
     def _start_one(self, part: Part) -> None:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise ProcessError(f"can't start {part.name}: {error.strerror}") from None
         os.set_blocking(ours, False)
         boot = Boot(
             part=part,
