@@ -231,7 +231,8 @@ class LiveRun(Run):
         self._broken = self._gave_up = True
 
     def _reload(self) -> None:
-        self._notifier.reloading()
+        if self._up:        # else its end would be taken for the end of the start
+            self._notifier.reloading()
         self._slots[self._topology.supervisor].ask_reload()
         self._count("reloads")
         if self._read_again is None:
@@ -239,10 +240,11 @@ class LiveRun(Run):
         else:
             try:
                 self._take(self._read_again())
-            except GazerError as error:
+            except (GazerError, OSError) as error:      # a folder that it lies in has gone, say
                 for line in str(error).splitlines():
                     say(f"the configuration stays as it was: {line}")
-        self._notifier.ready(self._state())
+        if self._up:
+            self._notifier.ready(self._state())
 
     def _take(self, new: Config) -> None:
         """Let what can change in place change, and name the rest."""
