@@ -277,14 +277,15 @@ def test_tables_grow_as_far_as_they_may():
 @pytest.fixture
 def boot():
     """A Boot with a ledger, and the pipe that its reports come from."""
-    token, config = new_token(), Config(workers=1)
+    config = Config(workers=1)
     topology = Topology.of(config)
     (part,) = [part for part in topology.parts() if part.role == "worker"]
     size = counters.ledger_bytes(topology.processes)
-    segment = Segment.create(f"{PREFIX}{token}-ledger", size)
+    segment = Segment.create(f"{PREFIX}{new_token()}-ledger", size)
     counters.ledger_create(segment.buf)
     ours, theirs = os.pipe()
-    made = child.Boot(part=part, config=config, token=token, bells=(-1,) * topology.processes,
+    made = child.Boot(part=part, config=config, segments={"ledger": segment},
+                      bells=(-1,) * topology.processes,
                       stdin=-1, seed=1, supervisor=os.getpid(), reports=theirs)
     yield made, ours
     segment.close()

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gazer import counters
-from gazer.child import Boot
+from gazer.child import READY, Boot
 from gazer.config import Capture, Config, Service
 from gazer.config import Ring as RingSection
 from gazer.ring import Ring
@@ -43,8 +43,9 @@ class Place:
         self.read, self.write = os.pipe()
         self.bells = tuple(os.eventfd(0, os.EFD_NONBLOCK) for _ in range(self.topology.observer))
         part = next(p for p in self.topology.parts() if p.role == "worker")
-        self.boot = Boot(part=part, config=self.config, token="0", bells=self.bells, stdin=0,
-                         seed=7, supervisor=os.getpid(), reports=self.write)
+        self.boot = Boot(part=part, config=self.config, segments={}, bells=self.bells, stdin=0,
+                         seed=7, supervisor=os.getpid(), reports=self.write,
+                         confined=bool(interfaces))
         self.lanes = [doors.FrameRing(self.ring(self.topology.frames(c, 0)))
                       for c in range(self.topology.captures)]
         self.sink = doors.EventRing(self.ring(self.topology.events(0)))
@@ -58,7 +59,8 @@ class Place:
         return Ring(self.memory[name])
 
     def report(self, kind: str, text: str = "") -> None:
-        os.write(self.write, f"{kind} {text}\n".encode())
+        if kind != READY:
+            os.write(self.write, f"{kind} {text}\n".encode())
 
     @property
     def slot(self) -> counters.Slot:
