@@ -93,8 +93,10 @@ def ring_bytes(config: Config) -> int:
     )
 
 
-def obstacles(config: Config) -> Iterator[str]:
+def obstacles(config: Config, pid_file: str | None = None) -> Iterator[str]:
     """What would keep it from running here and now, line by line."""
+    if pid_file is not None and (why := _unwritable(pid_file)):     # made by whoever starts it
+        yield f"pid file {printable(pid_file)}: {why}"
     if config.capture.filter:
         from gazer.capture.filter import filter_problem  # here: it loads libpcap
 

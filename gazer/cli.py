@@ -132,11 +132,11 @@ def _parser() -> argparse.ArgumentParser:
             help='network interfaces to capture from ("any" for all), in place of the '
             "configuration's capture.interfaces",
         )
+        sub.add_argument(
+            "-p", "--pid-file", metavar="FILE",
+            help="write the process id to FILE, and refuse to run beside another that did",
+        )  # fmt: skip
         if command is _run:
-            sub.add_argument(
-                "-p", "--pid-file", metavar="FILE",
-                help="write the process id to FILE, and refuse to run beside another that did",
-            )  # fmt: skip
             sub.add_argument(
                 "-d", "--daemon", action="store_true",
                 help="run in the background; this command ends as soon as the sensor is up",
@@ -212,7 +212,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from gazer.check import obstacles, outline
 
     config = _config(arguments)
-    found = list(obstacles(config))
+    found = list(obstacles(config, arguments.pid_file))
     source = printable(arguments.config)
     say("\n".join([*outline(config), "" if found else f"{source} is valid\n"]))
     if found:

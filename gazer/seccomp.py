@@ -35,7 +35,9 @@ Rules
 
 Limits
 - It is no defence against what a worker may do with its calls: write nonsense into its rings (the
-  sink checks what it finds there), fill its memory, or send the supervisor lines.
+  sink checks what it finds there), fill its memory, or send the supervisor lines.  All processes
+  share the whole ledger, so it can also spoil the others' counts, and the positions from which a
+  successor of theirs would go on: that of a regular output is where it is cut back to.
 - x86-64 and aarch64, little-endian, 64-bit: what sensors are.  Elsewhere, and on kernels before
   4.14 or without seccomp, nothing is filtered and the warning says so.
 - An interpreter that compiles at run time (CPython's experimental JIT) needs executable memory and

@@ -244,6 +244,15 @@ def test_the_main_module_costs_a_child_nothing():
 # check -------------------------------------------------------------------------------------
 
 
+def test_check_looks_at_the_pid_file(tmp_path):
+    config = from_mapping({"outputs": [{"type": "text", "path": "/dev/null"}]})
+    assert not list(check.obstacles(config, str(tmp_path / "pid")))
+    assert list(check.obstacles(config, str(tmp_path / "no" / "pid"))) == [
+        f"pid file {tmp_path}/no/pid: there is no folder {tmp_path}/no"]
+    assert list(check.obstacles(config, str(tmp_path))) == [
+        f"pid file {tmp_path}: is a folder, not a file"]
+
+
 def test_check_of_the_example():
     done = gazer("check", "-c", "configs/sensor.yaml")
     assert (done.returncode, done.stderr) == (0, "")
