@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +18,9 @@ from gazer.ring import Ring, ring_bytes
 from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
 from gazer.sinks.merge import Merge
 from gazer.sinks.outputs import Outputs
+from gazer.sinks.process import pump
 from gazer.sinks.threads import Hand
-from gazer.testing import Writer, event_entry
+from gazer.testing import MARK_END, Writer, event_entry
 from tests.conftest import bound_by_permissions, eventually, whole_lines
 from tests.test_merge import TEXT, line
 
@@ -119,6 +121,41 @@ def test_it_happens_at_once_while_there_is_nothing_to_write(tmp_path):
     fds = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
            if os.path.exists(f"/proc/self/fd/{fd}")}
     assert str(tmp_path / "old") not in fds     # and whoever compresses it has all of it
+    sink.close()
+
+
+def test_it_happens_while_there_is_always_something_to_write(tmp_path):
+    """So does the stats event: a sink that is never idle neither keeps a rotated file nor is
+    silent about its counters."""
+    path = tmp_path / "out"
+    sink = Sink(path)
+    sink.events(3000)
+    sink.writer.mark(MARK_END, 0)
+    states, told, merge = [], [], sink.merge
+
+    class Merge_:
+        def run(self):
+            if not states:
+                path.rename(tmp_path / "old")
+                sink.slot.ask_reload()
+            states.append(merge.run())
+            return states[-1]
+
+        def __getattr__(self, name):
+            return getattr(merge, name)
+
+    class Stats:
+        def due(self):
+            return len(states) == 2
+
+        def write(self, *, last=False):
+            told.append((len(states), last))
+
+    pump(SimpleNamespace(slot=sink.slot), Merge_(), sink.outputs, Stats(), 5.0)
+    assert set(states[:-1]) == {"full"} and states[-1] == "end" and len(states) > 3
+    assert told == [(2, False), (len(states), True)]
+    parts = [(tmp_path / "old").read_bytes(), path.read_bytes()]
+    assert numbers(b"".join(parts)) == list(range(3000)) and parts[1]
     sink.close()
 
 
