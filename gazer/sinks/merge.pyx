@@ -267,7 +267,6 @@ cdef class Merge:
         """
         cdef uint64_t clock = load_acquire(&lane.consumer.ring.mark_clock)
         cdef uint64_t sequence = load_acquire(&lane.consumer.ring.mark_sequence)
-        cdef EventHeader* header
         lane.entry = NULL
         if not lane.consumer.corrupt:
             lane.entry = ring_poll(&lane.consumer, &lane.length)
@@ -278,9 +277,9 @@ cdef class Merge:
             # Its watermark is not believed either: the lane stays where it is, and is found there.
             return False
         if lane.entry != NULL:
-            header = <EventHeader*>lane.entry
-            lane.clock = header.clock
-            lane.sequence = header.sequence
+            memcpy(&lane.header, lane.entry, sizeof(EventHeader))
+            lane.clock = lane.header.clock
+            lane.sequence = lane.header.sequence
             return True
         if before(lane.clock, lane.sequence, clock, sequence):
             lane.clock = clock
@@ -290,7 +289,7 @@ cdef class Merge:
 
     cdef bint append(self, const Lane* lane) noexcept nogil:
         """Copy the lane's event to each block; False (and nothing copied) if one has no room."""
-        cdef const EventHeader* header = <const EventHeader*>lane.entry
+        cdef const EventHeader* header = &lane.header
         cdef const uint8_t* parts[FORMATS]
         cdef const uint8_t* p = lane.entry + sizeof(EventHeader)
         cdef Room* room
@@ -381,7 +380,7 @@ cdef class Merge:
 
 cdef inline bint sound(const Lane* lane) noexcept nogil:
     """The event's parts lie within its entry: a worker gone wrong can't make the sink read on."""
-    cdef const EventHeader* header = <const EventHeader*>lane.entry
+    cdef const EventHeader* header = &lane.header
     cdef uint64_t n = sizeof(EventHeader)
     cdef int i
     if header.clock == MARK_END:
