@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -29,7 +30,7 @@ class Sink:
     """A live sink in this process, with one lane."""
 
     def __init__(self, *paths, queue=1 << 20, capacity=4000, ring=1 << 20):
-        memory = bytearray(ring_bytes(ring))
+        memory = self.memory = bytearray(ring_bytes(ring))
         self.writer = Writer(Ring(memory, create=ring))
         ledger = bytearray(ledger_bytes(1))
         ledger_create(ledger)
@@ -394,6 +395,38 @@ def config_for(folder, path):
 
 
 # --------------------------------------------------------------------------------- one write stuck
+
+
+def test_a_frame_that_fills_a_ring_does_not_wait_for_an_output_that_stands_still(tmp_path):
+    """Its worker waits for room until it has all there is, or else would wait for a reader that
+    may never come; and capture would drop frames meanwhile."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    sink = Sink(fifo, ring=1 << 16)
+    ring = Ring(sink.memory)
+    sink.events(250)
+    held = ring.filled
+    merge, waits = sink.merge, []
+
+    class Merge_:
+        def wait(self, milliseconds):
+            waits.append(ring.filled)
+            assert len(waits) < 100, "it gives nothing back"
+            if len(waits) == 5:         # as a worker does (ring_producer_sleeps)
+                struct.pack_into("<Q", sink.memory, 640, 1)
+            if waits[-1] == 0:
+                sink.stop = True
+                sink.slot.ask(quit=True)
+            merge.wait(milliseconds)
+
+        def __getattr__(self, name):
+            return getattr(merge, name)
+
+    pump(SimpleNamespace(slot=sink.slot), Merge_(), sink.outputs, None, 5.0)
+    assert (1 << 16) // 8 < held < (1 << 16) * 3 // 8
+    assert waits[:5] == [held] * 5 and waits[-1] == 0
+    assert sink.counted()["dropped"] == 250
+    sink.close()
 
 
 def test_a_write_that_never_returns_is_given_up_by_a_stop(tmp_path):

@@ -66,6 +66,7 @@ cdef class Merge:
     cdef int mark_count
 
     cdef int begin(self, Lane* lane, uint64_t settled) except -1
+    cdef bint starves(self, const Lane* lane) noexcept nogil
     cdef bint presses(self, const Mark* mark) noexcept nogil
     cdef bint refresh(self, Lane* lane) noexcept nogil
     cdef bint append(self, const Lane* lane) noexcept nogil

@@ -136,6 +136,8 @@ def pump(
         else:
             # Thousands of times a second at some rates: a run over files takes the short way.
             if live:
+                if merge.starved:
+                    outputs.flush()     # ready or not: what is in the blocks still fills a ring
                 outputs.turn()
             if merge.unwritten:
                 now = time.monotonic()
