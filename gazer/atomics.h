@@ -14,6 +14,11 @@ static inline uint64_t load_relaxed(const uint64_t *p)
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
+static inline uint32_t load_word(const uint32_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
 static inline void store_release(uint64_t *p, uint64_t v)
 {
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
@@ -27,6 +32,16 @@ static inline void store_relaxed(uint64_t *p, uint64_t v)
 static inline void full_fence(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline void acquire_fence(void)
+{
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+}
+
+static inline void release_fence(void)
+{
+    __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
 static inline void prefetch(const void *p)

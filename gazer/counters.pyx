@@ -1,21 +1,15 @@
 """The ledger in shared memory; see counters.pxd for its layout.
 
-The balances (all hold when a run is over):
-
-    frames read           = not DNS + undecoded, by reason + ring-dropped + delivered
-    frames of the workers = queries + replies + discarded messages, by reason
-    queries               = opened + repeated
-    opened                = success + no_reply + evicted + pending
-    replies               = success + duplicates + no_query
-    events of the workers = events merged
-    events merged + stats events = written + dropped, for each output
+The balances that hold when a run is over are in ARCHITECTURE.md, "The ledger", and in code in
+gazer.summary (Account.imbalances).
 """
 
 from libc.stdint cimport uint64_t
 
 from libc.string cimport memcpy
 
-from gazer.atomics cimport load_acquire, load_relaxed, store_relaxed, store_release
+from gazer.atomics cimport (
+    acquire_fence, load_acquire, load_relaxed, release_fence, store_relaxed, store_release)
 
 from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
@@ -150,12 +144,14 @@ cdef class Slot:
         for _ in range(1000):   # a commit takes a millionth of a second
             n = load_acquire(&self.words[WORD_COMMITS])
             memcpy(&self.own, &self.banks[n & 1], sizeof(Bank))
+            acquire_fence()     # all of that is read before ...
             if load_acquire(&self.words[WORD_COMMITS]) == n:
                 return
 
     cdef void commit(self) noexcept nogil:
         """Let the world see, at once, all that was counted and how far it got."""
         cdef uint64_t n = self.words[WORD_COMMITS] + 1
+        release_fence()     # whoever sees a word of this also sees that the commit before it holds
         memcpy(&self.banks[n & 1], &self.own, sizeof(Bank))
         store_release(&self.words[WORD_COMMITS], n)
 

@@ -38,7 +38,7 @@ One of the two sees the other; without the fences a wake-up can be lost even on 
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from gazer.atomics cimport load_acquire, store_release
+from gazer.atomics cimport load_acquire, load_word, store_release
 
 cdef enum:
     RING_VERSION = 1
@@ -145,6 +145,7 @@ cdef inline uint8_t* ring_poll(Consumer* c, uint32_t* n) noexcept nogil:
     """
     cdef Entry* entry
     cdef uint64_t offset
+    cdef uint32_t length
     while True:
         if c.head == c.tail:
             c.tail = load_acquire(&c.ring.tail)
@@ -156,14 +157,16 @@ cdef inline uint8_t* ring_poll(Consumer* c, uint32_t* n) noexcept nogil:
                 return NULL
         offset = c.head & (c.capacity - 1)
         entry = <Entry*>(c.data + offset)
-        # The other process is not trusted to be whole: what it wrote must lie within the ring.
-        if (entry.length < ENTRY_HEADER or entry.length > c.capacity - offset
-                or entry.length > c.tail - c.head):
+        # The other process is not trusted to be whole: what it wrote must lie within the ring.  It is
+        # read once, since it may be changed as soon as it was found to be right.
+        length = load_word(&entry.length)
+        if (length < ENTRY_HEADER or length > c.capacity - offset
+                or length > c.tail - c.head):
             c.corrupt = True
             return NULL
-        c.head += (<uint64_t>entry.length + 7) & ~<uint64_t>7
+        c.head += (<uint64_t>length + 7) & ~<uint64_t>7
         if entry.kind == ENTRY_DATA:
-            n[0] = entry.length - ENTRY_HEADER
+            n[0] = length - ENTRY_HEADER
             return <uint8_t*>entry + ENTRY_HEADER
 
 

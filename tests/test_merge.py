@@ -100,6 +100,21 @@ def test_one_lane_is_passed_on_as_it_is():
     assert site.counted == 5
 
 
+def test_a_worker_that_changes_an_event_under_the_sink_s_hands_changes_nothing():
+    """Its header was looked at when the event was found, and is not read again: a worker that was
+    taken over could give a length that fits and put another one in its place."""
+    site = Site(2)
+    site.put(0, 5, 1, b"0123456789\n")
+    site.publish(0)
+    site.publish(1, (1, 0))
+    assert site.merge.run() == "idle"       # found, and waiting for what the other lane may bring
+    where = site.buffers[0].index(struct.pack("<4I", 11, 0, 0, 0))
+    struct.pack_into("<4I", site.buffers[0], where, 4, 0, 0, 0)
+    site.publish(1, (9, 0))
+    assert site.merge.run() == "idle"
+    assert site.take() == b"0123456789\n"
+
+
 def test_the_least_key_goes_first_by_clock_then_by_sequence():
     site = Site(3)
     for lane, keys in enumerate([[(1, 9), (5, 1)], [(1, 10), (4, 90)], [(2, 2), (5, 0), (5, 2)]]):

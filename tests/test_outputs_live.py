@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import subprocess
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +19,9 @@ from gazer.ring import Ring, ring_bytes
 from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
 from gazer.sinks.merge import Merge
 from gazer.sinks.outputs import Outputs
+from gazer.sinks.process import pump
 from gazer.sinks.threads import Hand
-from gazer.testing import Writer, event_entry
+from gazer.testing import MARK_END, Writer, event_entry
 from tests.conftest import bound_by_permissions, eventually, whole_lines
 from tests.test_merge import TEXT, line
 
@@ -27,7 +30,7 @@ class Sink:
     """A live sink in this process, with one lane."""
 
     def __init__(self, *paths, queue=1 << 20, capacity=4000, ring=1 << 20):
-        memory = bytearray(ring_bytes(ring))
+        memory = self.memory = bytearray(ring_bytes(ring))
         self.writer = Writer(Ring(memory, create=ring))
         ledger = bytearray(ledger_bytes(1))
         ledger_create(ledger)
@@ -119,6 +122,41 @@ def test_it_happens_at_once_while_there_is_nothing_to_write(tmp_path):
     fds = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
            if os.path.exists(f"/proc/self/fd/{fd}")}
     assert str(tmp_path / "old") not in fds     # and whoever compresses it has all of it
+    sink.close()
+
+
+def test_it_happens_while_there_is_always_something_to_write(tmp_path):
+    """So does the stats event: a sink that is never idle neither keeps a rotated file nor is
+    silent about its counters."""
+    path = tmp_path / "out"
+    sink = Sink(path)
+    sink.events(3000)
+    sink.writer.mark(MARK_END, 0)
+    states, told, merge = [], [], sink.merge
+
+    class Merge_:
+        def run(self):
+            if not states:
+                path.rename(tmp_path / "old")
+                sink.slot.ask_reload()
+            states.append(merge.run())
+            return states[-1]
+
+        def __getattr__(self, name):
+            return getattr(merge, name)
+
+    class Stats:
+        def due(self):
+            return len(states) == 2
+
+        def write(self, *, last=False):
+            told.append((len(states), last))
+
+    pump(SimpleNamespace(slot=sink.slot), Merge_(), sink.outputs, Stats(), 5.0)
+    assert set(states[:-1]) == {"full"} and states[-1] == "end" and len(states) > 3
+    assert told == [(2, False), (len(states), True)]
+    parts = [(tmp_path / "old").read_bytes(), path.read_bytes()]
+    assert numbers(b"".join(parts)) == list(range(3000)) and parts[1]
     sink.close()
 
 
@@ -336,8 +374,9 @@ def test_another_error_is_told_once_and_tried_again(tmp_path, monkeypatch):
     sink.close()
 
 
-@pytest.mark.parametrize("beginning", ["missing", "read-only"])
-def test_what_can_t_be_opened_at_the_start_is_an_error(gazer, tmp_path, beginning):
+@pytest.mark.parametrize("beginning, why", [
+    ("missing", "there is no folder"), ("read-only", "may not be made in")])
+def test_what_can_t_be_opened_at_the_start_is_an_error(gazer, tmp_path, beginning, why):
     """A typo must not run for a year."""
     path = tmp_path / "no" / "out"
     if beginning == "read-only":
@@ -345,8 +384,9 @@ def test_what_can_t_be_opened_at_the_start_is_an_error(gazer, tmp_path, beginnin
         path.parent.chmod(0o500)
     done = gazer("run", "-i", "lo", "-c", config_for(tmp_path, path), command="gazer",
                  **bound_by_permissions())
-    assert done.code == 1
-    assert any(f"can't open {path}: " in text for text in done.said), done.stderr
+    assert done.code == 2       # the configuration can't be: seen before anything is opened
+    assert done.stderr.startswith(f"gazer: outputs[0].path: {path}: {why} {path.parent}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def config_for(folder, path):
@@ -357,6 +397,38 @@ def config_for(folder, path):
 
 
 # --------------------------------------------------------------------------------- one write stuck
+
+
+def test_a_frame_that_fills_a_ring_does_not_wait_for_an_output_that_stands_still(tmp_path):
+    """Its worker waits for room until it has all there is, or else would wait for a reader that
+    may never come; and capture would drop frames meanwhile."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    sink = Sink(fifo, ring=1 << 16)
+    ring = Ring(sink.memory)
+    sink.events(250)
+    held = ring.filled
+    merge, waits = sink.merge, []
+
+    class Merge_:
+        def wait(self, milliseconds):
+            waits.append(ring.filled)
+            assert len(waits) < 100, "it gives nothing back"
+            if len(waits) == 5:         # as a worker does (ring_producer_sleeps)
+                struct.pack_into("<Q", sink.memory, 640, 1)
+            if waits[-1] == 0:
+                sink.stop = True
+                sink.slot.ask(quit=True)
+            merge.wait(milliseconds)
+
+        def __getattr__(self, name):
+            return getattr(merge, name)
+
+    pump(SimpleNamespace(slot=sink.slot), Merge_(), sink.outputs, None, 5.0)
+    assert (1 << 16) // 8 < held < (1 << 16) * 3 // 8
+    assert waits[:5] == [held] * 5 and waits[-1] == 0
+    assert sink.counted()["dropped"] == 250
+    sink.close()
 
 
 def test_a_write_that_never_returns_is_given_up_by_a_stop(tmp_path):

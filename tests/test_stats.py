@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -181,6 +182,40 @@ def test_a_killed_sink_s_successor_goes_on(sensor):
     assert sum(one["success"] for one in events) == 800
     assert sum(one["restarts"] for one in events) == 4
     assert all(one["balanced"] for one in events)
+
+
+def test_an_interval_that_an_output_never_had_is_told_by_the_successor(sensor):
+    """However many of its stats events wait for an output, when the sink is killed: what comes
+    next tells of all that time."""
+    fifo = sensor.folder / "fifo"
+    os.mkfifo(fifo)
+    live = sensor.configured(
+        service={"stats_interval": "1s"},
+        outputs=[{"type": "text", "path": str(fifo)}, {"type": "text", "path": str(sensor.out)}])
+
+    def told(n):
+        eventually(lambda: len(stats_of(sensor.out)) >= n)
+
+    told(2)
+    os.kill(live.part("gazer:sink").pid, signal.SIGKILL)
+    told(3)
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    text = b""
+
+    def read():
+        """the FIFO has a stats event"""
+        nonlocal text
+        with contextlib.suppress(BlockingIOError):
+            text += os.read(fd, 65536)
+        return b"\n" in text and TAG_STATS.encode() in text
+
+    eventually(read)
+    live.signal(signal.SIGTERM)
+    assert live.wait().code == 0
+    os.close(fd)
+    line = next(one for one in text.decode().splitlines() if TAG_STATS in one)
+    first = stats_of(sensor.out)[0]["interval_start"]
+    assert json.loads(line.split("\t")[2])["interval_start"] == first
 
 
 def test_hup_lets_a_rotated_file_go(sensor):

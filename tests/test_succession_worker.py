@@ -7,9 +7,11 @@ missing is what the dead one's tables held, and counted.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 import signal
+import struct
 import time
 from collections import Counter
 
@@ -336,6 +338,70 @@ def test_who_is_killed_at_two_frames_is_not_condemned():
         assert (world.engine().condemned_frame() is not None) is condemned
         if number == 999:       # it does not come again: there is nothing to be careful of
             assert slot.in_hand == 0
+
+
+def skipping(*script: Step) -> tuple[World, list[tuple[int, tuple[int, int]]]]:
+    """A worker over these steps, the second frame of which has killed two; and its watermarks, each
+    with the number of events ahead of it."""
+    world = World([*script, END], Limits())
+    while world.feed():
+        pass
+    world.blame(2, 2)
+    marks = []
+
+    def tell(step: str) -> None:
+        if step == "after mark":
+            world.take()
+            sequence, clock = struct.unpack_from("<2Q", world.memory[1], 256)
+            marks.append((len(world.events), (clock, sequence)))
+
+    mortal.listen(tell)
+    try:
+        engine = world.engine(mortal.MortalEngine)
+        while engine.run() == "turn":
+            pass
+    finally:
+        mortal.listen(None)
+    world.take()
+    assert world.counts()["quarantined"] == 1 and world.imbalances() == []
+    return world, marks
+
+
+def test_what_is_due_ahead_of_a_frame_that_is_skipped_leaves_first():
+    """No event comes behind a watermark above it: the sink would merge it in another place."""
+    world, marks = skipping(
+        Step(0, 0, ask(id=1)), Step(0, 20, ask(id=2)), Step(0, 21, ask(id=3)))
+    assert len(world.events) == 2 and len(marks) > 2
+    for taken, mark in marks:
+        assert all(event[:2] >= mark for event in world.events[taken:])
+
+
+def test_a_reply_that_is_skipped_leaves_a_lossy_query():
+    world, _ = skipping(Step(0, 0, ask()), Step(0, 3, tell()), Step(0, 30, ask(id=3)))
+    assert [line.get("lossy", False) for line in world.lines()] == [True, False]
+    assert world.counts()["lossy"] == 1
+
+
+# --- hanging -------------------------------------------------------------------------------------
+
+
+def test_each_commit_shows_that_the_worker_lives():
+    """A full ring of expensive frames is worked on for longer than a worker may be silent."""
+    world = World(chat(600, seed=6, every=10**6), Limits(frames=1 << 18, events=1 << 20))
+    while world.feed():
+        pass
+    slot, beats = world.slot(), []
+
+    def tell(step: str) -> None:
+        if step == "after commit":
+            beats.append(slot.heartbeat)
+
+    mortal.listen(tell)
+    try:
+        assert world.engine(mortal.MortalEngine).run() == "end"
+    finally:
+        mortal.listen(None)
+    assert len(beats) > 4 and all(a < b for a, b in itertools.pairwise(beats))
 
 
 # --- anywhere ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from gazer.counters cimport Slot
+from gazer.entry cimport EventHeader
 from gazer.ring cimport Consumer
 
 cdef enum:
@@ -21,6 +22,7 @@ cdef struct Lane:
     Consumer consumer
     uint8_t* entry          # the next event, or NULL
     uint32_t length
+    EventHeader header      # ... of it, read once: its worker may change it under our hands
     uint64_t clock          # of that event; without one, of the watermark
     uint64_t sequence
     uint64_t taken          # the ring's position behind the last event copied
@@ -64,6 +66,7 @@ cdef class Merge:
     cdef int mark_count
 
     cdef int begin(self, Lane* lane, uint64_t settled) except -1
+    cdef bint starves(self, const Lane* lane) noexcept nogil
     cdef bint presses(self, const Mark* mark) noexcept nogil
     cdef bint refresh(self, Lane* lane) noexcept nogil
     cdef bint append(self, const Lane* lane) noexcept nogil

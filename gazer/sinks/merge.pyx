@@ -17,14 +17,15 @@ Between two marks the lanes may take an eighth of their rings, then run() asks f
 does when a block is full. `pressed` says that what is marked and not settled takes more than three
 eighths of a ring, and make_room() settles the oldest of it. A worker needs at most half of it free
 (an entry takes up to a quarter, and so may the padding ahead of it), so it never waits for more
-than a flush while nothing is pressed.
+than a flush while nothing is pressed. One that does all the same has a frame in hand whose events
+fill what is free: it is *starved*, and gets all that there is.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove
 
-from gazer.atomics cimport load_acquire
+from gazer.atomics cimport load_acquire, load_relaxed
 from gazer.counters cimport P_LANES, S_EVENTS, S_SETTLED, Slot
 from gazer.entry cimport FORMATS, EventHeader
 from gazer.ring cimport (
@@ -227,11 +228,21 @@ cdef class Merge:
 
     @property
     def crowded(self):
-        """A ring is so full, with what is not merged yet, that its worker may soon have to wait."""
+        """A ring is so full, with what is not merged yet, that its worker may soon have to wait, or
+        it waits."""
         cdef Consumer* c
         for i in range(self.count):
             c = &self.lanes[i].consumer
             if load_acquire(&c.ring.tail) - self.lanes[i].settled > c.capacity >> 1:
+                return True
+        return self.starved
+
+    @property
+    def starved(self):
+        """A worker waits for room, and all that it gave is merged: what is not settled is all that
+        there is to make room of."""
+        for i in range(self.count):
+            if self.starves(&self.lanes[i]):
                 return True
         return False
 
@@ -242,6 +253,10 @@ cdef class Merge:
             n += 1
         return n < self.mark_count and self.settle(self.marks[n].merged)
 
+    cdef bint starves(self, const Lane* lane) noexcept nogil:
+        return (load_relaxed(&lane.consumer.ring.producer_waits) and lane.taken != lane.settled
+                and load_acquire(&lane.consumer.ring.tail) == lane.taken)
+
     cdef bint presses(self, const Mark* mark) noexcept nogil:
         """What is marked behind this mark (NULL: behind what is settled) takes too much."""
         cdef Lane* lane
@@ -249,7 +264,8 @@ cdef class Merge:
         for i in range(self.count):
             lane = &self.lanes[i]
             since = lane.settled if mark == NULL else mark.taken[i]
-            if lane.marked - since > 3 * (lane.consumer.capacity >> 3):
+            if lane.marked - since > (
+                    0 if self.starves(lane) else 3 * (lane.consumer.capacity >> 3)):
                 return True
         return False
 
@@ -267,7 +283,6 @@ cdef class Merge:
         """
         cdef uint64_t clock = load_acquire(&lane.consumer.ring.mark_clock)
         cdef uint64_t sequence = load_acquire(&lane.consumer.ring.mark_sequence)
-        cdef EventHeader* header
         lane.entry = NULL
         if not lane.consumer.corrupt:
             lane.entry = ring_poll(&lane.consumer, &lane.length)
@@ -278,9 +293,9 @@ cdef class Merge:
             # Its watermark is not believed either: the lane stays where it is, and is found there.
             return False
         if lane.entry != NULL:
-            header = <EventHeader*>lane.entry
-            lane.clock = header.clock
-            lane.sequence = header.sequence
+            memcpy(&lane.header, lane.entry, sizeof(EventHeader))
+            lane.clock = lane.header.clock
+            lane.sequence = lane.header.sequence
             return True
         if before(lane.clock, lane.sequence, clock, sequence):
             lane.clock = clock
@@ -290,7 +305,7 @@ cdef class Merge:
 
     cdef bint append(self, const Lane* lane) noexcept nogil:
         """Copy the lane's event to each block; False (and nothing copied) if one has no room."""
-        cdef const EventHeader* header = <const EventHeader*>lane.entry
+        cdef const EventHeader* header = &lane.header
         cdef const uint8_t* parts[FORMATS]
         cdef const uint8_t* p = lane.entry + sizeof(EventHeader)
         cdef Room* room
@@ -381,7 +396,7 @@ cdef class Merge:
 
 cdef inline bint sound(const Lane* lane) noexcept nogil:
     """The event's parts lie within its entry: a worker gone wrong can't make the sink read on."""
-    cdef const EventHeader* header = <const EventHeader*>lane.entry
+    cdef const EventHeader* header = &lane.header
     cdef uint64_t n = sizeof(EventHeader)
     cdef int i
     if header.clock == MARK_END:

@@ -111,10 +111,16 @@ def pump(
     reloads = slot.reloads
     live = outputs.live
     while not slot.quitting:
-        if live and outputs.held():
-            outputs.flush(all_=False)
-            merge.nap(NAP_MS)
-            continue
+        if live:        # whatever comes next: under load the sink may never be idle
+            if slot.reloads != reloads:
+                reloads = slot.reloads
+                outputs.reopen()
+            if stats is not None and stats.due():
+                stats.write()
+            if outputs.held():
+                outputs.flush(all_=False)
+                merge.nap(NAP_MS)
+                continue
         state = merge.run()
         if state == "full":
             outputs.flush()
@@ -130,12 +136,9 @@ def pump(
         else:
             # Thousands of times a second at some rates: a run over files takes the short way.
             if live:
+                if merge.starved:
+                    outputs.flush()     # ready or not: what is in the blocks still fills a ring
                 outputs.turn()
-                if slot.reloads != reloads:
-                    reloads = slot.reloads
-                    outputs.reopen()
-                if stats is not None and stats.due():
-                    stats.write()
             if merge.unwritten:
                 now = time.monotonic()
                 since = since or now
@@ -183,13 +186,11 @@ class Stats:
         outputs.flush()
         self._slot.publish()
         account = self._read(self._slots, self._topology, len(self._forms))
-        before = self._interval.words()
         now = time.time_ns()
         event = self._interval.end(
             now, counted(account, self._slots[self._topology.supervisor]),
             balanced=not any(account.imbalances(running=not last)), last=last,
         )
-        self._slot.keep(before)
         after = self._interval.words()
         forms = {form: encoded(event, now, form) for form in set(self._forms)}
         outputs.put([forms[form] for form in self._forms], lambda: self._slot.keep(after))

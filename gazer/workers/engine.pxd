@@ -32,6 +32,7 @@ cdef class Engine:
     cdef void settle(self) noexcept nogil
     cdef void publish(self, uint64_t clock, uint64_t sequence) noexcept nogil
     cdef bint reached(self, const FrameEntry* f) noexcept nogil
+    cdef void skip(self, const FrameEntry* f, int lane) noexcept nogil
     cdef void handle(self, const FrameEntry* f, const uint8_t* frame, int lane) noexcept nogil
     cdef void segment(self, const FrameEntry* f, const uint8_t* payload,
                       Origin* o) noexcept nogil

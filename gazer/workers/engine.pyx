@@ -176,7 +176,7 @@ cdef class Engine:
                     clock = f.clock
                     sequence = f.sequence
                     if self.marked and self.reached(f):
-                        self.intake.heads[lane] = lanes[lane].consumer.head
+                        self.skip(f, lane)
                         continue
                     self.handle(f, <const uint8_t*>f + frame_offset(f), lane)
                     if self.emitter.crowded():
@@ -221,8 +221,19 @@ cdef class Engine:
             return False
         self.marked = 0
         self.condemned = False
-        self.counters[W_QUARANTINED] += 1
         return True
+
+    cdef void skip(self, const FrameEntry* f, int lane) noexcept nogil:
+        """Leave this frame out.  It is lost, so what its absence makes look like a missing query or
+        reply is no evidence; and what is due ahead of it leaves first, as ahead of any other."""
+        store_relaxed(self.in_hand, f.sequence)     # who is killed before the commit skips it too
+        self.expire(f.clock)
+        self.intake.heads[lane] = self.intake.lanes[lane].consumer.head
+        self.slot.positions[P_PASSED] = f.clock
+        if f.clock > self.intake.loss:
+            self.intake.loss = f.clock
+        self.matcher.loss = self.intake.loss
+        self.counters[W_QUARANTINED] += 1
 
     cdef void account(self) noexcept nogil:
         """Bring the ledger up to date with the tables' own accounts."""
@@ -248,7 +259,12 @@ cdef class Engine:
 
     cdef void settle(self) noexcept nogil:
         """Commit what was done, between two frames or two things that expired, and let the sink see
-        it."""
+        it.
+
+        This is also what shows that we are alive: a full ring of frames that a stranger has made
+        as expensive as can be, or a full table that is due, takes longer than hang_timeout.
+        """
+        self.slot.beat()
         self.account()
         self.emitter.commit()
         self.emitter.show()
