@@ -132,6 +132,15 @@ def report(boot: Boot, kind: str, text: str = "") -> None:
             line = line[os.write(boot.reports, line) :]
 
 
+def _pin(boot: Boot) -> None:
+    """Run where it is configured; a CPU may have gone since the service began."""
+    try:
+        os.sched_setaffinity(0, boot.cpus)
+    except OSError as error:
+        cpus = ", ".join(map(str, boot.cpus))
+        report(boot, NOTICE, f"{boot.part.name} can't be kept on CPU {cpus}: {error.strerror}")
+
+
 def _confine(boot: Boot) -> None:
     """Be the service's user, with no rights but the one that opens a capture socket.
 
@@ -159,7 +168,7 @@ def run(boot: Boot, work: Callable[[Child], None]) -> None:
     signal.set_wakeup_fd(-1)
     try:
         if boot.cpus:
-            os.sched_setaffinity(0, boot.cpus)
+            _pin(boot)
         if boot.confined:
             _confine(boot)
         child = Child(boot)

@@ -176,7 +176,8 @@ ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
-ProtectProc=invisible
+# Not ProtectProc: who serves metrics looks at the other processes, which can't be traced (no core
+# dumps), and what can't be traced would be invisible even to the same user.
 # Not RemoveIPC: it would take the shared memory of a second sensor of the same user.
 # Not PrivateNetwork, PrivateUsers: it has to see the machine's own interfaces.
 

@@ -103,8 +103,9 @@ class Sensor:
             eventually(lambda arrived=arrived: self.lab.counter("rx_packets") >= arrived)
 
     def lines(self) -> list[str]:
+        """What the output has, without the events about the sensor itself."""
         text = self.out.read_text() if self.out.exists() else ""
-        return text.split("\n")[:-1]
+        return [line for line in text.split("\n")[:-1] if "\tdns-gazer.stats\t" not in line]
 
     def await_lines(self, count: int, seconds: float = 20.0) -> list[str]:
         eventually(lambda: len(self.lines()) >= count, seconds)

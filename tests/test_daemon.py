@@ -50,7 +50,7 @@ def daemon(gazer, tmp_path):
 
 def test_the_starter_goes_when_the_service_is_up(daemon):
     d = daemon()
-    assert d.service.is_up()
+    eventually(d.service.is_up)     # metrics may be late: nobody waits for them
     process = psutil.Process(d.pid)
     assert process.ppid() != os.getpid()
     assert os.getsid(d.pid) not in (d.pid, os.getsid(0))    # no session's leader, so no terminal

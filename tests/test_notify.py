@@ -138,6 +138,26 @@ def test_a_service_tells_its_life(manager, gazer, tmp_path, monkeypatch):
     assert service.live.wait().code == 0
 
 
+def test_the_end_of_a_reload_is_no_end_of_the_start(manager, gazer, tmp_path, monkeypatch):
+    address, listens = manager
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    service = Service(gazer, tmp_path, wait=False)
+    service.tell("late-worker1")
+    eventually(lambda: len(service.starts()) == 5, 20.0)
+    service.live.signal(signal.SIGHUP)
+    service.live.says("has not changed")
+    (tmp_path / "sensor.yaml").write_text("rings: 3")
+    service.live.signal(signal.SIGHUP)          # what the first one had to tell is told by now
+    service.live.says("stays as it was")
+    listens.settimeout(0.0)
+    with pytest.raises(BlockingIOError):
+        pytest.fail(f"not yet: {heard(listens)}")
+    listens.settimeout(20.0)
+    (tmp_path / "late-worker1").unlink()
+    assert heard(listens)[0] == "READY=1"
+    assert service.stop()[0] == 0
+
+
 def test_no_child_holds_the_managers_socket(manager, gazer, tmp_path, monkeypatch):
     """Else whatever a child said would be the service's word."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager[0])

@@ -228,7 +228,7 @@ def test_what_is_in_flight_is_named_and_breaks_nothing():
     assert standing(account()).broken == ()
     assert not any(standing(account()).in_flight.values())
     found = standing(account(capture__frames=107, capture__delivered=107, sink__events=45,
-                             output__events=40))
+                             output__events=40, output__done=40))
     assert found.broken == ()
     assert {what: n for what, n in found.in_flight.items() if n} == {
         "frames on their way to workers": 7, "events on their way to the sink": 5,

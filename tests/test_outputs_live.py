@@ -374,8 +374,9 @@ def test_another_error_is_told_once_and_tried_again(tmp_path, monkeypatch):
     sink.close()
 
 
-@pytest.mark.parametrize("beginning", ["missing", "read-only"])
-def test_what_can_t_be_opened_at_the_start_is_an_error(gazer, tmp_path, beginning):
+@pytest.mark.parametrize("beginning, why", [
+    ("missing", "there is no folder"), ("read-only", "may not be made in")])
+def test_what_can_t_be_opened_at_the_start_is_an_error(gazer, tmp_path, beginning, why):
     """A typo must not run for a year."""
     path = tmp_path / "no" / "out"
     if beginning == "read-only":
@@ -383,8 +384,9 @@ def test_what_can_t_be_opened_at_the_start_is_an_error(gazer, tmp_path, beginnin
         path.parent.chmod(0o500)
     done = gazer("run", "-i", "lo", "-c", config_for(tmp_path, path), command="gazer",
                  **bound_by_permissions())
-    assert done.code == 1
-    assert any(f"can't open {path}: " in text for text in done.said), done.stderr
+    assert done.code == 2       # the configuration can't be: seen before anything is opened
+    assert done.stderr.startswith(f"gazer: outputs[0].path: {path}: {why} {path.parent}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def config_for(folder, path):

@@ -6,6 +6,7 @@ The processes are stubs (tests.service_stub), the supervisor is the real one.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -54,6 +55,17 @@ def test_an_exit_code_is_a_death_and_is_told(service):
     assert f"gazer:worker1 (pid {old}) died with exit code 7" in s.live.stderr
 
 
+@pytest.mark.parametrize("name", CHILDREN)
+def test_an_end_that_nobody_asked_for_is_a_death(service, name):
+    """... also in good order: the others would wait for it for ever, or the service be over."""
+    s = service()
+    (old,) = s.pids(name)
+    s.tell(f"die-{name}", 0)
+    s.successor(name)
+    assert s.stop()[0] == 0
+    assert f"gazer:{name} (pid {old}) died with exit code 0" in s.live.stderr
+
+
 def test_who_reports_an_error_later_on_is_started_again(service):
     s = service()
     s.tell("fail-sink", "can't write to out: Input/output error")
@@ -87,6 +99,19 @@ def test_five_deaths_within_a_minute_end_the_service(service):
     assert sum("died with exit code 9" in line for line in done.said) == 5
     assert "gazer: gazer:worker0 died 5 times within a minute; the service ends" in done.said
     assert not any(psutil.pid_exists(pid) for _, pid, *_ in s.starts())
+
+
+def test_who_can_not_be_started_just_now_is_tried_again(service):
+    s = service()
+    limits = resource.prlimit(s.live.pid, resource.RLIMIT_NOFILE)
+    few = 15        # all in use, by shared memory and bells; no fewer than it waits on with poll(2)
+    assert {*map(str, range(few))} <= {*os.listdir(f"/proc/{s.live.pid}/fd")}
+    resource.prlimit(s.live.pid, resource.RLIMIT_NOFILE, (few, limits[1]))
+    os.kill(s.pids("worker0")[0], signal.SIGKILL)
+    s.live.says("can't start gazer:worker0: Too many open files")
+    resource.prlimit(s.live.pid, resource.RLIMIT_NOFILE, limits)
+    s.successor("worker0")
+    assert s.stop()[0] == 0
 
 
 def test_deaths_of_different_processes_are_not_added_up(service):

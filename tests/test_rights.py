@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gazer import system
+from gazer import privileges, system
 from gazer.config import Config, Service, from_mapping
 from gazer.privileges import CAP_NET_RAW, SUPERVISOR
 from gazer.service.rights import rights_problems
@@ -79,6 +79,12 @@ def test_children_are_the_user_and_the_supervisor_keeps_what_it_needs(gazer, fol
     assert code == 0
 
 
+def test_nothing_is_left_to_be_imported_when_rights_are_gone(gazer, folder):
+    s = Stubs(gazer, folder)
+    assert "/psutil/" in Path(f"/proc/{s.live.pid}/maps").read_text()
+    assert s.stop()[0] == 0
+
+
 @root
 @pytest.mark.parametrize("name", ["supervisor", *CHILDREN])
 def test_kill_9_of_anyone_leaves_no_orphan(gazer, folder, name):
@@ -120,6 +126,17 @@ def test_what_the_user_can_not_write_is_told_at_start(gazer, folder):
     assert first == (f"gazer: outputs[0].path: {folder}/out: may not be written by user {UID}")
     assert second.startswith("gazer: service.quarantine: /root/q.pcap: ")
     assert s.starts() == []
+
+
+@root
+def test_a_program_that_the_user_can_not_read_is_told_at_start(folder, monkeypatch):
+    """As one in a folder of root's; else each child would die of an import."""
+    closed = folder / "closed"
+    closed.mkdir(0o700)
+    (closed / "ours.py").touch()
+    monkeypatch.setattr(privileges, "__file__", str(closed / "ours.py"))
+    assert rights_problems(Config(service=Service(user=f"{UID}:{GID}"))) == [
+        f"service.user: {closed}/ours.py, a part of the program, can't be read by user {UID}"]
 
 
 def test_a_user_that_is_not_there_is_one_line(gazer, tmp_path):

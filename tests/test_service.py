@@ -187,6 +187,18 @@ def test_what_a_child_says_can_not_steer_a_terminal_or_fill_the_log(service):
     assert s.stop()[0] == 0
 
 
+def test_a_child_that_says_too_much_does_not_fill_the_log(service):
+    s = service()
+    s.tell("say-worker0", "x\n" * 50_000 + "notice the last of it")
+    s.live.says("gazer:worker0 says too much")
+    s.tell("say-worker1", "all is well")        # the others are still heard
+    s.live.says("all is well")
+    code, said = s.stop()
+    assert code == 0
+    assert 50 < len(said) < 300
+    assert sum("too much" in line for line in said) == 1
+
+
 def test_nothing_grows_with_restarts(service):
     s = service()
     process = psutil.Process(s.live.pid)

@@ -134,6 +134,32 @@ def test_a_wrong_configuration_is_not_tried_again(laid: Machine) -> None:
     assert "did you mean workers?" in laid.sh("cat /gazer.err")
 
 
+def test_a_live_sensor_is_well_in_it(laid: Machine) -> None:
+    """... in its own eyes too: who serves metrics sees the other processes."""
+    drop_in(laid, "StandardError=truncate:/gazer.err")
+    laid.sh(f"systemctl start {UNIT}")
+    said = laid.sh("cat /gazer.err")
+    assert laid.show(UNIT)["StatusText"] == "capturing on lo", said
+    ask = (
+        "import urllib.request as r\n"
+        "for what in ('health', 'metrics'):\n"
+        "    print(r.urlopen('http://127.0.0.1:9853/' + what).read().decode())"
+    )
+
+    def seen() -> str:
+        """it is well, and its metrics are served"""
+        code, answer = laid.run(sys.executable, "-c", ask)
+        return answer if code == 0 else ""
+
+    answer = eventually(seen, 20.0)
+    assert isinstance(answer, str) and answer.startswith("well\n")
+    up = [line for line in answer.splitlines() if line.startswith("gazer_process_up{")]
+    assert len(up) >= 5 and all(line.endswith(" 1.0") for line in up)
+    laid.sh(f"systemctl reload {UNIT}")
+    laid.sh(f"systemctl stop {UNIT}")
+    assert laid.show(UNIT)["Result"] == "success"
+
+
 def test_gazer_runs_and_drains_in_it(laid: Machine) -> None:
     """Over a FIFO in its logs' folder, which stands for a source without an end."""
     run = f"/opt/gazer/bin/gazer run -c /etc/gazer/sensor.yaml -r {LOGS}/fifo"

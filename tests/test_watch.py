@@ -9,7 +9,17 @@ import pytest
 from gazer.config import Config, Metrics, Service, from_mapping
 from gazer.service.cpus import cpu_problems, cpus_of
 from gazer.service.reload import IN_PLACE, changed, merged
-from gazer.service.watch import FEW, ROUND, SECOND, WHILE, Deaths, Pulse, RunningClock
+from gazer.service.watch import (
+    FEW,
+    LINES,
+    ROUND,
+    SECOND,
+    WHILE,
+    Deaths,
+    Pulse,
+    RunningClock,
+    Talk,
+)
 from gazer.topology import Topology
 
 MS = 1_000_000
@@ -32,6 +42,15 @@ def test_silence_is_a_heartbeat_that_does_not_change():
     assert pulse.silence(7, 1500) == 500
     assert pulse.silence(6, 1600) == 0          # whatever its clock is worth, it moves
     assert pulse.silence(6, 1700) == 100
+
+
+def test_one_line_a_second_may_always_be_said_and_some_at_once():
+    talk = Talk(500)
+    assert [talk.allows(500) for _ in range(LINES + 3)] == [True] * LINES + [False] * 3
+    assert [talk.allows(500 + SECOND - 1), talk.allows(500 + SECOND)] == [False, True]
+    assert [talk.allows(500 + n * SECOND) for n in range(2, 500)] == [True] * 498
+    much_later = 10_000 * SECOND        # what was not said does not pile up
+    assert [talk.allows(much_later) for _ in range(LINES + 1)] == [True] * LINES + [False]
 
 
 def test_five_deaths_are_too_many_within_a_minute_only():

@@ -5,7 +5,9 @@ What is different from a run over files (`run`):
 - **A child that dies** is started again once it has been reaped, never before: two processes with
   one slot and one end of a ring would ruin both.  The successor goes on from the slot's last commit
   (ARCHITECTURE.md, "Succession").  A capture process whose interface has gone says so by its exit
-  code, and that is no death.  Too many deaths of one process end the service with exit code 1.
+  code, and that is no death.  An end that nobody asked for is one whatever its exit code (a process
+  that was taken over may end in order).  Too many deaths of one process end the service with exit
+  code 1.
 - **A child that hangs** is killed, and then has died.  `watch` has the judgements.
 - **Until all processes are up** a child that reports an error ends the run, since that is a mistake
   to be told to whoever starts the service: a file that can't be written, a capability that is
@@ -56,6 +58,12 @@ class LiveRun(Run):
         self._gave_up = False
 
     def _give_up_rights(self) -> None:
+        # What would be imported later: root is bound by the modes of files then, and in months the
+        # program on the disk may have become another one.
+        import psutil  # noqa: F401
+
+        import gazer.summary  # noqa: F401
+
         limit_supervisor()
         self._confined = True
 
@@ -163,20 +171,26 @@ class LiveRun(Run):
         if self._stops or not self._up:
             self._exit_code = 1
 
+    def _pass_on(self, child: Running, text: str) -> None:
+        """A child that was taken over can't fill the log, year in, year out."""
+        if child.talk.allows(self._clock.time):
+            super()._pass_on(child, text)
+        elif not child.hushed:
+            child.hushed = True
+            say(f"{child.part.name} says too much: some of it is left out from here on")
+
     def _failed(self) -> bool:
         return self._up or super()._failed()
 
     def _ended(self, child: Running) -> bool:
         self._reap(child)
         part, now = child.part, self._clock.time
-        if child.exitcode == 0 and not child.replaced and (part.role != "metrics" or self._stops):
+        if self._stops and (child.exitcode == 0 or part.role == "metrics"):
             return part.role != "sink"
         if child.replaced:
             pass
         elif child.exitcode == EXIT_INTERFACE and part.role == "capture":
             self._count("interface_gone")
-        elif part.role == "metrics" and self._stops:
-            return True
         else:
             say(f"{part.name} (pid {child.pid}) {child.death()}")
             if self._too_many_deaths(part, now):
@@ -217,7 +231,8 @@ class LiveRun(Run):
         self._broken = self._gave_up = True
 
     def _reload(self) -> None:
-        self._notifier.reloading()
+        if self._up:        # else its end would be taken for the end of the start
+            self._notifier.reloading()
         self._slots[self._topology.supervisor].ask_reload()
         self._count("reloads")
         if self._read_again is None:
@@ -225,10 +240,11 @@ class LiveRun(Run):
         else:
             try:
                 self._take(self._read_again())
-            except GazerError as error:
+            except (GazerError, OSError) as error:      # a folder that it lies in has gone, say
                 for line in str(error).splitlines():
                     say(f"the configuration stays as it was: {line}")
-        self._notifier.ready(self._state())
+        if self._up:
+            self._notifier.ready(self._state())
 
     def _take(self, new: Config) -> None:
         """Let what can change in place change, and name the rest."""

@@ -7,7 +7,14 @@ import os
 
 from gazer.config import Config
 from gazer.errors import GazerError, ProcessError
-from gazer.privileges import Identity, Place, as_user, check_paths, resolve_user
+from gazer.privileges import (
+    Identity,
+    Place,
+    as_user,
+    check_paths,
+    check_program,
+    resolve_user,
+)
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -25,7 +32,8 @@ def identity_of(config: Config) -> tuple[Identity | None, str]:
 
 
 def rights_problems(config: Config) -> list[str]:
-    """What keeps that user from writing what the service is to write, a line each; live only."""
+    """What keeps that user from reading the program, or from writing what the service is to
+    write, a line each; live only."""
     identity, problem = identity_of(config)
     if problem:
         return [problem]
@@ -33,10 +41,7 @@ def rights_problems(config: Config) -> list[str]:
     if config.service.quarantine:
         places.append(Place("service.quarantine", config.service.quarantine))
     try:
-        return [
-            line.replace("user:", "service.user:", 1) if line.startswith("user:") else line
-            for line in check_paths(identity, places)
-        ]
+        return [*check_program(identity), *check_paths(identity, places)]
     except GazerError as error:
         return [f"service.user: {error}"]
 

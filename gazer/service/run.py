@@ -235,7 +235,10 @@ class Run:
         return "reading capture files"
 
     def _start_one(self, part: Part) -> None:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise ProcessError(f"can't start {part.name}: {error.strerror}") from None
         os.set_blocking(ours, False)
         boot = Boot(
             part=part,
@@ -383,12 +386,16 @@ class Run:
                     self._quiet = self._broken = True
                     return False
             else:
-                say(text)
+                self._pass_on(child, text)
                 if kind == FAULT:
                     self._faulty()
                 if kind == ERROR and not self._failed():
                     return False
         return True
+
+    def _pass_on(self, child: Running, text: str) -> None:
+        """To the log, what a child has to say."""
+        say(text)
 
     def _faulty(self) -> None:
         """Something went wrong, and the run goes on."""

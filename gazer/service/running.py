@@ -8,7 +8,7 @@ import select
 import signal
 from collections.abc import Iterator
 
-from gazer.service.watch import Pulse
+from gazer.service.watch import Pulse, Talk
 from gazer.topology import Part
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -32,10 +32,12 @@ class Running:
         self.exitcode: int | None = None
         self.ready = False
         self.pulse = Pulse(now)     # by the running clock, as the following
+        self.talk = Talk(now)
         self.started = now
         self.waits_since: int | None = None
         self.blocked = False        # ... for so long that the operator has been told
         self.hangs = False          # it was killed since it showed no sign of life
+        self.hushed = False         # it has said too much, and the operator knows
         self.replaced = False       # it was killed to be started anew
         self._heard = b""
 

@@ -11,6 +11,8 @@ left alone, however long that takes, unless it is stopped.
 
 **Dying too often** is FEW deaths within WHILE: something is wrong that a new start does not cure,
 and who watches the service from outside shall act.
+
+**Saying too much** is more than LINES at once and one a SECOND from then on.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ ROUND = 500 * MS                # the supervisor looks at its children at least 
 STARTING = 10 * SECOND          # a process has at least so long for its start
 FEW = 5
 WHILE = 60 * SECOND
+LINES = 100
 PAUSE = 200 * MS                # between two starts of the same process
 
 
@@ -66,3 +69,20 @@ class Deaths:
         """One more now; whether that was one too many."""
         self._times.append(now)
         return len(self._times) == FEW and now - self._times[0] < WHILE
+
+
+class Talk:
+    """How much one process, started at `now` of the running clock, has to say."""
+
+    def __init__(self, now: int) -> None:
+        self._room = LINES * SECOND     # a line takes a SECOND of it
+        self._last = now
+
+    def allows(self, now: int) -> bool:
+        """One more line now; whether it is not one too many."""
+        self._room = min(self._room + now - self._last, LINES * SECOND)
+        self._last = now
+        if self._room < SECOND:
+            return False
+        self._room -= SECOND
+        return True
