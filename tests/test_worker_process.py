@@ -43,8 +43,9 @@ class Place:
         self.read, self.write = os.pipe()
         self.bells = tuple(os.eventfd(0, os.EFD_NONBLOCK) for _ in range(self.topology.observer))
         part = next(p for p in self.topology.parts() if p.role == "worker")
-        self.boot = Boot(part=part, config=self.config, token="0", bells=self.bells, stdin=0,
-                         seed=7, supervisor=os.getpid(), reports=self.write)
+        self.boot = Boot(part=part, config=self.config, segments={}, bells=self.bells, stdin=0,
+                         seed=7, supervisor=os.getpid(), reports=self.write,
+                         confined=bool(interfaces))
         self.lanes = [doors.FrameRing(self.ring(self.topology.frames(c, 0)))
                       for c in range(self.topology.captures)]
         self.sink = doors.EventRing(self.ring(self.topology.events(0)))
@@ -65,7 +66,7 @@ class Place:
         return counters.Slot(self.memory["ledger"], self.number)
 
     def work(self, before=lambda: None) -> tuple[int, list[str]]:
-        """How the process ends, and what it reports."""
+        """How the process ends, and what it reports besides that it is ready."""
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -83,6 +84,8 @@ class Place:
             said = os.read(self.read, 65536).decode().splitlines()
         except BlockingIOError:
             said = []
+        assert "ready " in said
+        said.remove("ready ")
         return os.waitstatus_to_exitcode(status), said
 
 

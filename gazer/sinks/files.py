@@ -18,9 +18,9 @@ blocks, and where one waits for room its part is taken back first, so that it st
 new file.
 
 `place` is for a successor, which takes a file back to where the last block that counted ends.  A
-file is known by device and inode: its size alone could be another file's, after a rotation.  And it takes
-back no more than a block: `place` stands in shared memory, which a worker that was taken over can
-write, and what was logged must not go with it.
+file is known by device and inode: its size alone could be another file's, after a rotation.  And
+no more than a block is taken back: `place` stands in shared memory, which a worker that was taken
+over can write, and what was logged must not go with it.
 """
 
 from __future__ import annotations
