@@ -5,9 +5,9 @@ for all its frames; a frame of another one goes to a second file, whose name has
 number behind it.  (pcapng could hold them all; but libpcap refuses to read that, and so do tcpdump
 and whatever else is at hand when something is wrong.)
 
-What is there is never changed, only added to, up to LIMIT: whoever knows a frame that kills can send
-it again and again, and must not fill the disk with it.  A frame that is the last one already is not added
-again: its worker may have been killed between keeping it and skipping it.
+What is there is never changed, only added to, up to LIMIT: whoever knows a frame that kills can
+send it again and again, and must not fill the disk with it.  A frame that is the last one already
+is not added again: its worker may have been killed between keeping it and skipping it.
 """
 
 from __future__ import annotations
