@@ -5,8 +5,9 @@ for all its frames; a frame of another one goes to a second file, whose name has
 number behind it.  (pcapng could hold them all; but libpcap refuses to read that, and so do tcpdump
 and whatever else is at hand when something is wrong.)
 
-What is there is never changed, only added to.  A frame that is the last one already is not added
-again: its worker may have been killed between keeping it and skipping it.
+What is there is never changed, only added to, up to LIMIT: whoever knows a frame that kills can
+send it again and again, and must not fill the disk with it.  A frame that is the last one already
+is not added again: its worker may have been killed between keeping it and skipping it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gazer.errors import OutputError
 MAGIC = 0xA1B23C4D      # with nanoseconds, in this machine's byte order
 SNAPLEN = 262144
 MODE = 0o640
+LIMIT = 64 << 20        # bytes of one file
 HEADER = struct.Struct("=IHHiIII")
 RECORD = struct.Struct("=IIII")
 NS = 1_000_000_000
@@ -63,6 +65,8 @@ def _append(name: str, linktype: int, record: bytes) -> bool:
                 if file.read(len(record)) == record:
                     return True
         more = record if size else header + record
+        if size + len(more) > LIMIT:
+            raise OSError(errno.EFBIG, f"it has {LIMIT >> 20} MiB already")
         file.seek(size)
         try:
             written = file.write(more)

@@ -157,8 +157,8 @@ cdef inline uint8_t* ring_poll(Consumer* c, uint32_t* n) noexcept nogil:
                 return NULL
         offset = c.head & (c.capacity - 1)
         entry = <Entry*>(c.data + offset)
-        # The other process is not trusted to be whole: what it wrote must lie within the ring.  It is
-        # read once, since it may be changed as soon as it was found to be right.
+        # The other process is not trusted to be whole: what it wrote must lie within the ring.  And
+        # it is read once: it may be changed as soon as it was found to be right.
         length = load_word(&entry.length)
         if (length < ENTRY_HEADER or length > c.capacity - offset
                 or length > c.tail - c.head):

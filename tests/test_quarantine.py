@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from gazer import quarantine
 from gazer.errors import OutputError
 from gazer.quarantine import keep
 from tests.conftest import COMMANDS
@@ -55,6 +56,17 @@ def test_another_link_type_has_its_own_file(tmp_path):
     assert keep(str(path), NS, 101, 20, FRAME[:20]) == f"{path}.101"
     assert keep(str(path), 2 * NS, 1, 60, FRAME) == str(path)
     assert len(frames(path)) == 2 and len(frames(tmp_path / "q.pcap.113")) == 1
+
+
+def test_it_does_not_fill_the_disk(tmp_path, monkeypatch):
+    path = tmp_path / "q.pcap"
+    monkeypatch.setattr(quarantine, "LIMIT", 24 + 3 * (16 + len(FRAME)))
+    for n in range(3):
+        keep(str(path), n * NS, 1, 60, FRAME)
+    with pytest.raises(OutputError, match="already"):
+        keep(str(path), 3 * NS, 1, 60, FRAME)
+    assert keep(str(path), 2 * NS, 1, 60, FRAME) == str(path)      # the last one, once more
+    assert len(frames(path)) == 3 and os.listdir(tmp_path) == ["q.pcap"]
 
 
 @pytest.mark.parametrize("content", [b"notes\n", b"\0" * 100, b"\x4d"])

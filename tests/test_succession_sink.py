@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 from gazer.counters import SINK, Slot, ledger_bytes, ledger_create
 from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
-from gazer.sinks.files import FileOutput
+from gazer.sinks.files import MOST_CUT, FileOutput
 from gazer.sinks.merge import Merge
+from gazer.sinks.outputs import BLOCK as BLOCK_OF_SINK
 from gazer.sinks.outputs import Outputs
 from gazer.sinks.process import pump
 from gazer.sinks.threads import Hand
@@ -345,6 +346,29 @@ def test_another_file_of_that_name_is_not_cut(tmp_path):
     # The block that was half written stands in both.
     assert sinks.whole().endswith(ours)
     assert 0 < len(old) + len(ours) - len(sinks.whole()) <= BLOCK
+
+
+@pytest.mark.parametrize(("more", "cut"), [(MOST_CUT, True), (MOST_CUT + 1, False)])
+def test_no_more_than_a_block_is_cut(tmp_path, more, cut):
+    """The committed end may be anything, if it comes from a worker that was taken over."""
+    path = tmp_path / "out"
+    path.write_bytes(b"kept\n")
+
+    def output(place):
+        return FileOutput(str(path), lines=True, notice=print, giving_up=lambda: False,
+                          waits=lambda _: None, lasting=True, place=place)
+
+    first = output((0, 0))
+    place = first.place
+    with path.open("ab") as file:
+        file.write(bytes(more))
+    output(place).close()
+    first.close()
+    assert path.stat().st_size == 5 + (0 if cut else more)
+
+
+def test_the_largest_block_can_be_cut():
+    assert max(BLOCK_OF_SINK, (1 << 20) + 1024) <= MOST_CUT     # see open_outputs
 
 
 def test_what_others_wrote_into_the_file_is_not_cut(tmp_path):

@@ -67,7 +67,7 @@ class Place:
         return counters.Slot(self.memory["ledger"], self.number)
 
     def work(self, before=lambda: None) -> tuple[int, list[str]]:
-        """How the process ends, and what it reports."""
+        """How the process ends, and what it reports besides that it is ready."""
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -85,6 +85,8 @@ class Place:
             said = os.read(self.read, 65536).decode().splitlines()
         except BlockingIOError:
             said = []
+        assert "ready " in said
+        said.remove("ready ")
         return os.waitstatus_to_exitcode(status), said
 
 

@@ -18,7 +18,9 @@ blocks, and where one waits for room its part is taken back first, so that it st
 new file.
 
 `place` is for a successor, which takes a file back to where the last block that counted ends.  A
-file is known by device and inode: its size alone could be another file's, after a rotation.
+file is known by device and inode: its size alone could be another file's, after a rotation.  And
+no more than a block is taken back: `place` stands in shared memory, which a worker that was taken
+over can write, and what was logged must not go with it.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ AGAIN = 2.0         # seconds between two tries where something else is wrong
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WORD = (1 << 64) - 1
 MIX = 0x9E3779B97F4A7C15    # spreads the device's number over the word
+MOST_CUT = 2 << 20          # bytes that a successor takes back at most; no block is larger
 TORN_PIPE = (0, 1)          # the place of a pipe while a block is being written to it
 
 
@@ -119,7 +122,8 @@ class FileOutput:
         self._regular = stat.S_ISREG(about.st_mode)
         self._appends = bool(flags & os.O_APPEND)
         self._file = (about.st_dev * MIX ^ about.st_ino) & WORD if self._regular else 0
-        if self._regular and place[0] == self._file and about.st_size > place[1]:
+        if (self._regular and place[0] == self._file
+                and 0 < about.st_size - place[1] <= MOST_CUT):
             os.ftruncate(fd, place[1])
             if not self._appends:
                 os.lseek(fd, place[1], os.SEEK_SET)
