@@ -100,6 +100,7 @@ def _write(path: str, text: str, *, force: bool) -> None:
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, 0o644)    # whatever the umask: the service's user has to read it
             file.write(text)
             file.flush()
             os.fsync(fd)

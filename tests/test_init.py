@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,16 +34,23 @@ def lines(text: str) -> list[str]:
 # --- what it lays ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[0o022, 0o077], ids=["", "umask 077"])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
 def test_it_lays_four_files(tmp_path: Path, prefix: Path) -> None:
+    """Which others may read, whatever the umask: the service is another user."""
     folder = tmp_path / "etc" / "gazer"  # both are made
     assert cli.main(["init", str(folder), "--prefix", str(prefix)]) == 0
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         ["sensor.yaml", "gazer.service", "gazer.supervisord.conf", "gazer.logrotate"]
     )
-    umask = os.umask(0)
-    os.umask(umask)
     for path in folder.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644 & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert path.stat().st_nlink == 1
     site = Site(command=f"{prefix}/bin/gazer", config=f"{folder}/sensor.yaml")
     for name, make in FILES.items():

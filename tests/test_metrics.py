@@ -46,7 +46,7 @@ class StandIn:
     """An observer whose sensor is made up."""
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.taken = self.settled_ = 0
         self.answer = snapshot()
 
     def snapshot(self) -> Snapshot:
@@ -54,6 +54,7 @@ class StandIn:
         return self.answer
 
     def settled(self):
+        self.settled_ += 1
         return self.answer, self.answer.standing()
 
 
@@ -234,6 +235,18 @@ def test_a_flood_of_requests_looks_once_a_second(served):
     clock[0] += process.FRESH
     served.get()
     assert served.observer.taken == 2
+
+
+def test_a_flood_of_questions_for_health_looks_closely_once_a_second(served):
+    """To look closely takes a while, in which nobody else is served."""
+    clock = [100.0]
+    served.service._now = lambda: clock[0]
+    served.observer.answer = snapshot(account=account(sink__events=51), processes=())
+    for n in range(2):
+        for _ in range(20):
+            assert b"does not add up" in served.ask(b"GET /health HTTP/1.1\r\n\r\n")
+        assert served.observer.settled_ == n + 1
+        clock[0] += process.FRESH
 
 
 @pytest.mark.parametrize(("request_", "code"), [

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from gazer import counters
 from gazer.errors import ProcessError, SharedMemoryError, UsageError
 from gazer.observe import find as finding
-from gazer.observe import health, snapshot, stats
+from gazer.observe import health, metrics, snapshot, stats
 from gazer.observe.find import Sensor, find
 from gazer.observe.snapshot import Observer, quantile, standing
 from tests.conftest import CAPTURES, eventually
@@ -175,6 +178,22 @@ def test_a_ledger_that_lies_is_refused():
         finding.topology_of(memoryview(buffer))
 
 
+    counters.ledger_create(buffer, captures=1, workers=1, outputs=17)
+    with pytest.raises(SharedMemoryError, match="outputs can't be"):
+        finding.topology_of(memoryview(buffer))
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_that_has_a_segment_s_name_holds_up_nobody(tmp_path):
+    """Anybody may make one in /dev/shm, and hold it open without ever writing."""
+    os.mkfifo(tmp_path / "fifo")
+    held = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    with (Sensor(1, {"ledger": f"/proc/self/fd/{held}"}) as sensor,
+          pytest.raises(SharedMemoryError, match="can't map")):
+        sensor.attach("ledger")
+    os.close(held)
+
+
 def test_what_is_gone_meanwhile_is_told(tmp_path):
     sensor = Sensor(1, {"ledger": str(tmp_path / "gone")})
     with pytest.raises(ProcessError, match="has just ended"):
@@ -204,6 +223,38 @@ def test_a_snapshot_has_everything(standing, observer):
     assert found.broken == ()
     assert found.in_flight["queries waiting for replies"] == 9
     assert found.in_flight["frames on their way to workers"] == 0
+
+
+def test_how_long_a_process_has_lived_is_not_told_by_the_time_of_day(observer, monkeypatch):
+    """Else all that have ever been started again would have been so just now."""
+    observer.snapshot()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    assert all(0 < p.age < 60 for p in observer.snapshot().processes)
+
+
+def test_a_process_that_proc_hides_is_not_missing(standing, observer, monkeypatch):
+    """As those of the sensor are from the one that serves metrics, where /proc has hidepid."""
+    pids = {standing.pid, standing.part("gazer:sink").pid}
+    monkeypatch.setattr(psutil, "Process", Mock(side_effect=psutil.NoSuchProcess(1)))
+    seen = observer.snapshot()
+    assert {p.pid for p in seen.processes} >= pids
+    assert all(p.state in ("running", "starting") and not p.name for p in seen.processes)
+    again = replace(seen, processes=tuple(replace(p, starts=2) for p in seen.processes))
+    assert [*health.complaints(seen, again, again.standing(), health.Limits())] == []
+    names = {family.name: family.samples for family in metrics.families(seen)}
+    assert [value for _, value in names["gazer_process_up"]] == [True] * len(seen.processes)
+    assert names["gazer_process_cpu_seconds"] == []
+    monkeypatch.undo()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert observer._process("worker", 0, gone.pid, None).state == "missing"
+
+
+def test_what_is_known_of_processes_that_are_gone_is_forgotten(observer):
+    observer._seen[1] = psutil.Process(1)
+    seen = observer.snapshot()
+    assert set(observer._seen) == {p.pid for p in seen.processes}
 
 
 def test_a_copy_of_a_slot_does_not_move():

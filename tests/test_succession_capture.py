@@ -12,12 +12,15 @@ import os
 import random
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from gazer.capture.dispatch import Dispatcher
 from gazer.capture.fragments import Fragments
+from gazer.capture.process import follow
 from gazer.counters import CAPTURE, Slot, ledger_bytes, ledger_create
+from gazer.errors import InputError
 from gazer.ring import Ring, ring_bytes
 from gazer.summary import PIECES
 from gazer.testing import POINTS, FakeSource, Reader, die_at, frame_entry
@@ -265,11 +268,62 @@ def test_an_interface_that_has_gone_leaves_nothing_unaccounted():
     dispatcher = shared.dispatcher()
     assert dispatcher.absent
     balanced(shared.counters)
-    dispatcher.interface_back()
+    dispatcher.listening()
     run(dispatcher, AFTER)
     balanced(shared.counters)
     assert shared.counters["kernel_lost"] == 3
     assert not shared.dispatcher().absent
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["died", "interface gone"])
+def test_what_nobody_heard_is_marked_as_lost_to_its_end(gone):
+    """A process that hung for a while before it was killed; an interface that was away: replies to
+    the queries of that time are still to come."""
+    shared = Shared()
+
+    def first():
+        dispatcher = shared.dispatcher()
+        run(dispatcher, BEFORE[:1])
+        if gone:
+            dispatcher.interface_gone()
+
+    assert in_child(first) is None
+    dispatcher = shared.dispatcher()
+    began = [reader.loss for reader in shared.readers]
+    time.sleep(0.05)
+    dispatcher.listening()
+    ended = [reader.loss for reader in shared.readers]
+    for loss, last in zip(began, ended, strict=True):
+        assert last - loss >= 50_000_000
+    dispatcher.listening()      # the same socket: nothing new was lost
+    assert [reader.loss for reader in shared.readers] == ended
+    run(dispatcher, AFTER)
+    balanced(shared.counters)
+
+
+def test_the_first_to_listen_has_lost_nothing():
+    shared = Shared()
+    shared.dispatcher().listening()
+    assert [reader.loss for reader in shared.readers] == [0] * WORKERS
+
+
+def test_what_a_socket_counted_before_it_broke_is_committed():
+    """The process ends with an error; what stood in the buffer is lost, and counted."""
+    shared = Shared()
+    broken = SimpleNamespace(
+        run=lambda source: "broken", kernel=(dispatcher := shared.dispatcher()).kernel,
+        idle=dispatcher.idle)
+    source = SimpleNamespace(stats=lambda: (30, 10, 0), gone=False, error="lo: no good")
+    boot = SimpleNamespace(part=SimpleNamespace(index=0),
+                           config=SimpleNamespace(capture=SimpleNamespace(processes=1)))
+    child = SimpleNamespace(slot=SimpleNamespace(draining=False), boot=boot)
+    with pytest.raises(InputError, match="no good"):
+        follow(child, broken, source)
+    assert shared.counters["kernel_received"] == 30
+    shared.dispatcher()
+    counted = shared.counters
+    assert counted["kernel_dropped"] == 10 and counted["kernel_lost"] == 20
+    balanced(counted)
 
 
 @pytest.mark.parametrize("seed", range(6))

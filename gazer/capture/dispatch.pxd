@@ -63,6 +63,7 @@ cdef class Dispatcher:
     cdef uint64_t received      # by the kernel, all sockets, when it was last asked
     cdef uint64_t[FRAGMENT_COUNTS] pieces   # counted by who had this slot before
     cdef readonly bint absent   # live: the interface is not there, and the operator knows
+    cdef bint blind             # live: nobody has listened since another socket did
     cdef Probe probe            # for tests: called at each Point; NULL otherwise
 
     cdef uint8_t* room(self, int worker, uint32_t n) noexcept nogil

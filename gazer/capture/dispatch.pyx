@@ -194,6 +194,7 @@ cdef class Dispatcher:
         self.clock.pace_clock = positions[P_PACE_CLOCK]
         self.clock.pace_time = positions[P_PACE_TIME]
         self.absent = c[C_ABSENT] != 0
+        self.blind = True
         for i in range(self.workers):
             self.producers[i].tail = positions[P_TAILS + i]
         # A frame that was in hand, waiting for room, when the other one died.
@@ -249,13 +250,20 @@ cdef class Dispatcher:
 
     def interface_gone(self):
         """The socket is of no more use, and the operator knows; a successor will have another."""
-        self.absent = True
+        self.absent = self.blind = True
         self.lose_socket()
         self.idle()
 
-    def interface_back(self):
-        """The interface is there (again)."""
-        self.absent = False
+    def listening(self):
+        """The interface is there (again), and from now on its frames are received.
+
+        What came since another socket was the last to listen is lost: the mark has to stand at the
+        end of that time, since replies to its queries are still to come.
+        """
+        if self.blind:
+            self.pass_time(clock_read(CLOCK_MONOTONIC))
+            self.lose()
+        self.absent = self.blind = False
 
     cdef void lose_socket(self) noexcept nogil:
         """Nobody will read what a socket still holds."""

@@ -206,7 +206,7 @@ def await_interface(child: Child, dispatcher: Dispatcher, source: LiveSource) ->
                 child.report(NOTICE, f"{name} is there: capturing")
             if source.warning:
                 child.report(NOTICE, source.warning)
-        dispatcher.interface_back()
+        dispatcher.listening()
         if not ready:
             child.report(READY)
         return True
@@ -243,6 +243,7 @@ def follow(child: Child, dispatcher: Dispatcher, source: LiveSource) -> bool:
             return True
         if state == "broken":
             if not source.gone:
+                dispatcher.idle()       # what was counted since is for the successor to know
                 raise InputError(source.error)
             say_absent(child, dispatcher, str(source.error))
             return False

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gazer.config.kinds import printable
-from gazer.counters import Slot, ledger_bytes
+from gazer.counters import MAX_OUTPUTS, Slot, ledger_bytes
 from gazer.errors import ProcessError, SharedMemoryError, UsageError
 from gazer.segment import FOLDER, PREFIX
 from gazer.topology import Topology
@@ -64,7 +64,9 @@ class Sensor:
         if name not in self._segments:
             raise SharedMemoryError(f"the sensor (pid {self.pid}) has no segment {name}")
         try:
-            fd = os.open(self._segments[name], os.O_RDONLY | os.O_CLOEXEC)
+            # Anybody may give a name like ours to a FIFO and hold that open: nothing waits for it.
+            fd = os.open(self._segments[name],
+                         os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except PermissionError:
             raise _forbidden(self.pid) from None
         except OSError:
@@ -96,6 +98,8 @@ def topology_of(ledger: memoryview) -> Topology:
     topology = Topology(run["captures"], run["workers"], 0, interfaces)
     if not 0 < topology.captures <= 64 or not 0 < topology.workers <= 1024:
         raise SharedMemoryError("a damaged ledger: its numbers of processes can't be")
+    if run["outputs"] > MAX_OUTPUTS:
+        raise SharedMemoryError("a damaged ledger: its number of outputs can't be")
     if len(ledger) < ledger_bytes(topology.processes):
         raise SharedMemoryError("a damaged ledger: it is smaller than it says")
     return topology

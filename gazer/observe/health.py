@@ -73,7 +73,7 @@ def complaints(
         yield f"the account does not add up: {standing.broken[0]}" + (
             f" (and {more} more)" if more else "")
     for p in last.processes:
-        if p.state != "missing" and p.starts > 1 and p.age < limits.restart:
+        if p.name and p.starts > 1 and p.age < limits.restart:
             yield f"{p.label} was started again {p.age:.0f} s ago"
     before = first.dropped()
     for where, n in last.dropped().items():

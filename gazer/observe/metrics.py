@@ -98,12 +98,11 @@ def _fill_measured(made: Mapping[str, Family], snapshot: Snapshot) -> None:
         put("ring_capacity_bytes", r.capacity, *labels)
     for p in snapshot.processes:
         whose = (p.role, str(p.index))
-        there = p.state != "missing"
-        put("process_up", there, *whose)
+        put("process_up", p.state != "missing", *whose)
         put("process_waiting", p.state == "waiting", *whose)
         put("process_silent_seconds", p.silent, *whose)
         put("process_starts", p.starts, *whose)
-        if there:
+        if p.name:
             put("process_cpu_seconds", p.cpu, *whose)
             put("process_resident_memory_bytes", p.resident, *whose)
             put("process_shared_memory_bytes", p.shared, *whose)

@@ -104,6 +104,7 @@ class Service:
         self._snapshot: Snapshot | None = None
         self._earlier: Snapshot | None = None       # the one before it
         self._rendered: dict[str, tuple[bytes, str]] = {}   # by form
+        self._wrong: list[str] | None = None                # what is, of this snapshot
 
     async def listen(self, address: str, port: int) -> asyncio.Server:
         """Begin to accept connections."""
@@ -182,6 +183,7 @@ class Service:
             self._earlier, self._snapshot = self._snapshot, self._observer.snapshot()
             self._taken = now
             self._rendered.clear()
+            self._wrong = None
         return self._snapshot
 
     def _metrics(self, accept: str) -> tuple[bytes, str]:
@@ -196,11 +198,13 @@ class Service:
 
     def _complaints(self) -> list[str]:
         snapshot = self._look()
-        standing = snapshot.standing()
-        if standing.broken and not standing.waiting:
-            snapshot, standing = self._observer.settled()
-        return [*health.complaints(
-            self._earlier or snapshot, snapshot, standing, health.Limits())]
+        if self._wrong is None:
+            standing = snapshot.standing()
+            if standing.broken and not standing.waiting:
+                snapshot, standing = self._observer.settled()   # this takes a while
+            self._wrong = [*health.complaints(
+                self._earlier or snapshot, snapshot, standing, health.Limits())]
+        return self._wrong
 
 
 class _Collected:

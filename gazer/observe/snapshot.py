@@ -12,10 +12,10 @@ Rates are differences of two snapshots over the monotonic time between them.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -46,6 +46,7 @@ class Process:
     state: as it says itself, "missing" where there is none, "absent" where none is meant to be.
     silent: seconds since its last sign of life; starts: processes that have had this place.
     age: seconds that it has lived.  cpu: seconds of CPU time.  resident, shared: bytes of memory.
+    These are known of a process with a name: /proc may hide one that runs (hidepid).
     """
 
     role: str
@@ -175,6 +176,8 @@ class Observer:
         numbers = [top.sink, *map(top.worker, range(top.workers)), *range(top.captures),
                    top.observer, top.supervisor]
         seen = {number: self._slots[number].seen() for number in numbers}
+        processes = tuple(self._processes(seen))
+        self._seen = {p.pid: self._seen[p.pid] for p in processes if p.name}
         snapshot = Snapshot(
             time=time.monotonic(),
             wall=time.time(),
@@ -184,7 +187,7 @@ class Observer:
             workers=tuple(
                 seen[top.worker(i)].read(counters.WORKER) for i in range(top.workers)),
             supervisor=seen[top.supervisor].read(counters.SUPERVISOR),
-            processes=tuple(self._processes(seen)),
+            processes=processes,
             rings=tuple(Fill(kind, worker, ring.filled, ring.capacity, capture)
                         for kind, capture, worker, ring in self._rings),
         )
@@ -221,7 +224,9 @@ class Observer:
         silent = 0.0
         if slot and slot.heartbeat:
             silent = max(0.0, (time.monotonic_ns() - slot.heartbeat) / 1e9)
-        with contextlib.suppress(psutil.Error, OSError):
+        state = slot.state if slot else "running"
+        missing = Process(role, index, pid, "", "missing", silent, starts)
+        try:
             # Known ones are kept: psutil looks up anew when a process began each time.
             if pid not in self._seen:
                 self._seen[pid] = psutil.Process(pid)
@@ -231,12 +236,36 @@ class Observer:
                 if pid and ours and process.status() != psutil.STATUS_ZOMBIE:
                     times, memory = process.cpu_times(), process.memory_info()
                     return Process(
-                        role, index, pid, process.name(), slot.state if slot else "running",
-                        silent, starts, max(0.0, time.time() - process.create_time()),
+                        role, index, pid, process.name(), state, silent, starts, _age(pid),
                         times.user + times.system, memory.rss, memory.shared,
                     )
-        self._seen.pop(pid, None)
-        return Process(role, index, pid, "", "missing", silent, starts)
+                return missing
+        except psutil.ZombieProcess:
+            return missing
+        except (psutil.Error, OSError):
+            # Gone; or hidden, as all others are from the one that serves metrics if /proc hides
+            # what one may not trace.
+            return replace(missing, state=state) if _lives(pid) else missing
+
+
+def _age(pid: int) -> float:
+    """For how many seconds the process has lived, whatever was done to the time of day."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        began = int(file.read().rpartition(b")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK"))
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is such a process, seen or not."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def growth(old: Mapping[str, int], new: Mapping[str, int], names: Sequence[str] = ()) -> dict[
