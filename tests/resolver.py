@@ -203,11 +203,12 @@ def asked(event: dict) -> tuple[str, int]:
 
 def of(load: Load, found: list[dict]) -> dict[int, dict]:
     """The events of a load, by number; none is there twice."""
-    numbers = [(n, event) for event in found for zone, n in [asked(event)] if zone == load.zone]
-    by_number = dict(numbers)
-    twice = sorted(n for n, _ in numbers)
-    assert len(by_number) == len(numbers), [n for n, m in zip(twice, twice[1:], strict=False)
-                                            if n == m][:10]
+    by_number: dict[int, dict] = {}
+    for event in found:
+        zone, number = asked(event)
+        if zone == load.zone:
+            assert number not in by_number, (by_number[number], event)
+            by_number[number] = event
     return by_number
 
 
