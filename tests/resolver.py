@@ -30,6 +30,9 @@ from pathlib import Path
 
 import pytest
 
+from gazer.observe.find import find
+from gazer.observe.snapshot import Observer
+from gazer.summary import Account
 from tests.conftest import Live, Runner, eventually
 from tests.netns import FAR, SENSOR, V4, V6, Lab
 
@@ -212,12 +215,49 @@ def of(load: Load, found: list[dict]) -> dict[int, dict]:
     return by_number
 
 
+def account(live: Live) -> Account:
+    """Of the sensor as it runs; it adds up.  (A worker that waits for the sink may have half a
+    message in hand.)"""
+    with find(live.pid) as found:
+        observer = Observer(found.attach, found.pid)
+        snapshot, standing = observer.settled()
+        observer.close()
+    assert not standing.broken or standing.waiting, standing
+    assert all(n >= 0 for n in standing.in_flight.values()), standing
+    return snapshot.account
+
+
 def stats(gazer: Runner, live: Live) -> dict:
-    """What `gazer stats` says; it adds up."""
-    done = gazer("stats", "--json", "--pid", live.pid, command="gazer")
-    tree = json.loads(done.stdout)
+    """The same by `gazer stats`."""
+    tree = json.loads(gazer("stats", "--json", "--pid", live.pid, command="gazer").stdout)
     assert tree["balances"]["hold"], tree["balances"]
-    return tree
+    return tree["account"]
+
+
+def written(live: Live, success: int = 0) -> Account:
+    """Wait until so many transactions have succeeded and all outputs are through with all events;
+    the account then."""
+    def through() -> Account | None:
+        """all is written"""
+        found = account(live)
+        done = all(o["events"] + o["dropped"] >= found.sink["events"] for o in found.outputs)
+        events = found.workers["transactions"] + found.workers["records"]
+        whole = done and found.sink["events"] >= events and found.workers["success"] >= success
+        return found if whole else None
+
+    result = eventually(through, 20.0)
+    assert isinstance(result, Account)
+    return result
+
+
+def grows(path: Path, octets: int) -> None:
+    """Wait until a log has so many octets more."""
+    def grown() -> bool:
+        return path.exists() and path.stat().st_size >= size + octets
+
+    size = path.stat().st_size if path.exists() else 0
+    grown.__doc__ = f"{path.name} has grown by {octets} octets"
+    eventually(grown)
 
 
 def stop(live: Live, seconds: float = 30.0) -> str:

@@ -12,7 +12,7 @@ import time
 import psutil
 
 from tests.conftest import eventually
-from tests.resolver import JSON, as_json, events, of, stats, stop
+from tests.resolver import JSON, account, as_json, events, grows, of, stop, written
 from tests.service import alive
 
 pytest_plugins = ["tests.resolver"]
@@ -20,16 +20,6 @@ pytest_plugins = ["tests.resolver"]
 RATE = 3000
 CONFIG = JSON | {"ring": {"size": "8MiB"}, "metrics": {"listen": "127.0.0.1:9853"},
                  "service": {"hang_timeout": "1s"}}
-
-
-def logs(sensor, more: int) -> None:
-    """Wait until it has logged so many octets more."""
-    def grown() -> bool:
-        """it logs"""
-        return sensor.out.exists() and sensor.out.stat().st_size > size + more
-
-    size = sensor.out.stat().st_size if sensor.out.exists() else 0
-    eventually(grown)
 
 
 def replaced(live, name: str, number: signal.Signals) -> float:
@@ -47,56 +37,43 @@ def replaced(live, name: str, number: signal.Signals) -> float:
     return time.monotonic() - begun
 
 
-def drained(gazer, live) -> dict:
-    """Wait until what was captured has been written; the account."""
-    def still() -> dict | None:
-        """nothing is on its way"""
-        account = stats(gazer, live)["account"]
-        done = account["outputs"][0]["events"] + account["outputs"][0]["dropped"]
-        return account if done >= account["workers"]["transactions"] else None
-
-    found = eventually(still)
-    assert isinstance(found, dict)
-    return found
-
-
-def test_who_is_behind_capture_dies_and_nothing_is_lost_uncounted(sensor, resolver, gazer):
+def test_who_is_behind_capture_dies_and_nothing_is_lost_uncounted(sensor, resolver):
     """Workers, sink and metrics, and a worker that is stopped, in one run and under one load."""
     live = sensor.configured(**CONFIG, outputs=as_json(sensor.out))
     load = resolver.load(RATE, 20.0)
-    logs(sensor, 200_000)
+    grows(sensor.out, 100_000)
     for name in ("gazer:worker0", "gazer:sink", "gazer:metrics", "gazer:worker1", "gazer:sink"):
         assert replaced(live, name, signal.SIGKILL) < 1.0, name
-        logs(sensor, 200_000)
-        stats(gazer, live)
+        grows(sensor.out, 100_000)
+        account(live)
     assert 0.5 < replaced(live, "gazer:worker0", signal.SIGSTOP) < 4.0
-    logs(sensor, 200_000)
+    grows(sensor.out, 100_000)
     assert load.process.poll() is None
     load.stop()
-    account = drained(gazer, live)
+    last = written(live)
     said = stop(live)
     assert "processes started again: worker 3, sink 2, metrics 1; of these 1 hung" in said
-    assert account["capture"]["kernel_dropped"] == account["capture"]["ring_dropped"] == 0
-    assert account["workers"]["quarantined"] == 0 and account["outputs"][0]["dropped"] == 0
+    assert last.capture["kernel_dropped"] == last.capture["ring_dropped"] == 0
+    assert last.workers["quarantined"] == 0 and last.outputs[0]["dropped"] == 0
     found = of(load, events(sensor.out.read_bytes()))
     missing = set(range(load.sent)) - set(found)
-    assert len(missing) <= account["workers"]["lost_pending"]
+    assert len(missing) <= last.workers["lost_pending"]
     alone = [event for event in found.values() if event["status"] != "success"]
     assert all(event["lossy"] for event in alone if event["status"] == "no_query")
     # A reply whose query went with its worker.
-    assert len(missing) + len(alone) <= account["workers"]["lost_pending"]
+    assert len(missing) + len(alone) <= last.workers["lost_pending"]
 
 
-def test_capture_dies_and_what_it_did_not_see_is_one_stretch(sensor, resolver, gazer):
+def test_capture_dies_and_what_it_did_not_see_is_one_stretch(sensor, resolver):
     live = sensor.configured(**CONFIG, outputs=as_json(sensor.out))
     load = resolver.load(RATE, 20.0)
-    logs(sensor, 500_000)
+    grows(sensor.out, 300_000)
     assert replaced(live, "gazer:capture", signal.SIGKILL) < 1.0
-    logs(sensor, 500_000)
+    grows(sensor.out, 300_000)
     load.stop()
     # It is whole again.
     after = resolver.load(RATE, 0.5).end()
-    assert drained(gazer, live)["workers"]["lost_pending"] == 0
+    assert written(live, after.sent).workers["lost_pending"] == 0
     stop(live)
     found = events(sensor.out.read_bytes())
     assert sorted(of(after, found)) == sorted(after.completed) and after.lost == 0
@@ -108,10 +85,10 @@ def test_capture_dies_and_what_it_did_not_see_is_one_stretch(sensor, resolver, g
     assert all(event["lossy"] for event in alone)
 
 
-def test_the_supervisor_dies_and_another_one_goes_on_with_the_log(sensor, resolver, gazer):
+def test_the_supervisor_dies_and_another_one_goes_on_with_the_log(sensor, resolver):
     live = sensor.configured(**CONFIG, outputs=as_json(sensor.out))
     load = resolver.load(RATE, 20.0)
-    logs(sensor, 500_000)
+    grows(sensor.out, 300_000)
     family = [part.pid for part in live.parts().values()]
     assert len(family) == 5
     live.signal(signal.SIGKILL)
@@ -124,10 +101,10 @@ def test_the_supervisor_dies_and_another_one_goes_on_with_the_log(sensor, resolv
     eventually(gone, 1.0)
     had = sensor.out.stat().st_size
     live = sensor.configured(**CONFIG, outputs=as_json(sensor.out))
-    logs(sensor, 500_000)
+    grows(sensor.out, 300_000)
     load.stop()
     after = resolver.load(RATE, 0.5).end()
-    drained(gazer, live)
+    written(live, after.sent)
     stop(live)
     data = sensor.out.read_bytes()
     # Killed within a write, the first may have left a part of a line; the second begins its own.
@@ -146,12 +123,12 @@ def test_a_worker_that_dies_five_times_ends_the_service(sensor, resolver):
     """What does not get well by itself is for whoever watches the service."""
     live = sensor.configured(**CONFIG, outputs=as_json(sensor.out))
     load = resolver.load(RATE, 20.0)
-    logs(sensor, 100_000)
+    grows(sensor.out, 100_000)
     family = {part.pid for part in live.parts().values()}
     for _ in range(4):
         replaced(live, "gazer:worker0", signal.SIGKILL)
         family |= {part.pid for part in live.parts().values()}
-        logs(sensor, 20_000)
+        grows(sensor.out, 20_000)
     os.kill(live.part("gazer:worker0").pid, signal.SIGKILL)
     done = live.wait(10.0)
     load.stop()

@@ -22,7 +22,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.netns import SENSOR, V4, V6
-from tests.resolver import JSON, as_json, events, of, program, stats, stop
+from tests.resolver import JSON, account, as_json, events, of, program, stats, stop, written
 
 pytest_plugins = ["tests.resolver"]
 
@@ -93,7 +93,7 @@ def identity(event: dict) -> tuple:
     return event["client_addr"], event["client_port"], event["tx_id"], event["proto"]
 
 
-def test_what_dnspython_asks_and_is_told(sensor, resolver, gazer):
+def test_what_dnspython_asks_and_is_told(sensor, resolver):
     """Every kind of question, over both transports and both families, with and without EDNS; and a
     zone where nobody answers."""
     live = sensor.configured(**JSON, outputs=as_json(sensor.out),
@@ -140,7 +140,7 @@ def test_what_dnspython_asks_and_is_told(sensor, resolver, gazer):
         return len(events(sensor.out.read_bytes())) >= len(expected) + len(unanswered)
 
     eventually(all_there)
-    assert stats(gazer, live)["account"]["capture"]["kernel_dropped"] == 0
+    assert account(live).capture["kernel_dropped"] == 0
     stop(live)
     found = events(sensor.out.read_bytes())
     assert Counter(map(identity, found)) == Counter([*expected, *unanswered])
@@ -158,7 +158,7 @@ def test_what_dnspython_asks_and_is_told(sensor, resolver, gazer):
     assert in_pieces == {True, False}
 
 
-def test_what_kdig_asks_and_is_told(sensor, resolver, gazer):
+def test_what_kdig_asks_and_is_told(sensor, resolver):
     """A client and an encoding (RFC 8427) that share nothing with us; it comes back over TCP for
     what was truncated."""
     kdig = program("kdig", "knot-dnsutils")
@@ -185,7 +185,7 @@ def test_what_kdig_asks_and_is_told(sensor, resolver, gazer):
         return len(events(sensor.out.read_bytes())) >= count
 
     eventually(all_there)
-    stats(gazer, live)
+    account(live)
     stop(live)
     found = events(sensor.out.read_bytes())
     assert len(found) == count
@@ -212,17 +212,13 @@ def test_as_many_transactions_as_dnsperf_completed(sensor, resolver, gazer, mode
                          server=resolver.v6 if mode == "udp" else resolver.v4)
     # It adds up while it runs, too.
     while load.process.poll() is None:
-        stats(gazer, live)
+        account(live)
     load.end()
     assert load.lost == 0 and load.sent > 1000
-
-    def all_there() -> bool:
-        """all transactions are logged"""
-        return stats(gazer, live)["account"]["outputs"][0]["events"] >= load.sent
-
-    eventually(all_there)
-    said = stats(gazer, live)["account"]
+    written(live, load.sent)
+    said = stats(gazer, live)
     assert said["workers"]["success"] == load.sent and said["capture"]["kernel_dropped"] == 0
+    assert said["outputs"][0]["events"] == load.sent
     stop(live)
     found = of(load, events(sensor.out.read_bytes()))
     assert sorted(found) == sorted(load.completed)

@@ -16,40 +16,21 @@ from pathlib import Path
 import pytest
 
 from gazer.units import Site, logrotate_file
-from tests.conftest import eventually
 from tests.netns import SENSOR
-from tests.resolver import JSON, Load, Resolver, as_json, events, of, program, stats, stop
+from tests.resolver import (
+    JSON, Resolver, account, as_json, events, grows, of, program, stop, written,
+)  # fmt: skip
 
 pytest_plugins = ["tests.resolver"]
 
 RATE = 3000
 
 
-def grows(path: Path, octets: int) -> None:
-    def grown() -> bool:
-        return path.exists() and path.stat().st_size >= size + octets
-
-    size = path.stat().st_size if path.exists() else 0
-    grown.__doc__ = f"{path.name} has grown by {octets} octets"
-    eventually(grown)
-
-
-def written(sensor, gazer, live, load: Load) -> None:
-    """Wait until a load that was not disturbed is written by all outputs."""
-    def all_written() -> bool:
-        """all is written"""
-        found = stats(gazer, live)["account"]
-        return all(o["events"] + o["dropped"] >= found["workers"]["transactions"]
-                   for o in found["outputs"]) and found["workers"]["success"] >= load.sent
-
-    eventually(all_written)
-
-
 # --- rotation ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["logrotate", "rename"])
-def test_rotated_logs_have_it_all_in_order(sensor, resolver, gazer, how):
+def test_rotated_logs_have_it_all_in_order(sensor, resolver, how):
     """Three times under load.  Another output is not rotated, and is what they have to be together;
     the first is written until the service has been told, and goes on in the new file."""
     folder = Path(tempfile.mkdtemp(prefix="gazer-test-"))
@@ -57,15 +38,15 @@ def test_rotated_logs_have_it_all_in_order(sensor, resolver, gazer, how):
         path, whole = folder / "dns.log", sensor.folder / "whole"
         live = sensor.configured(**JSON, outputs=as_json(path, whole))
         rotate = logrotate(folder, live.pid) if how == "logrotate" else rename(path, live.pid)
-        load = resolver.load(RATE, 2.0)
+        load = resolver.load(RATE, 1.5)
         for _ in range(3):
-            grows(path, 300_000)
+            grows(path, 200_000)
             rotate()
             # The old one is no longer written to when the new one is.
             grows(path, 1)
         assert load.process.poll() is None, "it was not rotated under load"
         load.end()
-        written(sensor, gazer, live, load)
+        written(live, load.sent)
         said = stop(live)
         assert said.count("outputs are opened again") == 3
         parts = sorted(folder.glob("dns.log.*"), key=lambda p: -int(p.suffixes[1][1:]))
@@ -152,7 +133,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "-l", where], check=True)
 
 
-def test_a_full_disk_is_told_and_counted_and_over_when_there_is_room(sensor, resolver, gazer, disk):
+def test_a_full_disk_is_told_and_counted_and_over_when_there_is_room(sensor, resolver, disk):
     path, whole = disk / "log", sensor.folder / "whole"
     live = sensor.configured(**JSON | {"events": {"detail": "full", "records": True}},
                              outputs=as_json(path, whole))
@@ -162,15 +143,13 @@ def test_a_full_disk_is_told_and_counted_and_over_when_there_is_room(sensor, res
     # It goes on without this output: more than may wait for it.
     live.says(f"{path} does not keep up")
     load.stop()
-    first = stats(gazer, live)
-    assert first["account"]["outputs"][0]["dropped"] > 0
-    assert first["account"]["outputs"][1]["dropped"] == 0
+    first = account(live)
+    assert first.outputs[0]["dropped"] > 0 == first.outputs[1]["dropped"]
     subprocess.run(["mount", "-o", "remount,size=256m", disk], check=True)
     live.says(f"there is room again: writing to {path}")
     live.says(f"{path} keeps up again")
     after = resolver.load(RATE, 0.5, "-e", kind="TXT").end()
-    written(sensor, gazer, live, after)
-    last = stats(gazer, live)["account"]
+    last = written(live, after.sent)
     said = stop(live)
     assert said.count(full) == 1
     have, all_ = path.read_bytes(), whole.read_bytes()
@@ -183,14 +162,14 @@ def test_a_full_disk_is_told_and_counted_and_over_when_there_is_room(sensor, res
     assert all(line in lines for line in have.splitlines())
     assert some.keys() < each.keys()
     missing = all_.count(b"\n") - have.count(b"\n")
-    assert missing == last["outputs"][0]["dropped"]
-    assert last["capture"]["ring_dropped"] == last["capture"]["kernel_dropped"] == 0
+    assert missing == last.outputs[0]["dropped"]
+    assert last.capture["ring_dropped"] == last.capture["kernel_dropped"] == 0
 
 
 # --- an interface that goes down -----------------------------------------------------------------
 
 
-def test_an_interface_goes_down_and_comes_back_under_load(sensor, gazer, tmp_path):
+def test_an_interface_goes_down_and_comes_back_under_load(sensor, tmp_path):
     sensor.lab.addresses()
     resolver = Resolver(sensor.lab, tmp_path, where=SENSOR)     # the far end's link stays
     live = sensor.configured(**JSON, outputs=as_json(sensor.out))
@@ -206,7 +185,7 @@ def test_an_interface_goes_down_and_comes_back_under_load(sensor, gazer, tmp_pat
     load.stop()
     # What comes from now on is all there.
     after = resolver.load(RATE, 0.5).end()
-    written(sensor, gazer, live, after)
+    written(live, after.sent)
     said = stop(live)
     assert said.count("waiting for") == said.count("is there: capturing") == 1
     assert said.count("died") == 0 and "1 lost their interface" in said
