@@ -18,7 +18,16 @@ import pytest
 from gazer.units import Site, logrotate_file
 from tests.netns import SENSOR
 from tests.resolver import (
-    JSON, Resolver, account, as_json, events, grows, of, program, stop, written,
+    JSON,
+    Resolver,
+    account,
+    as_json,
+    events,
+    grows,
+    of,
+    program,
+    stop,
+    written,
 )  # fmt: skip
 
 pytest_plugins = ["tests.resolver"]
