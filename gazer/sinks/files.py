@@ -18,7 +18,11 @@ blocks, and where one waits for room its part is taken back first, so that it st
 new file.
 
 `place` is for a successor, which takes a file back to where the last block that counted ends.  A
-file is known by device and inode: its size alone could be another file's, after a rotation.
+file is known by device and inode: its size alone could be another file's, after a rotation.  If we
+died between the renaming and the opening again, it is the renamed file that is taken back: it is
+looked for beside the path, under a name that begins as the path's does.  One that has gone
+elsewhere keeps what was written since the last commit, a block at most, which then is in the new
+file as well.
 """
 
 from __future__ import annotations
@@ -102,6 +106,8 @@ class FileOutput:
             raise self._failed("open", error) from None
         if fd < 0:
             self._notice(f"waiting for someone to read {path}")
+        elif place[0] not in (0, self._file) and lasting:
+            self._take_back_moved(place)
         elif place == TORN_PIPE and lines and not self._regular:
             self._torn = True       # at worst an empty line
 
@@ -118,7 +124,7 @@ class FileOutput:
         self._fd = fd
         self._regular = stat.S_ISREG(about.st_mode)
         self._appends = bool(flags & os.O_APPEND)
-        self._file = (about.st_dev * MIX ^ about.st_ino) & WORD if self._regular else 0
+        self._file = _file(about)
         if self._regular and place[0] == self._file and about.st_size > place[1]:
             os.ftruncate(fd, place[1])
             if not self._appends:
@@ -128,6 +134,23 @@ class FileOutput:
         self._torn = (
             self._lines and self._regular and self._appends and self._ends_in_a_line()
         )
+
+    def _take_back_moved(self, place: tuple[int, int]) -> None:
+        """Cut the file of this place, which has another name now; if it is still near."""
+        folder, name = os.path.split(os.path.realpath(self._path))
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(folder):
+                path = os.path.join(folder, entry)
+                if not entry.startswith(name) or _file(os.lstat(path)) != place[0]:
+                    continue
+                fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    about = os.fstat(fd)
+                    if _file(about) == place[0] and about.st_size > place[1]:
+                        os.ftruncate(fd, place[1])
+                finally:
+                    os.close(fd)
+                return
 
     @property
     def place(self) -> tuple[int, int]:
@@ -359,3 +382,9 @@ class FileOutput:
                 os.close(fd)
         except OSError as error:
             raise self._failed("write to", error) from None
+
+
+def _file(about: os.stat_result) -> int:
+    """Which file this is: a word of device and inode; 0 for what is no regular file."""
+    regular = stat.S_ISREG(about.st_mode)
+    return (about.st_dev * MIX ^ about.st_ino) & WORD if regular else 0
