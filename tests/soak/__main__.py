@@ -97,6 +97,7 @@ def happen(machine: Machine, watch: Watch, seed: int, length: float, start: floa
         if now - said >= EACH:
             said = now
             processes = machine.processes()
+            watch.sample(processes)
             memory, descriptors = watch.total(processes)
             print(f"{now - start:6.0f} s  {load.sent:,} frames sent, "
                   f"{machine.outputs['text'].events:,} events read; {len(processes)} processes, "

@@ -22,6 +22,7 @@ WEIGHTS = {
     "move_metrics": 2, "usr1": 4, "cable_down": 3, "cable_gone": 2, "burst": 4, "silence": 2,
     "stats": 6, "health": 3, "top": 2, "scrape": 8, "look": 12,
 }  # fmt: skip
+DEADLY = ("kill", "hang", "several", "rotate_and_kill")
 OTHERWISE = ("rotate", "usr1", "stats", "scrape", "look", "hup")   # where a death can't be
 
 
@@ -60,7 +61,7 @@ def plan(seed: int, length: float, names: list[str]) -> Iterator[Action]:
             at - then < WINDOW for then in deaths[name]) < MOST]
         who: tuple[str, ...] = ()
         seconds = 0.0
-        if what in ("kill", "hang", "several", "rotate_and_kill"):
+        if what in DEADLY:
             wanted = ["gazer:sink"] if what == "rotate_and_kill" else may
             wanted = [name for name in wanted if name in may]
             count = rng.randint(2, 5) if what == "several" else 1
