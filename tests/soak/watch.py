@@ -1,5 +1,8 @@
 """Memory and descriptors of the sensor's processes, over time.
 
+Memory is PSS without shared memory: the segments have one size from the first moment, and the share
+of each process moves with every death of another.
+
 A process is warm WARM seconds after its start: tables and rings have then been touched as far as
 this load touches them.  From there on the least PSS of its life's last third may not be more than
 ALLOWED above the most of its first third: a leak is in both, noise (pages that are shared with one
@@ -62,12 +65,13 @@ class Watch:
         for name, pid in processes.items():
             with contextlib.suppress(OSError):
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+                found = [int(n) for n in re.findall(r"^Pss_(?:Anon|File):\s+(\d+) kB", rollup,
+                                                    re.MULTILINE)]
                 descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-                if found is None:       # it has just ended
+                if not found:           # it has just ended
                     continue
                 life = self.lives.setdefault(pid, Life(name, pid, now))
-                life.samples.append((now, int(found[1]) << 10, descriptors))
+                life.samples.append((now, sum(found) << 10, descriptors))
 
     def total(self, processes: dict[str, int]) -> tuple[int, int]:
         """PSS in bytes and descriptors of these together, when last looked at."""
