@@ -1,7 +1,7 @@
 """Memory and descriptors of the sensor's processes, over time.
 
-Memory is PSS without shared memory: the segments have one size from the first moment, and the share
-of each process moves with every death of another.
+Memory is PSS of what a process made itself (Pss_Anon).  Shared memory has one size from the first
+moment, and of that and of libraries the share of each moves with every start and death of another.
 
 A process is warm WARM seconds after its start: tables and rings have then been touched as far as
 this load touches them.  From there on the least PSS of its life's last third may not be more than
@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WARM = 25.0             # seconds
-LIFE = 60.0             # a life shorter than this tells nothing of growth
+WARM = 15.0             # seconds
+SETTLED = 6.0
+LIFE = 40.0             # a life shorter than this tells nothing of growth
 ALLOWED = 2 << 20       # bytes
 
 
@@ -36,22 +37,29 @@ class Life:
     born: float
     samples: list[tuple[float, int, int]] = field(default_factory=list)
 
-    def warm(self) -> list[tuple[float, int, int]]:
-        return [sample for sample in self.samples if sample[0] - self.born >= WARM]
+    def warm(self, since: float = WARM) -> list[tuple[float, int, int]]:
+        return [sample for sample in self.samples if sample[0] - self.born >= since]
 
     def growth(self) -> Iterator[str]:
         """What has grown."""
         warm = self.warm()
-        if not warm or warm[-1][0] - self.born < LIFE or len(warm) < 6:
-            return
-        third = len(warm) // 3
-        first, last = warm[:third], warm[-third:]
-        before, after = (max(s[1] for s in first), min(s[1] for s in last))
-        if after > before + ALLOWED:
-            yield f"memory from {before >> 10} to {after >> 10} KiB"
-        before, after = (min(s[2] for s in first), min(s[2] for s in last))
-        if after > before:
-            yield f"descriptors from {before} to {after}"
+        if warm and warm[-1][0] - self.born >= LIFE and len(warm) >= 6:
+            before, after = max(s[1] for s in _thirds(warm)[0]), min(s[1] for s in _thirds(warm)[1])
+            if after > before + ALLOWED:
+                yield f"memory from {before >> 10} to {after >> 10} KiB"
+        settled = self.warm(SETTLED)
+        if len(settled) >= 9:
+            before, after = (min(s[2] for s in third) for third in _thirds(settled))
+            if after > before:
+                yield f"descriptors from {before} to {after}"
+
+
+def _thirds(
+    samples: list[tuple[float, int, int]]
+) -> tuple[list[tuple[float, int, int]], list[tuple[float, int, int]]]:
+    """The first and the last of them."""
+    third = len(samples) // 3
+    return samples[:third], samples[-third:]
 
 
 class Watch:
@@ -65,13 +73,12 @@ class Watch:
         for name, pid in processes.items():
             with contextlib.suppress(OSError):
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                found = [int(n) for n in re.findall(r"^Pss_(?:Anon|File):\s+(\d+) kB", rollup,
-                                                    re.MULTILINE)]
+                found = re.search(r"^Pss_Anon:\s+(\d+) kB", rollup, re.MULTILINE)
                 descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-                if not found:           # it has just ended
+                if found is None:       # it has just ended
                     continue
                 life = self.lives.setdefault(pid, Life(name, pid, now))
-                life.samples.append((now, sum(found) << 10, descriptors))
+                life.samples.append((now, int(found[1]) << 10, descriptors))
 
     def total(self, processes: dict[str, int]) -> tuple[int, int]:
         """PSS in bytes and descriptors of these together, when last looked at."""
