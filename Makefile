@@ -16,7 +16,7 @@ export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:cacheprovider
 export HYPOTHESIS_STORAGE_DIRECTORY = /root/.cache/gazer-hypothesis
 endif
 
-.PHONY: build help setup run test fuzz differential bench wheel lint clean
+.PHONY: build help setup run test fuzz differential soak bench wheel lint clean
 
 build: ## set up and compile what is missing or has changed
 	@sh scripts/setup.sh build
@@ -38,6 +38,9 @@ fuzz: build ## fuzz with coverage and sanitizers, a minute a target (ARGS='-s 60
 
 differential: build ## two million mutated messages against dnspython and dnslib
 	$(BIN)/python -m tests.differential $(ARGS)
+
+soak: build ## a live sensor, killed, stopped, rotated for 3 minutes; as root (ARGS=...)
+	$(BIN)/python -m tests.soak $(ARGS)
 
 bench: build ## measure speed and memory on generated traffic
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -343,7 +343,7 @@ def test_another_file_of_that_name_is_not_cut(tmp_path):
     old, new = (tmp_path / "old").read_bytes(), path.read_bytes()
     assert new.startswith(b"someone else's\n" * 1000)
     ours = new[len(b"someone else's\n") * 1000 :]
-    # The block that was half written stands in both.
+    # It is not known by this name: the block that was half written stands in both.
     assert sinks.whole().endswith(ours)
     assert 0 < len(old) + len(ours) - len(sinks.whole()) <= BLOCK
 
@@ -369,6 +369,25 @@ def test_no_more_than_a_block_is_cut(tmp_path, more, cut):
 
 def test_the_largest_block_can_be_cut():
     assert max(BLOCK_OF_SINK, (1 << 20) + 1024) <= MOST_CUT     # see open_outputs
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_file_that_was_rotated_before_the_death_is_cut(tmp_path, point):
+    """By the name that rotation gave it; files beside it that are not meant are left alone."""
+    path, moved, older = (tmp_path / name for name in ("out", "out.1", "out.2"))
+    older.write_bytes(b"older\n" * 1000)
+    os.mkfifo(tmp_path / "out.fifo")
+    (tmp_path / "out.link").symlink_to(older)
+    sinks = Sinks([str(path)])
+    sinks.fill()
+    assert not sinks.run(Kill(point, 3))
+    path.rename(moved)
+    assert sinks.run()
+    first, second = moved.read_bytes(), path.read_bytes()
+    assert first.endswith(b"\n") and second
+    assert first + second == sinks.whole()
+    assert older.read_bytes() == b"older\n" * 1000
+    assert sinks.balance() == [0]
 
 
 def test_what_others_wrote_into_the_file_is_not_cut(tmp_path):

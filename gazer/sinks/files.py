@@ -20,7 +20,10 @@ new file.
 `place` is for a successor, which takes a file back to where the last block that counted ends.  A
 file is known by device and inode: its size alone could be another file's, after a rotation.  And
 no more than a block is taken back: `place` stands in shared memory, which a worker that was taken
-over can write, and what was logged must not go with it.
+over can write, and what was logged must not go with it.  If we died between the renaming and the
+opening again, it is the renamed file that is taken back: it is looked for beside the path, under a
+name that begins as the path's does.  One that has gone elsewhere keeps what was written since the
+last commit, a block at most, which then is in the new file as well.
 """
 
 from __future__ import annotations
@@ -105,6 +108,8 @@ class FileOutput:
             raise self._failed("open", error) from None
         if fd < 0:
             self._notice(f"waiting for someone to read {path}")
+        elif place[0] not in (0, self._file) and lasting:
+            self._take_back_moved(place)
         elif place == TORN_PIPE and lines and not self._regular:
             self._torn = True       # at worst an empty line
 
@@ -121,9 +126,8 @@ class FileOutput:
         self._fd = fd
         self._regular = stat.S_ISREG(about.st_mode)
         self._appends = bool(flags & os.O_APPEND)
-        self._file = (about.st_dev * MIX ^ about.st_ino) & WORD if self._regular else 0
-        if (self._regular and place[0] == self._file
-                and 0 < about.st_size - place[1] <= MOST_CUT):
+        self._file = _file(about)
+        if self._regular and _cuttable(about, place):
             os.ftruncate(fd, place[1])
             if not self._appends:
                 os.lseek(fd, place[1], os.SEEK_SET)
@@ -132,6 +136,23 @@ class FileOutput:
         self._torn = (
             self._lines and self._regular and self._appends and self._ends_in_a_line()
         )
+
+    def _take_back_moved(self, place: tuple[int, int]) -> None:
+        """Cut the file of this place, which has another name now; if it is still near."""
+        folder, name = os.path.split(os.path.realpath(self._path))
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(folder):
+                path = os.path.join(folder, entry)
+                if not entry.startswith(name) or _file(os.lstat(path)) != place[0]:
+                    continue
+                fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    about = os.fstat(fd)
+                    if _cuttable(about, place):
+                        os.ftruncate(fd, place[1])
+                finally:
+                    os.close(fd)
+                return
 
     @property
     def place(self) -> tuple[int, int]:
@@ -363,3 +384,14 @@ class FileOutput:
                 os.close(fd)
         except OSError as error:
             raise self._failed("write to", error) from None
+
+
+def _cuttable(about: os.stat_result, place: tuple[int, int]) -> bool:
+    """The file is the one of this place, and no more than a block stands behind its end."""
+    return place[0] == _file(about) and 0 < about.st_size - place[1] <= MOST_CUT
+
+
+def _file(about: os.stat_result) -> int:
+    """Which file this is: a word of device and inode; 0 for what is no regular file."""
+    regular = stat.S_ISREG(about.st_mode)
+    return (about.st_dev * MIX ^ about.st_ino) & WORD if regular else 0
