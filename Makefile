@@ -16,13 +16,13 @@ export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:cacheprovider
 export HYPOTHESIS_STORAGE_DIRECTORY = /root/.cache/gazer-hypothesis
 endif
 
-.PHONY: build help setup run test fuzz differential soak bench wheel lint clean
+.PHONY: build help setup run test fuzz differential soak bench bench-live wheel lint clean
 
 build: ## set up and compile what is missing or has changed
 	@sh scripts/setup.sh build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## compiler, headers and .venv only
 	@sh scripts/setup.sh setup
@@ -44,6 +44,9 @@ soak: build ## a live sensor, killed, stopped, rotated for 3 minutes; as root (A
 
 bench: build ## measure speed and memory on generated traffic
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-live: build ## the greatest rate over a cable without a drop (root, tcpreplay)
+	$(BIN)/python -m benchmarks.live $(ARGS)
 
 wheel: ## dist/: a wheel that carries libpcap, for sensors without a compiler, and the sdist
 	@sh scripts/setup.sh setup

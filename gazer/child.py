@@ -115,6 +115,8 @@ class Child:
         return Ring(self.attach(name))
 
     def report(self, kind: str, text: str = "") -> None:
+        if kind == READY:
+            self.slot.waits(False)      # it runs, whether there is anything to do or not
         report(self.boot, kind, text)
 
     def close(self) -> None:

@@ -212,7 +212,7 @@ def test_a_snapshot_has_everything(standing, observer):
         "sink": parts["gazer:sink"].pid,
     }
     for p in seen.processes:
-        assert p.state in ("running", "starting") and p.starts == 1 and 0 <= p.silent < 2
+        assert p.state == "running" and p.starts == 1 and 0 <= p.silent < 2
         assert p.resident > 1 << 20 and 0 <= p.shared <= p.resident and 0 < p.age < 60
     assert [(r.kind, r.worker) for r in seen.rings] == [
         ("frames", 0), ("frames", 1), ("events", 0), ("events", 1)]
@@ -239,7 +239,7 @@ def test_a_process_that_proc_hides_is_not_missing(standing, observer, monkeypatc
     monkeypatch.setattr(psutil, "Process", Mock(side_effect=psutil.NoSuchProcess(1)))
     seen = observer.snapshot()
     assert {p.pid for p in seen.processes} >= pids
-    assert all(p.state in ("running", "starting") and not p.name for p in seen.processes)
+    assert all(p.state == "running" and not p.name for p in seen.processes)
     again = replace(seen, processes=tuple(replace(p, starts=2) for p in seen.processes))
     assert [*health.complaints(seen, again, again.standing(), health.Limits())] == []
     names = {family.name: family.samples for family in metrics.families(seen)}

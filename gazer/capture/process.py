@@ -94,6 +94,7 @@ def read_files(child: Child, dispatcher: Dispatcher, filter: Filter | None) -> b
     A file that can't be read, or breaks off, is reported; what came before is processed and the
     files behind it are read all the same.
     """
+    child.report(READY)
     files = child.boot.config.capture.files
     unread = [printable(path) for path in files]
     while unread and not child.slot.draining:
