@@ -23,6 +23,9 @@ TAG_TX = tag_of("dns", "tx")
 TAG_RECORD = tag_of("dns", "record")
 TAG_STATS = "dns-gazer.stats"
 
+# What comes from the rings; an event's header says which of them it has (gazer/entry.pxd).
+TAGS = tuple(tag_of(protocol, kind) for protocol in PROTOCOLS for kind in ("tx", "record"))
+
 
 class Field:
     """One field of an event.  `classic` fields stand in both levels of detail.
