@@ -13,7 +13,7 @@ from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
 from gazer.workers.anomaly import NAMES as ANOMALIES
 
-MAX_COUNTERS = 256
+MAX_COUNTERS = 416
 FIRST_COUNTER = 256
 BANK = 8 * (MAX_COUNTERS + 96)
 SLOT = FIRST_COUNTER + 2 * BANK

@@ -4,9 +4,10 @@
 to its children. configs/sensor.yaml and docs/configuration.md are made from the same fields
 (`python -m gazer.docgen`); a test holds that they are current.
 
-Four modules: this one has the structures, `rules` what must hold between keys, `kinds` what one
-value can be, `reader` YAML. Every child process imports this module, so it imports neither YAML nor
-anything else that takes time; `reader` is imported by `load` alone.
+Six modules: this one has the structures, `forward` those of fluentd, `keys` what a key is, `rules`
+what must hold between keys, `kinds` what one value can be, `reader` YAML. Every child process
+imports this module, so it imports neither YAML nor anything else that takes time; `reader` is
+imported by `load` alone.
 
 Rules
 - A key exists only where something obeys it.
@@ -21,8 +22,14 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
+from gazer.config.forward import Forward as Forward
+from gazer.config.forward import Server as Server
+from gazer.config.forward import SpoolSettings as SpoolSettings
+from gazer.config.forward import Tls as Tls
+from gazer.config.keys import Key, key, section, sections_of
+from gazer.config.keys import keys_of as keys_of
 from gazer.config.kinds import (
     GIB,
     HOUR,
@@ -36,7 +43,6 @@ from gazer.config.kinds import (
     Choice,
     Duration,
     Flag,
-    Kind,
     Listing,
     Member,
     Path,
@@ -86,25 +92,6 @@ class OutputKind(enum.IntEnum):
     JSON = 1  # one JSON object a line
     MSGPACK = 2  # [tag, seconds, record]
     MSGPACK_EVENT_TIME = 3  # [tag, EventTime, record]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is known about one key: its name in the file, what it takes, and why it is there."""
-
-    name: str
-    kind: Kind
-    why: str
-
-
-def key(name: str, default: Any, kind: Kind, why: str) -> Any:
-    """A dataclass field that one key of the file sets."""
-    return field(default=default, metadata={"key": Key(name, kind, why)})
-
-
-def section(cls: type, why: str) -> Any:
-    """A dataclass field that is a section of the file."""
-    return field(default_factory=cls, metadata={"section": cls, "why": why})
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,16 +330,29 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One destination: in the file, `type` and `format` or `time` together make its kind."""
+    """One destination: in the file, `type` and `format` or `time` together make its kind.
+
+    forward: of a fluentd output, which has no path.
+    """
 
     kind: OutputKind
     path: str
+    forward: Forward | None = None
+
+    @property
+    def name(self) -> str:
+        """As the operator knows it."""
+        if self.forward is not None:
+            first, *more = [server.address for server in self.forward.servers]
+            return f"fluentd at {first}" + (f" and {len(more)} more" if more else "")
+        return "standard output" if self.path == "-" else self.path
 
 
-OUTPUT_TYPE = Key("type", Choice("text", "msgpack"), "What is written. Required.")
+OUTPUT_TYPE = Key("type", Choice("text", "msgpack", "fluentd"), "What is written. Required.")
 OUTPUT_PATH = Key(
-    "path", Path("standard output"), "Where to. Required; two outputs cannot share one file."
-)
+    "path", Path("standard output"),
+    "With type text or msgpack: where to. Required; two outputs cannot share one file.",
+)  # fmt: skip
 OUTPUT_FORMAT = Key(
     "format", Choice("text", "json"),
     "With type text only: `text` is time, tag and JSON with tabs between them, `json` is one "
@@ -362,12 +362,20 @@ OUTPUT_TIME = Key(
     "time", Choice("seconds", "event_time"),
     "With type msgpack only: whole seconds, or Fluentd's EventTime with its nanoseconds.",
 )  # fmt: skip
+FORWARD_TIME = Key(
+    "time", Choice("event_time", "seconds"),
+    "EventTime with its nanoseconds, or whole seconds for receivers of the protocol's version 0.",
+)  # fmt: skip
 # type -> the key that goes with it, and what each of its words makes; the first is the default.
 OUTPUT_TYPES: dict[str, tuple[Key, dict[str, OutputKind]]] = {
     "text": (OUTPUT_FORMAT, {"text": OutputKind.TEXT, "json": OutputKind.JSON}),
     "msgpack": (
         OUTPUT_TIME,
         {"seconds": OutputKind.MSGPACK, "event_time": OutputKind.MSGPACK_EVENT_TIME},
+    ),
+    "fluentd": (
+        FORWARD_TIME,
+        {"event_time": OutputKind.MSGPACK_EVENT_TIME, "seconds": OutputKind.MSGPACK},
     ),
 }
 MAX_OUTPUTS = 16
@@ -445,16 +453,6 @@ def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> C
     return parse(yaml.safe_dump(dict(mapping), sort_keys=False), source)
 
 
-def keys_of(cls: type) -> dict[str, tuple[str, Key]]:
-    """The keys of a section: name in the file -> (name of the attribute, key)."""
-    found: dict[str, tuple[str, Key]] = {}
-    for item in fields(cls):
-        known = item.metadata.get("key")
-        if known is not None:
-            found[known.name] = (item.name, known)
-    return found
-
-
 def sections() -> dict[str, type]:
     """The sections of the file, in its order: name -> class."""
-    return {f.name: f.metadata["section"] for f in fields(Config) if "section" in f.metadata}
+    return sections_of(Config)

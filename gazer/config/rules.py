@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config
+from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config, Forward
 from gazer.config.kinds import (
     MAX_PATH,
     MIB,
@@ -24,6 +24,7 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     yield from _limit_problems(config)
     yield from _metrics_problems(config)
     yield from _output_problems(config)
+    yield from _forward_problems(config)
 
 
 def _capture_problems(config: Config) -> list[tuple[str, str]]:
@@ -164,6 +165,8 @@ def _output_problems(config: Config) -> list[tuple[str, str]]:
     seen: dict[object, int] = {}
     for index, output in enumerate(config.outputs):
         path = f"outputs[{index}].path"
+        if output.forward is not None:
+            continue
         file = _identity(output.path, "stdout")
         if file is None:
             continue
@@ -174,6 +177,49 @@ def _output_problems(config: Config) -> list[tuple[str, str]]:
             found.append((path, f"{shown(output.path, MAX_PATH)} is an input file too"))
         seen.setdefault(file, index)
     return found
+
+
+def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
+    """Of fluentd outputs: keys that do nothing, or not what they seem to."""
+    spools: dict[object, int] = {}
+    for index, output in enumerate(config.outputs):
+        forward = output.forward
+        if forward is None:
+            continue
+        path = f"outputs[{index}]"
+        addresses = [server.address for server in forward.servers]
+        for number, address in enumerate(addresses):
+            if address in addresses[:number]:
+                yield f"{path}.servers[{number}]", f"{shown(address)} is given twice"
+        if not any(server.weight for server in forward.servers if not server.standby):
+            yield f"{path}.servers", "none is to get any work: all are on standby, or weigh 0"
+        if bool(forward.username) != bool(forward.password):
+            yield f"{path}.username", "username and password go together"
+        if forward.username and not forward.shared_key:
+            yield f"{path}.username", "a server asks for a user only along with its shared_key"
+        yield from _tls_problems(forward, f"{path}.tls")
+        if forward.spool.path:
+            folder = _identity(forward.spool.path, "")
+            if folder in spools:
+                yield f"{path}.spool.path", (
+                    f"{shown(forward.spool.path, MAX_PATH)} is the spool of another output too")
+            spools.setdefault(folder, index)
+
+
+def _tls_problems(forward: Forward, path: str) -> Iterator[tuple[str, str]]:
+    tls = forward.tls
+    given = [name for name in ("ca_file", "cert_file", "key_file", "server_name")
+             if getattr(tls, name)]  # fmt: skip
+    if not tls.enable:
+        for name in given:
+            yield f"{path}.{name}", "does nothing while tls.enable is false"
+        return
+    if tls.key_file and not tls.cert_file:
+        yield f"{path}.key_file", "a key needs its certificate: cert_file"
+    if not tls.verify and tls.ca_file:
+        yield f"{path}.ca_file", "does nothing while tls.verify is false"
+    if any(server.address.startswith("unix:") for server in forward.servers):
+        yield f"{path}.enable", "TLS is not spoken over a unix socket"
 
 
 def _identity(path: str, dash: str) -> object:

@@ -43,14 +43,12 @@ from gazer.ring cimport (
 from gazer.errors import SharedMemoryError
 from gazer.event import TAGS
 
-_TAGS = [tag.encode() for tag in TAGS]
-
 # What stands before the time in the msgpack form of an event with this tag: the array's octet, the
 # string's and the tag itself.
 cdef uint32_t CUTS[EVENT_TAGS]
 
-assert len(_TAGS) == EVENT_TAGS and max(map(len, _TAGS)) < 32
-for _i, _tag in enumerate(_TAGS):
+assert len(TAGS) == EVENT_TAGS and max(map(len, TAGS)) < 32
+for _i, _tag in enumerate(TAGS):
     CUTS[<int>_i] = <uint32_t>(2 + len(_tag))
 
 cdef enum:
@@ -97,7 +95,7 @@ cdef class Block:
         for i in range(EVENT_TAGS):
             if self.room.counts[i]:
                 start = i * self.room.capacity
-                found.append((_TAGS[i], view[start:start + self.room.lengths[i]],
+                found.append((TAGS[i], view[start:start + self.room.lengths[i]],
                               self.room.counts[i]))
         return found
 
