@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from gazer.capture.bpf import COOKED, ETHERNET, kernel_filter
 from gazer.capture.interfaces import ANY, interface_state, may_capture
-from gazer.config import LLMNR_PORT, MDNS_PORT, Capture, Config, OutputKind, Tunnels
+from gazer.config import LLMNR_PORT, MDNS_PORT, Capture, Config, Output, OutputKind, Tunnels
 from gazer.config.kinds import printable, show_duration, show_size
 from gazer.service.cpus import cpu_problems
 from gazer.service.rights import rights_problems
@@ -81,7 +81,7 @@ def outline(config: Config) -> Iterator[str]:
         f"{'transactions and records' if events.records else 'transactions'}, "
         f"up to {show_size(events.max_size)} each"
     )
-    outputs = [f"{_FORMS[o.kind]} to {_named(o.path, 'standard output')}" for o in config.outputs]
+    outputs = [_output(output) for output in config.outputs]
     for label, line in _column("output", outputs):
         yield f"{label:<13} {line}"
 
@@ -115,6 +115,8 @@ def obstacles(config: Config, pid_file: str | None = None) -> Iterator[str]:
     if config.capture.interfaces:
         yield from rights_problems(config)      # as the user that the sink will be
     for index, output in enumerate(() if config.capture.interfaces else config.outputs):
+        if output.forward is not None:
+            continue
         why = None if output.path == "-" else _unwritable(output.path)
         if why:
             yield f"outputs[{index}].path: {printable(output.path)}: {why}"
@@ -134,6 +136,30 @@ _FORMS = {
     OutputKind.MSGPACK: "msgpack",
     OutputKind.MSGPACK_EVENT_TIME: "msgpack with EventTime",
 }
+
+
+def _output(output: Output) -> str:
+    forward = output.forward
+    if forward is None:
+        return f"{_FORMS[output.kind]} to {printable(output.name)}"
+    servers = [
+        server.address + (" (standby)" if server.standby else "") for server in forward.servers
+    ]
+    how = [
+        "EventTime" if forward.event_time else "whole seconds",
+        *([forward.compress] if forward.compress else []),
+        *(["TLS" if forward.tls.verify else "TLS, NOT VERIFIED"] if forward.tls.enable else []),
+        *(["shared key"] if forward.shared_key else []),
+        *([f"user {forward.username}"] if forward.username else []),
+        *([f"given up after {show_duration(forward.expire_ns)}"] if forward.expire_ns else []),
+    ]
+    waits = f"at most {show_size(forward.queue)} waits in memory"
+    if forward.spool.path:
+        waits += (
+            f", live {show_size(forward.spool.max_bytes)} in {printable(forward.spool.path)}, "
+            f"where the {forward.spool.drop} is dropped"
+        )
+    return f"fluentd at {', '.join(servers)}: {', '.join(how)}; {waits}"
 
 
 def _capture(capture: Capture) -> str:

@@ -194,8 +194,8 @@ cdef enum:      # OutputCounter
     O_RESENT                    # chunks that were sent more than once
     O_REJECTED                  # events that no server would take, split as far as can be
     O_UNACKNOWLEDGED            # chunks now sent and not acknowledged
-    O_SERVERS                   # that there are
-    O_SERVERS_UP                # ... and that take something now
+    O_SERVERS                   # that are not on standby
+    O_SERVERS_UP                # ... and connected now
     OUTPUT_COUNTERS
 
 cdef enum:      # SinkCounter

@@ -110,8 +110,8 @@ class Forward:
     event_time: bool = True
     compress: str = key(
         "compress", "", Choice("none", "gzip", "zstd", none="none"),
-        "Whether chunks are compressed on their way, and in the spool. zstd needs Python's "
-        "zstandard here, and a fluentd that knows it.",
+        "Whether chunks are compressed on their way, and in the spool. zstd needs a fluentd that "
+        "knows it.",
     )  # fmt: skip
     shared_key: str = key(
         "shared_key", "", Secret(MAX_SECRET),

@@ -191,8 +191,6 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
         for number, address in enumerate(addresses):
             if address in addresses[:number]:
                 yield f"{path}.servers[{number}]", f"{shown(address)} is given twice"
-        if not any(server.weight for server in forward.servers if not server.standby):
-            yield f"{path}.servers", "none is to get any work: all are on standby, or weigh 0"
         if bool(forward.username) != bool(forward.password):
             yield f"{path}.username", "username and password go together"
         if forward.username and not forward.shared_key:

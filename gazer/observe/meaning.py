@@ -114,8 +114,8 @@ OUTPUT = {
     "resent": "chunks that were sent once more",
     "rejected": "events that no server would take, of those that were dropped",
     "unacknowledged": "chunks that are sent and not acknowledged now",
-    "servers": "servers that there are",
-    "servers_up": "servers that are connected now",
+    "servers": "servers that are not on standby",
+    "servers_up": "... of these, connected now",
 }
 
 SUPERVISOR = {

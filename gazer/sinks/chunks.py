@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 
 from gazer.sinks import forward
+from gazer.sinks.tasks import Answer
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gazer.sinks.forward import Buffer
-
-
-class Answer:
-    """What came of a task.  events, bytes: acknowledged by a server; dropped: events that a server
-    rejects, that expired, or that a full spool refused; spooled: events that stand in the spool.
-    What is none of these was not delivered, and `failure` says why."""
-
-    __slots__ = ("bytes", "dropped", "events", "failure", "spooled", "task")
-
-    def __init__(self, task: Any) -> None:
-        self.task = task
-        self.events = self.bytes = self.dropped = self.spooled = 0
-        self.failure: Exception | None = None
 
 
 class Work:

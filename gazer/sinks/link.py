@@ -34,7 +34,7 @@ GROWING = {
 }  # fmt: skip
 NOW = {
     "spool_events": "there", "spool_bytes": "spool_bytes", "unacknowledged": "unacknowledged",
-    "servers_up": "servers_up",
+    "servers": "servers", "servers_up": "servers_up",
 }  # fmt: skip
 
 
@@ -44,14 +44,13 @@ class Link:
     from others in the spool."""
 
     def __init__(self, forwarder: Forwarder, *, spool: Spool | None, capacity: int, queue: int,
-                 flush_after: float, servers: int, limit: int = 0, run: int = 0) -> None:
+                 flush_after: float, limit: int = 0, run: int = 0) -> None:
         self.forwarder = forwarder
         self.capacity = capacity
         self.queue = queue
         self.flush_after = flush_after
         self._spool = spool
         self._run = run
-        self._servers = servers
         self._limit = limit
         self._base: dict[str, int] = {}
         self._looked = -LOOK
@@ -74,7 +73,7 @@ class Link:
         self._base = {name: known[name] for name in GROWING}
         slot.set_output(number, {
             "spool_found": known["spool_found"], "delivered": known["delivered"],
-            "servers": self._servers, "spool_limit": self._limit,
+            "spool_limit": self._limit,
         })  # fmt: skip
         self.account(slot, number, now=True)
 

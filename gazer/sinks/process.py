@@ -130,7 +130,6 @@ def open_link(child: Child, name: str, settings: Forward, *, live: bool) -> Link
         capacity=max(settings.chunk_size, child.boot.config.events.max_size + 1024),
         queue=settings.queue,
         flush_after=settings.flush_interval_ns / 1e9,
-        servers=len(settings.servers),
         limit=settings.spool.max_bytes if spool is not None else 0,
         run=run,
     )

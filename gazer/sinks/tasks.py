@@ -53,8 +53,10 @@ class Task:
 
 
 class Answer:
-    """What came of a task: events and bytes that went out, events that went into the spool, and
-    what went wrong.  Whatever is missing to the task's events was dropped."""
+    """What came of a task: events and bytes that went out (of a fluentd output: acknowledged by a
+    server), events that stand in the spool, events that were dropped (a server rejects them, they
+    expired, or a full spool refused them), and what went wrong.  What is none of these did not go
+    out either."""
 
     __slots__ = ("bytes", "dropped", "events", "failure", "spooled", "task")
 
