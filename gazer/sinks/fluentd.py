@@ -145,7 +145,7 @@ class Forwarder:
         """What the ledger shows of this output; any thread may ask.  From `servers` on they are as
         they are now, the others since the start."""
         delivery, spool = self._delivery, self._spool
-        kept = dict.fromkeys(("spooled", "delivered", "dropped", "damaged", "found"), 0)
+        kept = dict.fromkeys(("spooled", "delivered", "dropped", "damaged", "found", "there"), 0)
         if spool is not None:
             told = spool.counts()
             kept = {name: int(told.get(name, 0)) for name in kept}
@@ -154,12 +154,11 @@ class Forwarder:
             kept["dropped"] += self._lost
         return {
             **delivery.counts, **kept,
-            "servers": len(delivery.servers.all),
-            "servers_up": len(delivery.servers.up()),
+            "servers": len(delivery.servers.proper()),
+            "servers_up": sum(server.up for server in delivery.servers.proper()),
             "unacknowledged": delivery.flying,
             "unacknowledged_bytes": delivery.flying_bytes,
             "spooling": int(self._spooling),
-            "spool_events": 0 if spool is None else spool.events,
             "spool_bytes": 0 if spool is None else spool.bytes,
         }
 
@@ -289,9 +288,8 @@ class Forwarder:
         if answer is None:
             if not delivered:
                 work.lost += chunk.events
-            if not work.left:
+            if not work.left and self._spool.ack(work.record):
                 self._lost += work.lost
-                self._spool.ack(work.record)
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -431,8 +429,8 @@ class Forwarder:
             )
             if self._delivery.expired(chunk):
                 self._delivery.counts["expired"] += chunk.events
-                self._lost += chunk.events
-                self._spool.ack(record)
+                if self._spool.ack(record):
+                    self._lost += chunk.events
                 continue
             self._delivery.known[id_] = chunk
             return chunk
