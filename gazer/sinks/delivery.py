@@ -146,6 +146,8 @@ class Delivery:
             server.hearts = False       # some receivers take a heartbeat for a mistake
         server.denied = isinstance(error, DeniedError)
         server.failed(now)
+        if quiet and server.acked > server.began:
+            server.tries, server.retry = 0, now     # a receiver that lets go of idle connections
         for chunk in chunks:
             self._landed(chunk)
         if chunks:

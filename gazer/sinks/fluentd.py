@@ -288,9 +288,8 @@ class Forwarder:
         if answer is None:
             if not delivered:
                 work.lost += chunk.events
-            if not work.left:
+            if not work.left and self._spool.ack(work.record):
                 self._lost += work.lost
-                self._spool.ack(work.record)
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -325,12 +324,25 @@ class Forwarder:
         if self._again and now >= self._again:
             self._again = 0.0
             self._spool_works()
-        if (self._all_read and not self._works and not delivery.ready and not delivery.aside
+        if self._again and self._all_read and delivery.servers.up():
+            self._end_spooling(now)     # what waits is next, and there is somewhere else for it
+            for work in self._works:
+                for chunk in work.leaves():
+                    if chunk.id not in delivery.known:
+                        delivery.add(chunk)
+        elif (self._all_read and not self._works and not delivery.ready and not delivery.aside
                 and (not delivery.flying
                      or (delivery.acked_at > self._since and now - delivery.acked_at < SLOW))):
-            self._spooling = False
-            if self._spooling_told > self._since - REMIND and not delivery.flying:
-                self._early.clear()
+            self._end_spooling(now)
+
+    def _end_spooling(self, now: float) -> None:
+        self._spooling = False
+        self._since = now
+        self._again = 0.0
+        self._early.clear()     # a record that was not read by now has been dropped
+        if self._spooling_told + REMIND > now:
+            return
+        self._notice(f"{self.name}: its servers keep up again; the spool is read")
 
     def _begin_spooling(self, now: float) -> None:
         self._spooling = True
@@ -417,8 +429,8 @@ class Forwarder:
             )
             if self._delivery.expired(chunk):
                 self._delivery.counts["expired"] += chunk.events
-                self._lost += chunk.events
-                self._spool.ack(record)
+                if self._spool.ack(record):
+                    self._lost += chunk.events
                 continue
             self._delivery.known[id_] = chunk
             return chunk

@@ -104,6 +104,10 @@ class Servers:
     def __init__(self, forward: Forward, waker: int) -> None:
         self.all = [Server(settings, forward, waker) for settings in forward.servers]
 
+    def proper(self) -> list[Server]:
+        """Those that are to be up: without the ones on standby, if there are others."""
+        return [server for server in self.all if not server.spare] or self.all
+
     def up(self) -> list[Server]:
         return [server for server in self.all if server.up]
 
