@@ -39,19 +39,20 @@ NOW = {
 
 
 class Link:
-    """capacity: of a block.  queue: bytes of blocks that may wait.  flush_after: seconds that an
-    event may stay in a block.  limit: what the spool may take on disk.  run: what tells this run
+    """capacity: of a block; limit: of what it takes unless it is one event.  queue: bytes of blocks that may wait.  flush_after: seconds that an
+    event may stay in a block.  most: what the spool may take on disk.  run: what tells this run
     from others in the spool."""
 
-    def __init__(self, forwarder: Forwarder, *, spool: Spool | None, capacity: int, queue: int,
-                 flush_after: float, limit: int = 0, run: int = 0) -> None:
+    def __init__(self, forwarder: Forwarder, *, spool: Spool | None, capacity: int, limit: int,
+                 queue: int, flush_after: float, most: int = 0, run: int = 0) -> None:
         self.forwarder = forwarder
         self.capacity = capacity
+        self.limit = limit
         self.queue = queue
         self.flush_after = flush_after
         self._spool = spool
         self._run = run
-        self._limit = limit
+        self._most = most
         self._base: dict[str, int] = {}
         self._looked = -LOOK
 
@@ -73,7 +74,7 @@ class Link:
         self._base = {name: known[name] for name in GROWING}
         slot.set_output(number, {
             "spool_found": known["spool_found"], "delivered": known["delivered"],
-            "spool_limit": self._limit,
+            "spool_limit": self._most,
         })  # fmt: skip
         self.account(slot, number, now=True)
 

@@ -41,6 +41,7 @@ cdef struct Room:
     bint tagged             # a part for each tag, `capacity` apart, instead of one for all
     uint8_t* base
     uint32_t capacity       # of all parts together
+    uint32_t limit          # ... with more than one event in them
     uint32_t used           # ... and taken
     uint32_t events
     uint64_t skip           # events still to come that the output has had already

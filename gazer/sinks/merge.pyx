@@ -57,10 +57,11 @@ cdef enum:
 
 cdef class Block:
     """A block of whole events for one output: appended to by Merge, written and emptied by the
-    output.  `capacity` must hold the largest event.  `tagged`: it has a part for each tag, and
-    `format` is one of the two msgpack forms."""
+    output.  `capacity` must hold the largest event; several events take `limit` at most (0: what
+    there is).  `tagged`: it has a part for each tag, and `format` is one of the two msgpack forms.
+    """
 
-    def __init__(self, *, int format, uint32_t capacity, bint tagged=False):
+    def __init__(self, *, int format, uint32_t capacity, uint32_t limit=0, bint tagged=False):
         cdef uint8_t[::1] view
         if tagged:      # pages that no event came to cost nothing
             self.memory = mmap.mmap(-1, EVENT_TAGS * capacity,
@@ -72,6 +73,7 @@ cdef class Block:
         self.room.tagged = tagged
         self.room.base = &view[0]
         self.room.capacity = capacity
+        self.room.limit = min(limit, capacity) if limit else capacity
 
     @property
     def used(self):
@@ -358,8 +360,9 @@ cdef class Merge:
         for i in range(self.block_count):
             room = self.rooms[i]
             n = header.lengths[room.format]
-            if not room.skip and (room.capacity - room.used < n
-                                  or (room.tagged and n <= CUTS[header.tag])):
+            if not room.skip and (
+                    room.used + n > (room.limit if room.used else room.capacity)
+                    or (room.tagged and n <= CUTS[header.tag])):
                 return False
         for i in range(self.block_count):
             room = self.rooms[i]

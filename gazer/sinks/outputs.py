@@ -121,7 +121,9 @@ class Output:
         return bool(self.busy) and time.monotonic() - self.target.progress > seconds
 
     def empty(self) -> Block:
-        return Block(format=self.form, capacity=self.capacity, tagged=self.link is not None)
+        if self.link is None:
+            return Block(format=self.form, capacity=self.capacity)
+        return Block(format=self.form, capacity=self.capacity, limit=self.link.limit, tagged=True)
 
     def weight(self, task: Task) -> int:
         """What a task that waits takes of `room`."""
@@ -133,7 +135,7 @@ class Output:
         if self.link is None:
             return Task(upto, data=block.data(), block=block, events=block.events)
         parts = block.parts()
-        if 2 * block.used >= self.capacity:
+        if 2 * block.used >= self.link.limit:
             return Task(upto, parts=parts, block=block, events=block.events)
         return Task(upto, parts=[(tag, bytes(data), n) for tag, data, n in parts],
                     events=block.events)

@@ -128,9 +128,10 @@ def open_link(child: Child, name: str, settings: Forward, *, live: bool) -> Link
         forwarder,
         spool=spool,
         capacity=max(settings.chunk_size, child.boot.config.events.max_size + 1024),
+        limit=settings.chunk_size,
         queue=settings.queue,
         flush_after=settings.flush_interval_ns / 1e9,
-        limit=settings.spool.max_bytes if spool is not None else 0,
+        most=settings.spool.max_bytes if spool is not None else 0,
         run=run,
     )
 

@@ -111,10 +111,6 @@ class Servers:
     def up(self) -> list[Server]:
         return [server for server in self.all if server.up]
 
-    def proper(self) -> list[Server]:
-        """Those that are to be up: without the ones on standby, if there are others."""
-        return [server for server in self.all if not server.spare] or self.all
-
     def hopeless(self) -> bool:
         """None is up, and each that should be has failed since it was last of use."""
         return not any(server.up or (server.tries == 0 and not server.spare)
