@@ -253,9 +253,10 @@ class Outputs:
         upto = self._merge.merged
         self._through = through
         for output in self.all:
-            data = memoryview(events[output.number])
-            self._queue(output, Task(upto, data=data, stats=1) if output.link is None else
-                        Task(upto, parts=[(TAG_STATS, data, 1)], stats=1))
+            event = events[output.number]
+            self._queue(output, Task(upto, data=memoryview(event), stats=1)
+                        if output.link is None else
+                        Task(upto, parts=[(TAG_STATS, untagged(event), 1)], stats=1))
         self.turn()
 
     def reopen(self) -> None:
@@ -556,13 +557,17 @@ class Outputs:
         self._lose(output, output.busy)
 
     def close(self) -> None:
-        """Let go of files and servers; a spool is on disk then."""
+        """Let go of files and servers.  What is on its way out of a spool may still arrive, or it
+        comes once more with the next start."""
         links = [output.link for output in self.all if output.link is not None]
         for link in links:
-            link.forwarder.end(0.0)
+            link.forwarder.end(LAST)
+        deadline = time.monotonic() + STUCK
         for output in self.all:
             if output.link is not None:
-                output.link.forwarder.join(JOIN)
+                self._join(output.link.forwarder, deadline)
+                output.link.forwarder.end(0.0)
+                self._join(output.link.forwarder, deadline + JOIN)
                 output.link.account(self._slot, output.number, now=True)
                 continue
             if output.hand is not None:
@@ -571,6 +576,15 @@ class Outputs:
                 output.file.close()
         if links:
             self._slot.publish()
+
+    def _join(self, forwarder: Forwarder, deadline: float) -> None:
+        while not forwarder.join(NAP_MS / 1000) and time.monotonic() < deadline:
+            self._slot.heartbeat_now()
+
+
+def untagged(event: bytes) -> bytes:
+    """`[tag, time, record]` of a stats event as `[time, record]`, see merge.pyx."""
+    return b"\x92" + event[2 + len(TAG_STATS):]
 
 
 def _events(n: int) -> str:
