@@ -94,15 +94,16 @@ WRONG = [
     (["-i", "a-name-too-long!", "-t-"],
      '-i a-name-too-long!: "a-name-too-long!" can\'t be an interface\'s name'),
     (["-i", "\n", "-t-"], '-i \\n: "\\n" can\'t be an interface\'s name'),
-    (
-        ["-r", "x", "-f", "[::1]:24224"],
-        "-f: fluentd output is not there yet; write msgpack with -o",
-    ),
+    *((["-r", "x", "-f", text],
+       f'-f: expected HOST, HOST:PORT, [ADDRESS]:PORT or unix:///PATH, got "{text}"')
+      for text in ("a:0", "a:65536", "a:b", "::1", "[::1", "[a]", "unix://a", "unix:///", "a b")),
+    (["-r", "x", "-f", ""], "-f: its value is empty" + USAGE),
     (["-t", "-"], "nothing to read: give an interface with -i or a capture file with -r"),
     ([], "nothing to read: give an interface with -i or a capture file with -r"),
     (
         ["-r", "x"],
-        'no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)',
+        'no output: give -t FILE for text, -o FILE for msgpack ("-" is stdout) or -f HOST for'
+        " fluentd",
     ),
     (["-x"], "option -x not recognized" + USAGE),
     (["-r"], "option -r requires argument" + USAGE),

@@ -13,7 +13,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 
 from gazer.entry cimport (
-    EVENT_KINDS, EVENT_RECORD, EVENT_TAGS, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_TEXT, EventHeader)
+    EVENT_KINDS, EVENT_RECORD, EVENT_TAGS, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK,
+    FORMAT_TEXT, EventHeader)
 from gazer.packet cimport MAX_TAGS, PROTOCOLS
 from gazer.text cimport put, put_bytes, put_digits, put_u16
 from gazer.workers.anomaly cimport OK, anomaly_name
