@@ -206,7 +206,8 @@ def test_what_is_in_flight_is_part_of_a_running_account():
     running.workers["stream_messages"] += 3
     running.workers["records"] += 11            # in the event rings
     assert running.in_flight() == {
-        "kernel": 5, "capture": 1, "frames": 3, "events": 11, "output 0": 0, "output 1": 0}
+        "kernel": 5, "capture": 1, "frames": 3, "events": 11, "output 0": 0, "output 1": 0,
+        "output 2": 0}
     assert list(running.imbalances(running=True)) == []
     assert len(list(running.imbalances())) == 4
     assert set(live().in_flight().values()) == {0}

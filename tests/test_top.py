@@ -73,8 +73,8 @@ def test_a_screen():
     assert row(lines, "latency") == [
         "latency", "p50", "64", "us", "p90", "832", "us", "p99", "1", "ms",
         "pending", "250", "of", "1000", "(25%)"]
-    assert lines[8].split() == ["/s", "0", "0", "5", "0"]
-    assert row(lines, "in all")[2:] == ["0", "0", "10", "0"]
+    assert lines[8].split() == ["/s", "0", "0", "5", "0", "0"]
+    assert row(lines, "in all")[2:] == ["0", "0", "10", "0", "0"]
     assert row(lines, "capture 0") == ["capture", "0", "101", "running", "50%", "12.0", "MiB"]
     assert row(lines, "worker 0")[-2:] == ["##########..........", "50%"]
     assert row(lines, "sink")[-2:] == ["#####...............", "25%"]   # the fullest
