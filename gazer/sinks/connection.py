@@ -35,7 +35,7 @@ import threading
 import time
 from collections import deque
 
-from fluent.sender import FluentSender
+from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
 from gazer.sinks.forward import DeniedError, Handshake, Helo, ProtocolError, Replies, ack
 
@@ -106,6 +106,7 @@ class Connection(FluentSender):  # type: ignore[misc]
     def __init__(self, address: str, settings: Forward, *, waker: int) -> None:
         host, port = parse(address)
         super().__init__(None, host=host, port=port, timeout=settings.connect_timeout_ns / 1e9)
+        self.socket: Any = None
         self.state = CLOSED
         self.deadline = self._until = 0.0
         self.queued = self.written = 0
