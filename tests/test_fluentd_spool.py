@@ -120,6 +120,7 @@ def test_a_server_that_dies_with_what_was_spooled(make):
         receiver.hang_up()
         sink.wait(drained(sink))
         assert balance(sink)["delivered"] == 5
+        assert sink.counts()["resent"] == 3
     ids = {}
     for message in receiver.messages:
         assert ids.setdefault(message.first, message.chunk) == message.chunk

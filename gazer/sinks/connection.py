@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 PORT = 24224
 CLOSED, RESOLVING, CONNECTING, TLS, HELO, PONG, READY = range(7)
-MOST_READ = 64 * 1024   # octets of replies read at once
+MOST_READ = 32 * 1024   # octets of replies read at once; with half a reply before it still taken
 MOST_BUFFERS = 64       # buffers of one sendmsg(2)
 WAITS_FOR = {
     RESOLVING: " from the resolver", TLS: " in the TLS handshake",

@@ -212,6 +212,8 @@ class Delivery:
                 continue
             del server.flying[chunk.id]
             self._landed(chunk)
+            if chunk.end > server.connection.written:
+                server.connection.own()     # as in _acked
             self._refused(chunk, server)
             self._again(chunk)
 
@@ -394,6 +396,7 @@ class Delivery:
         if chunk.settled or chunk.parts:
             return
         if chunk.work is None:
+            self.counts["resent"] += chunk.tries > 0 and chunk.events > 0   # as another Chunk
             self.forget(chunk)
         elif chunk.aside:
             self.aside.append(chunk)

@@ -113,8 +113,8 @@ class Servers:
 
     def hopeless(self) -> bool:
         """None is up, and each that should be has failed since it was last of use."""
-        return not any(server.up or (server.tries == 0 and not server.spare)
-                       for server in self.all)
+        return not any(server.up for server in self.all) and all(
+            server.tries for server in self.proper())
 
     def denied(self) -> bool:
         """None of them accepts us."""
