@@ -57,6 +57,11 @@ class Message:
     def numbers(self):
         return [record["n"] for _, record in self.entries]
 
+    @property
+    def first(self):
+        """None: it is empty."""
+        return self.numbers[0] if self.entries else None
+
 
 class Receiver:
     def __init__(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazer.sinks import forward
+from gazer.sinks.connection import MOST_READ
 from gazer.sinks.forward import DeniedError, Handshake, Helo, ProtocolError, Replies
 from tests.receiver import read_message
 
@@ -96,6 +97,15 @@ def test_acks_come_in_any_pieces(chunks, step):
     for i in range(0, len(data), step):
         found += [forward.ack(reply) for reply in replies.feed(data[i:i + step])]
     assert found == [chunk.hex().encode() for chunk in chunks]
+
+
+def test_thousands_of_acks_at_once():
+    """Read as large pieces as a connection reads, with half a reply at each end."""
+    ids = [forward.chunk_id() for _ in range(5000)]
+    data = b"".join(msgpack.packb({"ack": i.decode()}) for i in ids)
+    replies = Replies()
+    assert [forward.ack(reply) for i in range(0, len(data), MOST_READ)
+            for reply in replies.feed(data[i:i + MOST_READ])] == ids
 
 
 @pytest.mark.parametrize("reply", [

@@ -98,7 +98,6 @@ class Chunk:
         if self.work is not None:
             self.work.left -= 1
         for part in parts:
-            part.born, part.aside = self.born, self.aside
-            part.queued, part.waits = self.queued, self.waits
+            part.born, part.aside, part.queued = self.born, self.aside, self.queued
         self.parts = parts
         return parts

@@ -35,7 +35,7 @@ import threading
 import time
 from collections import deque
 
-from fluent.sender import FluentSender
+from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
 from gazer.sinks.forward import DeniedError, Handshake, Helo, ProtocolError, Replies, ack
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 PORT = 24224
 CLOSED, RESOLVING, CONNECTING, TLS, HELO, PONG, READY = range(7)
-MOST_READ = 64 * 1024   # octets of replies read at once
+MOST_READ = 32 * 1024   # octets of replies read at once; with half a reply before it still taken
 MOST_BUFFERS = 64       # buffers of one sendmsg(2)
 WAITS_FOR = {
     RESOLVING: " from the resolver", TLS: " in the TLS handshake",
@@ -106,6 +106,7 @@ class Connection(FluentSender):  # type: ignore[misc]
     def __init__(self, address: str, settings: Forward, *, waker: int) -> None:
         host, port = parse(address)
         super().__init__(None, host=host, port=port, timeout=settings.connect_timeout_ns / 1e9)
+        self.socket: Any = None
         self.state = CLOSED
         self.deadline = self._until = 0.0
         self.queued = self.written = 0

@@ -8,12 +8,12 @@
   or name nothing that was sent are counted as wrong and do nothing.  Ids can't be guessed.
 - **Refused chunks.**  Fluentd drops a chunk beyond its chunk_size_limit and acknowledges nothing,
   though it goes on with the next one.  So a chunk is refused when a later one on its connection was
-  acknowledged GRACE seconds ago (fluentd's come in order).  After REFUSALS it is halved, and so on
-  down to one event; that is dropped, counted as `rejected`, and told.  Two cases need more care,
-  since nothing comes behind the chunk:
+  acknowledged GRACE seconds ago (fluentd's acknowledgements come in order).  After REFUSALS it is
+  halved, and so on down to one event; that is dropped, counted as `rejected`, and told.  Two cases
+  need more care, since nothing comes behind the chunk:
 
-  - It waited in vain, and is the last one: it is sent again with an empty chunk behind it, whose
-    acknowledgement is then the later one.
+  - It waited in vain, or was refused before, and is the last one: it is sent again with an empty
+    chunk behind it, whose acknowledgement is then the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
     of these it is tried *aside*: alone, when its server has acknowledged something else since (an
     empty chunk, if there is nothing).  A connection that ends then has refused it.
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 MOST_FLYING = 16 << 20  # octets that are unacknowledged at once, but for a chunk that is larger
 HEARTBEAT = 15.0        # seconds without anything sent
 GRACE = 1.0             # ... for an acknowledgement that others have overtaken
+GRACE_ONE = 5.0         # ... of a single event, which might be dropped for it
 REFUSALS = 3
 DEATHS = 2
+SCARES = 2              # connections in a row that ended behind a heartbeat; then there are no more
 
 
 class Delivery:
@@ -79,7 +81,6 @@ class Delivery:
         self._waiting = waiting
         self._denied = denied
         self._limit = settings.ack_timeout_ns / 1e9
-        self._grace = min(GRACE, self._limit)
         self._numbers = 0
         self._rejected_told = self._halved_told = -REMIND
         self._rejected_untold = 0
@@ -143,7 +144,7 @@ class Delivery:
         chunks = [*server.flying.values()]
         quiet = server.up and not chunks and isinstance(error, ConnectionError)
         if quiet and server.beating and now - server.beat < STEADY:
-            server.hearts = False       # some receivers take a heartbeat for a mistake
+            server.scares += 1      # some receivers take a heartbeat for a mistake
         server.denied = isinstance(error, DeniedError)
         server.failed(now)
         if quiet and server.acked > server.began:
@@ -192,7 +193,9 @@ class Delivery:
         if not server.flying:
             if server.since and now - server.began >= STEADY:
                 self._back(server, now)
-            if server.hearts and now - server.beat >= HEARTBEAT:
+            if server.scares < SCARES and now - server.beat >= HEARTBEAT:
+                if server.beating:
+                    server.scares = 0       # it has survived the one before
                 server.beat, server.beating = now, True
                 self._write(server, [forward.HEARTBEAT])
             return
@@ -203,10 +206,14 @@ class Delivery:
                 f"{self._limit:g} s"), late=True)
             return
         for chunk in [*server.flying.values()]:
-            if not chunk.overtaken or now - chunk.overtaken < self._grace:
+            if not chunk.overtaken:
                 break
+            if now < self._refused_at(chunk):
+                continue
             del server.flying[chunk.id]
             self._landed(chunk)
+            if chunk.end > server.connection.written:
+                server.connection.own()     # as in _acked
             self._refused(chunk, server)
             self._again(chunk)
 
@@ -226,13 +233,14 @@ class Delivery:
                 continue
             if server.flying:
                 when.append(now + server.overdue(now, self._limit))
-                oldest = next(iter(server.flying.values()))
-                if oldest.overtaken:
-                    when.append(oldest.overtaken + self._grace)
+                for chunk in server.flying.values():
+                    if not chunk.overtaken:
+                        break
+                    when.append(self._refused_at(chunk))
             else:
                 if server.since:
                     when.append(server.began + STEADY)
-                if server.hearts:
+                if server.scares < SCARES:
                     when.append(server.beat + HEARTBEAT)
         if self._settings.expire_ns and self.ready:
             when.append(now + self.ready[0].born + self._settings.expire_ns / 1e9 - time.time())
@@ -277,7 +285,8 @@ class Delivery:
                 self._again(chunk)
                 break
             self._fly(server, chunk, now)
-            if chunk.waits and not chunk.aside and not self.ready and server.free():
+            suspect = chunk.waits or chunk.refused
+            if suspect and not chunk.aside and not self.ready and server.free():
                 self._fly(server, self._probe(chunk), now)
         waits = self.flying or self.ready or self.aside
         self.waits_since = (self.waits_since or now) if waits else 0.0
@@ -387,6 +396,7 @@ class Delivery:
         if chunk.settled or chunk.parts:
             return
         if chunk.work is None:
+            self.counts["resent"] += chunk.tries > 0 and chunk.events > 0   # as another Chunk
             self.forget(chunk)
         elif chunk.aside:
             self.aside.append(chunk)
@@ -408,6 +418,10 @@ class Delivery:
             chunk.deaths += 1
             chunk.aside = chunk.deaths >= DEATHS
 
+    def _refused_at(self, chunk: Chunk) -> float:
+        """When one that was overtaken is refused."""
+        return chunk.overtaken + min(GRACE if chunk.events > 1 else GRACE_ONE, self._limit)
+
     def _refused(self, chunk: Chunk, server: Server) -> None:
         """Not acknowledged, although the server is well."""
         chunk.refused += 1
@@ -420,6 +434,7 @@ class Delivery:
             self._reject(chunk, server, now)
             return
         for part in parts:
+            part.waits = 1      # suspect, too
             self.known[part.id] = part
             self._again(part)
         if now - self._halved_told >= REMIND:

@@ -12,11 +12,11 @@ one thread, in one loop around poll(2): connections, TLS, writes as far as they 
 for an output without work is a heartbeat each 15 s.
 
 - **Spooling** begins when no server can be had, when nothing was acknowledged for SLOW seconds
-  although chunks wait, or when many wait behind the window.  All that is unanswered goes into the
-  spool in order, under the ids with which it was sent, and all new tasks behind it; chunks are read
-  from there in order and sent.  What is under way at that moment is not sent again: when it is read
-  it is found to be, or to be acknowledged already.  Spooling ends when all has been read and sent
-  and acknowledgements come.
+  although chunks wait, or when many have waited behind the window for BRIEF seconds.  All that is
+  unanswered goes into the spool in order, under the ids with which it was sent, and all new tasks
+  behind it; chunks are read from there in order and sent.  What is under way at that moment is not
+  sent again: when it is read it is found to be, or to be acknowledged already.  Spooling ends when
+  all has been read and sent and acknowledgements come.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
   then has no room for is dropped by the sink (outputs.py), as without a spool.  It is synced by a
   thread of its own: a slow disk holds up neither sending nor appending.
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gazer.sinks.servers import Server
 
 SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
+BRIEF = 0.1     # ... for which many may wait behind the window
 AGAIN = 1.0     # ... between two tries to write to a spool
 LAST = 1.0      # ... at the end, for acknowledgements of what stands in the spool anyway
 BEHIND = 8      # tasks that may wait behind the window, at least, before they are spooled
@@ -76,6 +77,7 @@ class Forwarder:
         behind = max(settings.window, 2 * BEHIND) if spool is not None else 0
         self.window = settings.window + behind
         self._behind = behind // 2
+        self._behind_since = 0.0
         self._settings = settings
         self._spool = spool
         self._bell = bell
@@ -101,9 +103,10 @@ class Forwarder:
         self._early: set[bytes] = set()         # acknowledged before they were read
         self._again = 0.0                       # when to write to the spool again
         self._failing_told = self._spooling_told = -REMIND
-        self._failing = False
+        self._failing = self._spooling_told_of = False
         self._lost = 0                          # events of records that no server has
-        self._dirty = threading.Event()
+        self._dirty = threading.Event()         # there is something to sync
+        self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
         if spool is not None:
             self._syncing = threading.Thread(target=self._sync, daemon=True, name="gazer:fsync")
@@ -228,6 +231,8 @@ class Forwarder:
         when = delivery.due(now)
         if self._spool is not None and not self._spooling and delivery.waits_since:
             when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
+        if self._behind_since and not self._spooling:
+            when = min(when, self._behind_since + BRIEF)
         if self._again:
             when = min(when, self._again)
         if self._ending is not None:
@@ -316,9 +321,12 @@ class Forwarder:
         if not self._spooling:
             since = max(delivery.waits_since, delivery.acked_at)
             slow = delivery.waits_since and now - since >= SLOW
-            if self._works and (
-                slow or delivery.servers.hopeless() or len(delivery.ready) > self._behind
-            ):
+            if len(delivery.ready) <= self._behind:
+                self._behind_since = 0.0
+            elif not self._behind_since:
+                self._behind_since = now
+            slow = slow or (self._behind_since and now - self._behind_since >= BRIEF)
+            if self._works and (slow or delivery.servers.hopeless()):
                 self._begin_spooling(now)
             return
         if self._again and now >= self._again:
@@ -340,17 +348,18 @@ class Forwarder:
         self._since = now
         self._again = 0.0
         self._early.clear()     # a record that was not read by now has been dropped
-        if self._spooling_told + REMIND > now:
-            return
-        self._notice(f"{self.name}: its servers keep up again; the spool is read")
+        if self._spooling_told_of:
+            self._spooling_told_of = False
+            self._notice(f"{self.name}: its servers keep up again, and the spool is read")
 
     def _begin_spooling(self, now: float) -> None:
         self._spooling = True
+        self._behind_since = 0.0
         self._since = now
         self._delivery.withdraw()
         self._spool_works()
         if now - self._spooling_told >= REMIND:
-            self._spooling_told = now
+            self._spooling_told, self._spooling_told_of = now, True
             self._notice(f"{self.name}: its servers do not keep up; events go into the spool "
                          f"({self._spool.events} so far) until they do")
 
@@ -439,12 +448,11 @@ class Forwarder:
 
     def _sync(self) -> None:
         """The thread that brings the spool to the disk."""
-        while not self.finished.is_set():
+        while True:
             self._dirty.wait()
-            self.finished.wait(self._settings.spool.fsync_ns / 1e9)
-            self._dirty.clear()
-            if self._syncing is None:
+            if self._closing.wait(self._settings.spool.fsync_ns / 1e9):
                 return
+            self._dirty.clear()
             try:
                 self._spool.sync()
             except OSError as error:
@@ -453,10 +461,10 @@ class Forwarder:
     def _close_spool(self) -> None:
         if self._spool is None:
             return
-        syncing, self._syncing = self._syncing, None
+        self._closing.set()
         self._dirty.set()
-        if syncing is not None:
-            syncing.join()
+        if self._syncing is not None:
+            self._syncing.join()
         try:
             self._spool.sync()
             self._spool.close()

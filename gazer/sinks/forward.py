@@ -31,7 +31,7 @@ import zlib
 from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:

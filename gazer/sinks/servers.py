@@ -48,7 +48,7 @@ class Server:
         self.written = 0            # octets of it, when we last looked, and
         self.moved = 0.0            # when they last grew
         self.beat = 0.0             # when something was last sent
-        self.hearts = True          # it lives through a heartbeat
+        self.scares = 0             # connections in a row that did not live through a heartbeat
         self.beating = False        # nothing but a heartbeat was sent since
         self.retiring = False       # to be connected anew when all is acknowledged
         self.denied = False
@@ -113,8 +113,8 @@ class Servers:
 
     def hopeless(self) -> bool:
         """None is up, and each that should be has failed since it was last of use."""
-        return not any(server.up or (server.tries == 0 and not server.spare)
-                       for server in self.all)
+        return not any(server.up for server in self.all) and all(
+            server.tries for server in self.proper())
 
     def denied(self) -> bool:
         """None of them accepts us."""
