@@ -6,6 +6,7 @@ ledger says can be held against one another.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections import Counter
@@ -27,6 +28,10 @@ def came(receiver, *, acked=True) -> Counter:
     return Counter(
         record["client_port"] - 1024 for message in receiver.messages
         if message.tag == TX and (message.acked or not acked) for _, record in message.entries)
+
+
+def stats(sensor, live):
+    return json.loads(sensor.gazer("stats", "--json", "--pid", live.pid, command="gazer").stdout)
 
 
 def all_came(receiver, count):
@@ -165,7 +170,15 @@ def test_a_receiver_that_freezes_is_spooled_for_and_live_events_do_not_wait(
     receiver.stalled.set()
     sensor.send(frames(*range(100, 600)))
     assert len(sensor.await_lines(600)) == 600
-    eventually(lambda: "output 0" in health(sensor, live) or True, 5.0)
+
+    def spooled():
+        """what is not acknowledged is in the spool, and that adds up"""
+        told = stats(sensor, live)
+        output = told["account"]["outputs"][0]
+        assert told["balances"]["hold"], told["balances"]
+        return output["spool_events"] == output["spooled"] >= 500
+
+    eventually(spooled, 10.0)
     receiver.stalled.clear()
     all_came(receiver, 600)
     found = ended(live)
@@ -173,9 +186,18 @@ def test_a_receiver_that_freezes_is_spooled_for_and_live_events_do_not_wait(
     assert found["spooled"] > 0
 
 
-def health(sensor, live) -> str:
-    return sensor.gazer("health", str(live.pid), command="gazer",
-                        prefix=sensor.lab.argv([])).stderr
+def test_health_says_that_a_server_is_away(sensor, start, receiver):
+    receiver.refuse()
+    live = start(spool=True)
+
+    def health() -> str:
+        return sensor.gazer("health", "--pid", live.pid, "--window", 0,
+                            command="gazer").stdout.decode()
+
+    eventually(lambda: "output 0: 1 of 1 servers not connected" in health(), 10.0)
+    receiver.listen()
+    eventually(lambda: "well" in health() and "not connected" not in health(), 40.0)
+    ended(live)
 
 
 @pytest.mark.parametrize("plan", [late(0.5), None], ids=["late", "lossy"])

@@ -39,9 +39,9 @@ NOW = {
 
 
 class Link:
-    """capacity: of a block; limit: of what it takes unless it is one event.  queue: bytes of blocks that may wait.  flush_after: seconds that an
-    event may stay in a block.  most: what the spool may take on disk.  run: what tells this run
-    from others in the spool."""
+    """capacity: of a block; limit: what it takes, unless that is one event.  queue: bytes of
+    blocks that may wait.  flush_after: seconds that an event may stay in a block.  most: what the
+    spool may take on disk.  run: what tells this run from others in the spool."""
 
     def __init__(self, forwarder: Forwarder, *, spool: Spool | None, capacity: int, limit: int,
                  queue: int, flush_after: float, most: int = 0, run: int = 0) -> None:
