@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gazer import check, compat, config, counters, docgen
+from gazer import check, config, counters, docgen
 from gazer.event import STATUSES
 from gazer.packet import FATES
 from gazer.summary import NOT_DNS, Account, summary

@@ -51,7 +51,7 @@ def unpacked(data):
 
 def test_the_tags_are_numbered_as_events_are_made():
     """By protocol, then by kind: what gazer/workers/encode.pyx puts into an event's header."""
-    assert TAGS == tuple(tag_of(p, kind) for p in PROTOCOLS for kind in ("tx", "record"))
+    assert tuple(tag_of(p, kind) for p in PROTOCOLS for kind in ("tx", "record")) == TAGS
 
 
 @pytest.mark.parametrize("form", [MSGPACK, MSGPACK_TIME])

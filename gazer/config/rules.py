@@ -192,7 +192,8 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
             if address in addresses[:number]:
                 yield f"{path}.servers[{number}]", f"{shown(address)} is given twice"
         if bool(forward.username) != bool(forward.password):
-            yield f"{path}.username", "username and password go together"
+            given = "username" if forward.username else "password"
+            yield f"{path}.{given}", "username and password go together"
         if forward.username and not forward.shared_key:
             yield f"{path}.username", "a server asks for a user only along with its shared_key"
         yield from _tls_problems(forward, f"{path}.tls")
