@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gazer import __version__, compat
-from gazer.config import Config, Detail, Events, Output, OutputKind
+from gazer.config import Config, Detail, Events, Forward, Output, OutputKind, Server
 from gazer.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,20 @@ def test_any_number_of_files_and_outputs_in_their_order():
     )
     assert config.events.records
     assert (pid_file, daemon) == ("pid", True)
+
+
+@pytest.mark.parametrize(("value", "address"), [
+    ("localhost", "localhost:24224"), ("localhost:24225", "localhost:24225"),
+    ("192.0.2.1", "192.0.2.1:24224"), ("[::1]", "[::1]:24224"), ("[::1]:5", "[::1]:5"),
+    ("unix:///run/x", "unix:///run/x"),
+])
+def test_fluentd(value, address):
+    """Also live, beside files, and as often as one likes."""
+    first = Output(OutputKind.MSGPACK_EVENT_TIME, "", Forward((Server(address),)))
+    assert made("-i", "eth0", "-f", value)[0].outputs == (first,)
+    assert made("-r", "x", f"-f{value}", "-t-", "-f", "other")[0].outputs == (
+        first, Output(OutputKind.TEXT, "-"),
+        Output(OutputKind.MSGPACK_EVENT_TIME, "", Forward((Server("other:24224"),))))
 
 
 def test_interfaces():

@@ -103,6 +103,20 @@ def test_every_fate_and_anomaly_is_in_the_balance():
             assert list(one.imbalances()), name
 
 
+def test_a_spool_is_judged_when_the_run_is_over():
+    """While it goes on, what is on its way into the spool stands in no counter yet."""
+    one = live()
+    one.outputs[2]["spool_events"] += 7
+    assert list(one.imbalances()) and not list(one.imbalances(running=True))
+
+
+def test_a_fluentd_output_without_a_spool_has_no_line_about_one():
+    text = told(out2__events=250, out2__spooled=0, out2__spool_found=0, out2__delivered=0,
+                out2__spool_dropped=0, out2__spool_damaged=0, out2__spool_events=0)
+    assert "250 events delivered to fluentd at a:1 and 1 more, 2 NOT delivered\n" in text
+    assert "spool" not in text and "add up" not in text
+
+
 def test_a_run_that_broke_off_does_not_pretend():
     text = told(broken=True, sink__events=10)
     assert "add up" not in text
@@ -123,6 +137,9 @@ def test_the_lines():
             "196 records") in text
     assert "252 events written to /x/out\n" in text
     assert "251 events written to standard output, 2 NOT written" in text
+    assert ("100 events delivered to fluentd at a:1 and 1 more, 150 spooled, 2 NOT delivered\n"
+            "its spool: 90 delivered (30 of an earlier run were there), 30 LOST, 60 events wait "
+            "there for the next start") in text
     assert "records" not in told()
 
 

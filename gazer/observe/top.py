@@ -150,11 +150,11 @@ def _links(new: Snapshot) -> Iterator[str]:
     """The fluentd outputs: servers, and what waits."""
     found = [(i, o) for i, o in enumerate(new.account.outputs) if o["servers"]]
     for number, o in found:
-        line = f"output {number:<5}servers {o['servers_up']} of {o['servers']}"
-        line += f"   {o['unacknowledged']} chunks unacknowledged"
+        line = f"output {number:<5}{o['servers_up']} of {o['servers']} servers up"
+        line += f", {o['unacknowledged']} chunks under way"
         if o["spool_limit"]:
-            line += (f"   spool {size(o['spool_bytes'])} ({o['spool_bytes'] / o['spool_limit']:.0%}"
-                     f"), {o['spool_events']} events")
+            share = o["spool_bytes"] / o["spool_limit"]
+            line += f", spool {share:.0%}, {o['spool_events']} events"
         yield line
     if found:
         yield ""
