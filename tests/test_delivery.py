@@ -106,6 +106,25 @@ def test_acks_that_come_late_count(monkeypatch):
     assert len({m.chunk for m in receiver.messages if m.first == 0}) == 1
 
 
+def test_an_ack_counts_from_whom_the_chunk_is_not_expected_any_more(monkeypatch):
+    """It is late with one server, and has gone to another that never acknowledges it."""
+    monkeypatch.setattr(delivery, "GRACE_ONE", 0.3)
+    a = Receiver(plan=lambda m: late(0.6) if m.first == 0 else ACK)
+    b = Receiver(plan=lambda m: LOSE if m.first == 0 else ACK)
+    with a, b, Sink(a, b, ack_timeout_ns=60 * SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 2)
+        [one, two] = sink.forwarder._delivery.servers.all
+        two.share = 1e9         # all of it to the first
+        sink.give(1, 1)
+        sink.wait(lambda: a.numbers == [0, 1])
+        one.share = 2e9         # all of it to the second
+        sink.give(1, 1)
+        sink.wait(lambda: 0 in b.numbers)
+        assert not sink.answers
+        sink.settle(3)
+        assert sink.total("events") == 4 and sink.counts()["unacknowledged"] == 0
+
+
 def test_wrong_and_duplicate_acks_do_nothing_but_count():
     plans = {0: TWICE, 1: WRONG, 2: TWICE}
     with Receiver(plan=lambda m: plans.pop(m.first, ACK)) as receiver, \
@@ -124,6 +143,7 @@ def test_garbage_ends_the_connection_and_not_the_output():
         sink.feed(5, 1)
         sink.settle()
         assert sink.counts()["connects"] == 2
+        assert sink.forwarder._delivery.servers.all[0].tries == 0       # no backoff is left
         assert any("no MessagePack" in line for line in sink.notices)
         assert any("is back" in line for line in sink.notices)
     assert {*receiver.numbers} == {*range(5)}
@@ -131,13 +151,15 @@ def test_garbage_ends_the_connection_and_not_the_output():
 
 def test_what_a_connection_had_goes_again_in_order_with_the_same_ids():
     plans = {2: CLOSE}
-    with Receiver(plan=lambda m: plans.pop(m.first, ACK)) as receiver, Sink(receiver) as sink:
-        sink.give(*[1] * 10)
+    with Receiver(plan=lambda m: plans.pop(m.first, ACK)) as receiver, \
+            Sink(receiver, window=4) as sink:
+        sink.feed(10, 1)
         sink.settle()
     first = [m for m in receiver.messages if m.connection == 1]
     second = [m for m in receiver.messages if m.connection == 2]
     assert [m.numbers[0] for m in second] == [*range(2, 10)]
     assert {m.chunk for m in first[2:]} <= {m.chunk for m in second}
+    assert len(receiver.messages) <= 10 + 4
     assert [a.events for a in sink.answers] == [1] * 10
 
 
@@ -274,7 +296,7 @@ def test_old_chunks_expire_if_they_are_to():
 def test_parts_may_change_once_they_are_answered():
     """An ack from the connection before comes while the same chunk is half written again."""
     with Receiver() as receiver, Sink(receiver, ack_timeout_ns=SECOND) as sink:
-        size = 6 << 20
+        size = 20 << 20
         block = bytearray(entries([0], size))
         plans = [CLOSE]
         receiver.plan = lambda m: plans.pop() if plans else ACK
@@ -282,9 +304,9 @@ def test_parts_may_change_once_they_are_answered():
         sink.wait(lambda: len(receiver.messages) == 1)
         chunk = receiver.messages[0].chunk
         receiver.stalled.set()
-        sink.wait(lambda: receiver.connections == 2)
+        sink.wait(lambda: 2 in receiver._open)
         sink.wait(lambda: sink.counts()["unacknowledged"] == 1)
-        [again] = [*receiver._open.values()]
+        again = receiver._open[2]
         again.sendall(forward.msgpack.packb({"ack": chunk}))
         sink.settle()
         block[:] = b"z" * len(block)

@@ -128,6 +128,9 @@ def test_credentials_that_are_rejected_end_a_run_over_files():
         sink.give(2)        # what comes after
         sink.settle()
         assert isinstance(sink.answers[1].failure, OutputError)
+        pings = len(receiver.pings)
+        time.sleep(0.3)
+        assert len(receiver.pings) == pings         # that was it
     assert receiver.messages == []
 
 

@@ -180,6 +180,25 @@ def test_the_end_puts_what_is_unanswered_into_the_spool(make, monkeypatch):
     assert [m.chunk for m in second.messages] == [m.chunk for m in receiver.messages]
 
 
+def test_the_end_does_not_wait_for_what_is_in_the_spool(make):
+    def plan(_):
+        time.sleep(0.05)
+        return ACK
+
+    with Receiver(plan=plan) as receiver:
+        receiver.refuse()
+        with make(receiver, window=2) as sink:
+            sink.feed(100, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len(receiver.messages) >= 2)
+            before = time.monotonic()
+            sink.end(patience=10)
+            assert time.monotonic() - before < 2
+            assert len(receiver.messages) < 60
+            assert sink.counts()["there"] >= 100 - len(receiver.messages)
+
+
 def test_how_far_a_successor_need_not_go_back_stands_with_a_tasks_last_chunk(make):
     with Receiver() as receiver:
         receiver.refuse()

@@ -7,7 +7,9 @@ import pytest
 
 from gazer.config.forward import Forward, Server
 from gazer.sinks import servers
-from gazer.sinks.servers import Servers
+from gazer.sinks.chunks import Chunk
+from gazer.sinks.connection import READY
+from gazer.sinks.servers import BACKLOG, Servers
 from tests.forwarding import SECOND, Sink, quick
 from tests.receiver import Receiver
 
@@ -134,3 +136,57 @@ def test_who_is_to_be_connected():
     assert group.wanted() == [a]
     spares = of(Server("b", standby=True), Server("c", weight=0))
     assert spares.wanted() == spares.proper() == spares.all and not spares.hopeless()
+
+
+class Link:
+    """A connection that is up, as far as a server looks at it."""
+
+    state, keepalive = READY, True
+
+    def __init__(self, queued=0, written=0):
+        self.queued, self.written = queued, written
+
+
+def test_a_server_that_does_not_take_what_it_has_gets_no_more():
+    a, b, c = (group := of(Server("a"), Server("b"), Server("c", standby=True))).all
+    a.connection, b.connection, c.connection = Link(), Link(), Link()
+    b.share = 100.0
+    assert group.choose() is a
+    a.connection.queued = BACKLOG
+    assert group.choose() is b
+    b.connection.queued = BACKLOG
+    assert group.choose() is None       # they are up: it is not for the one on standby
+    b.connection.written = 1
+    assert group.choose() is b
+
+
+def flying(*, end, queued):
+    [server] = of(Server("a")).all
+    server.connection = Link(queued=end)
+    chunk = Chunk(None, "t", b"", 1, (1,))
+    chunk.end, chunk.queued = end, queued
+    server.flying[chunk.id] = chunk
+    server.moved = queued
+    return server
+
+
+def test_an_ack_is_late_from_when_the_chunk_was_written():
+    server = flying(end=100, queued=50.0)
+    server.connection.written = 100
+    assert server.overdue(60.0, 10.0) == 10.0       # seen to be written now
+    assert server.overdue(69.0, 10.0) == 1.0
+    server.acked = 65.0                             # the one before
+    assert server.overdue(70.0, 10.0) == 5.0
+
+
+def test_a_slow_line_has_longer_and_one_that_trickles_not_for_ever():
+    server = flying(end=100, queued=50.0)
+    assert server.overdue(59.0, 10.0) == 1.0        # nothing moves
+    server.connection.written = 10
+    assert server.overdue(59.5, 10.0) == 10.0
+    for i in range(11, 90):                         # an octet now and then
+        server.connection.written = i
+        server.overdue(59.5 + i - 10, 10.0)
+        if server.overdue(59.5 + i - 10, 10.0) <= 0:
+            break
+    assert 59.5 + i - 10 == pytest.approx(90.0, abs=1.0)

@@ -220,8 +220,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         acks: list[bytes] = []
         left = MOST_READ
         tls = isinstance(self.socket, ssl.SSLSocket)
-        # What TLS has decrypted already must be taken: poll(2) knows nothing of it.
-        while left > 0 or (tls and self.socket.pending()):
+        while left > 0:     # a record of TLS is smaller than MOST_READ, so none is left in half
             try:
                 data = self.socket.recv(MOST_READ)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
