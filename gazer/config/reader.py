@@ -23,11 +23,13 @@ import yaml
 from gazer.config import (
     MAX_OUTPUTS,
     OUTPUT_PATH,
+    OUTPUT_ROTATE,
     OUTPUT_TYPE,
     OUTPUT_TYPES,
     Config,
     Key,
     Output,
+    Rotation,
     keys_of,
     sections,
 )
@@ -215,7 +217,9 @@ class _Reading:
         self.lines[path] = node.start_mark.line + 1
         choosing = {key.name: (name, key, kinds) for name, (key, kinds) in OUTPUT_TYPES.items()}
         given: dict[str, yaml.Node] = {}
-        for name, child in self.pairs(node, path, ["type", "path", *choosing]):
+        for name, child in self.pairs(
+            node, path, ["type", "path", *choosing, OUTPUT_ROTATE]
+        ):
             given[name] = child
         before = len(self.errors)
         type_ = self.required(OUTPUT_TYPE, node, given, path)
@@ -231,9 +235,12 @@ class _Reading:
                 self.fail(given[name], f"{path}.{name}", f"goes with type {owner} only")
             else:
                 word = self.parsed(key.kind, given[name], f"{path}.{name}") or word
+        rotation = None
+        if OUTPUT_ROTATE in given:
+            rotation = self.section(Rotation, given[OUTPUT_ROTATE], f"{path}.{OUTPUT_ROTATE}")
         if target is None or len(self.errors) != before:
             return None
-        return Output(kinds[word], target)
+        return Output(kinds[word], target, rotation=rotation)
 
     def required(
         self, key: Key, node: yaml.Node, given: dict[str, yaml.Node], path: str

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 
-from gazer.config import Config
+from gazer.config import Config, Output
+from gazer.config.patterns import folder_and_file
 from gazer.errors import GazerError, ProcessError
 from gazer.privileges import (
+    FOLDER,
     Identity,
     Place,
     as_user,
@@ -37,13 +39,23 @@ def rights_problems(config: Config) -> list[str]:
     identity, problem = identity_of(config)
     if problem:
         return [problem]
-    places = [Place(f"outputs[{i}].path", o.path) for i, o in enumerate(config.outputs)]
+    places = [place for i, o in enumerate(config.outputs) for place in _places(i, o)]
     if config.service.quarantine:
         places.append(Place("service.quarantine", config.service.quarantine))
     try:
         return [*check_program(identity), *check_paths(identity, places)]
     except GazerError as error:
         return [f"service.user: {error}"]
+
+
+def _places(number: int, output: Output) -> list[Place]:
+    """A file, and where others follow it their folder."""
+    folder, file = folder_and_file(output)
+    label = f"outputs[{number}].path"
+    if not folder or not os.path.isdir(folder):
+        return [Place(label, file)]
+    there = [Place(label, file)] if os.path.lexists(file) else []
+    return [*there, Place(label, folder, FOLDER)]
 
 
 def remover(identity: Identity | None) -> Callable[[str], None]:
