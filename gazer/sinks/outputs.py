@@ -22,9 +22,10 @@ rings give up the oldest of what waits.  Whoever is behind by so much still has 
 writes it some time; if the sink is killed before that, it is lost, and the successor counts it as
 dropped.
 
-A rotating, compressing or sending output goes where FileOutput does now: what it needs is `write`,
-`reopen`, `place`, `cuttable`, `wanted`, `progress`, `close` and the exceptions of files.py.  An
-output that spools has no limit by QUEUE; that is the `room` of its Output.
+A rotating output is a FileOutput that says when it is `due` for a new file (rotation.py).  A
+sending output goes where FileOutput does now: what it needs is `write`, `due`, `reopen`, `place`,
+`cuttable`, `wanted`, `progress`, `close` and the exceptions of files.py.  An output that spools has
+no limit by QUEUE; that is the `room` of its Output.
 """
 
 from __future__ import annotations
@@ -167,6 +168,7 @@ class Outputs:
                    max(2, queue // capacity))
             for i, file in enumerate(files)
         ]
+        self.rotate = any(output.file.rotates for output in self.all)
         for output in self.all:
             if hand is not None:
                 output.hand = hand(partial(perform, output.file, output.lines))
@@ -324,10 +326,29 @@ class Outputs:
                and output.queue[0].data is None):
             self._count(output, done=max(output.done, output.queue.popleft().upto))
 
+    def turn_files(self) -> None:
+        """In a run over files: close what is to be closed while there is nothing to write."""
+        for output in self.all:
+            if not output.ended and output.file.due(0):
+                output.file.reopen()
+
+    def _next(self, output: Output) -> Task | None:
+        """What its thread is to do now.  A new file is a task of its own, committed before anything
+        is written to it: so a successor knows in which file the last block is."""
+        task = output.queue[0] if output.queue else None
+        if output.ended or (task is not None and task.reopen):
+            return output.queue.popleft() if output.queue else None
+        size = 0 if task is None or task.data is None else len(task.data)
+        if output.file.due(size):
+            return Task(output.done, reopen=True)
+        return output.queue.popleft() if output.queue else None
+
     def _hand_on(self, output: Output) -> None:
-        if output.busy is not None or not output.queue:
+        if output.busy is not None:
             return
-        task = output.busy = output.queue.popleft()
+        task = output.busy = self._next(output)
+        if task is None:
+            return
         assert output.hand is not None
         output.file.progress = time.monotonic()
         if not task.reopen:

@@ -17,7 +17,9 @@ from gazer.topology import Topology
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
+    from gazer.config import Output
     from gazer.sinks.stats import Interval
     from gazer.summary import Account
 
@@ -80,11 +82,11 @@ def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
         return slot.quitting or (slot.draining and stands)
 
     for number, output in enumerate(config.outputs):
-        files.append(FileOutput(
-            output.path,
+        files.append(file_output(
+            output,
             lines=lines[number],
             notice=lambda text: child.report(NOTICE, text),
-            giving_up=lambda number=number: giving_up(number),    # type: ignore[misc]
+            giving_up=lambda number=number: giving_up(number),
             waits=(lambda _: None) if live else slot.waits,
             lasting=live,
             place=slot.output_place(number),
@@ -99,6 +101,22 @@ def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
         fault=lambda text: child.report(FAULT, text),
         hand=hand,      # type: ignore[arg-type]
     )
+
+
+def file_output(output: Output, **rest: Any) -> FileOutput:
+    """The file of an output, which may be one after the other."""
+    plain = output.path
+    if output.rotation is not None or "%" in output.path:
+        from gazer.config.patterns import Names, turning
+
+        rotation = turning(output)
+        if rotation is not None:
+            from gazer.sinks.rotation import RotatingOutput
+
+            return RotatingOutput(output.path, rotation=rotation, **rest)
+        plain = Names(output.path).path
+    mode = output.rotation.mode if output.rotation is not None else None
+    return FileOutput(plain, mode=mode, **rest)
 
 
 def pump(
@@ -139,6 +157,8 @@ def pump(
                 if merge.starved:
                     outputs.flush()     # ready or not: what is in the blocks still fills a ring
                 outputs.turn()
+            elif outputs.rotate:
+                outputs.turn_files()
             if merge.unwritten:
                 now = time.monotonic()
                 since = since or now
