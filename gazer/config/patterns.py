@@ -11,8 +11,8 @@ each hour, by UTC.  The files of one output, N being numbers from 1 on:
 
 and behind each closed one `.gz` or `.zst` if it is compressed, and `.part` while it is being made.
 A closed file never changes its name again, unlike with `dns.log.1`, `.2`, ... that move up: so a
-collector never takes one twice, and who compresses or removes one needs to know of no other.  The
-names of one output sort by time.
+collector never takes one twice, and who compresses or removes one needs to know of no other.  By
+name, then number, they stand in the order in which they were closed.
 
 Only conversions that give digits, and always as many, are allowed: so a name can be told from
 other files' names without a doubt (`Names.parse`), and whether two outputs could ever come to the

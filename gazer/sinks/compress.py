@@ -170,10 +170,10 @@ def _expanded(fd: int, how: str, stop: Callable[[], bool]) -> Iterator[bytes]:
         inflate = zlib.decompressobj(GZIP)
         try:
             for piece in _pieces(fd, stop):
-                while piece:
+                while piece and not inflate.eof:
                     yield inflate.decompress(piece, PIECE)
                     piece = inflate.unconsumed_tail
-                if inflate.unused_data:
+                if piece or inflate.unused_data:
                     raise ValueError("something follows")
             while rest := inflate.decompress(b"", PIECE):
                 yield rest
@@ -204,9 +204,9 @@ def _compressor(how: str) -> Any:
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compressobj()
 
 
-def _pieces(fd: int, stop: Callable[[], bool], size: int = PIECE) -> Iterator[bytes]:
+def _pieces(fd: int, stop: Callable[[], bool], size: int = 0) -> Iterator[bytes]:
     at = 0
-    while piece := os.pread(fd, size, at):
+    while piece := os.pread(fd, size or PIECE, at):
         if stop():
             raise Stopped
         yield piece

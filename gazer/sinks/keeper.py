@@ -73,6 +73,7 @@ class Keeper:
         self._behind = False
         self._stop = False          # break off
         self._last = False          # end when all is done
+        self._closed = False        # files have come since they were counted
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -87,7 +88,15 @@ class Keeper:
 
     def wake(self) -> None:
         """A file was closed."""
+        self._closed = True
         self._wake.set()
+
+    def _broken_off(self) -> bool:
+        """Asked between two pieces of a file, whose compression may take long: what is too much
+        must not wait for it."""
+        if self._closed:
+            self._retain()
+        return self._stop
 
     def end(self, *, finish: bool, giving_up: Callable[[], bool] = lambda: False) -> None:
         """No more files come.  `finish`: wait until all is done, or `giving_up` says so."""
@@ -175,7 +184,7 @@ class Keeper:
             return os.path.join(self._names.folder, f"{file.parsed.base}.{number}")
 
         try:
-            compress(file.path, self._rotation.compress, spare, lambda: self._stop)
+            compress(file.path, self._rotation.compress, spare, self._broken_off)
         except (Busy, FileNotFoundError):
             return False
         except OSError as error:
@@ -189,6 +198,7 @@ class Keeper:
 
     def _retain(self) -> None:
         """Remove what is too old, and the oldest of what is too much."""
+        self._closed = False
         age, most = self._rotation.keep_age_ns, self._rotation.keep_bytes
         if not age and not most:
             return
