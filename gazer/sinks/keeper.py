@@ -193,7 +193,6 @@ class Keeper:
                 again = " (files are locked for it)"
             self._tell("compress", f"can't compress {file.path}: {error.strerror}{again}")
             return False
-        self._told.pop("compress", None)
         return True
 
     def _retain(self) -> None:

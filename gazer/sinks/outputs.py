@@ -412,6 +412,7 @@ class Outputs:
 
     def _place(self, output: Output) -> None:
         self._slot.place_output(output.number, *output.file.place)
+        self._moved = True      # committed ahead of what is written there
 
     def _settle(self) -> None:
         """Commit, and give back to the rings what no output needs any more."""
