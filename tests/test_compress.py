@@ -10,6 +10,7 @@ import os
 import random
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -202,9 +203,9 @@ def test_two_contents_are_compared_to_the_last_octet(path, how):
         done = compress(str(other), how, no_spare)
         with path.open("rb") as file:
             assert same(file.fileno(), done, how) is (text == TEXT)
-            whole = open(done, "rb").read()
+            whole = Path(done).read_bytes()
             for cut in range(0, len(whole), 97):
-                open(done, "wb").write(whole[:cut])
+                Path(done).write_bytes(whole[:cut])
                 assert not same(file.fileno(), done, how)
         os.unlink(done)
 

@@ -223,7 +223,7 @@ def test_too_much_does_not_wait_for_the_compression_of_a_large_file(tmp_path, mo
     assert folder.names() == ["dns-01.log.gz"]
 
 
-# ---------------------------------------------------------------------------------------- the thread
+# --------------------------------------------------------------------------------------- the thread
 
 
 def test_it_wakes_when_a_file_was_closed(tmp_path):

@@ -111,7 +111,8 @@ def all_names(one: Output) -> set[str]:
     names = Names(one.path)
     if turning(one) is None:
         return {names.literal}
-    stems = {re.sub(r"%(.)", lambda m: fill * CONVERSIONS[m[1]][0], one.path) for fill in "12"}
+    stems = {re.sub(r"%(.)", lambda m, fill=fill: fill * CONVERSIONS[m[1]][0], one.path)
+             for fill in "12"}
     for text in ("20261123T120000Z", "12", "2026", "1", "11", "2611"):
         width = sum(CONVERSIONS[c][0] for c in re.findall(r"%(.)", one.path))
         digits = iter((re.sub(r"\D", "", text) * 99)[:width])

@@ -20,17 +20,17 @@ import pytest
 from gazer.config import Rotation
 from gazer.config.patterns import Names
 from gazer.counters import Slot
+from gazer.ring import Ring
 from gazer.sinks import compress, files, rotation
 from gazer.sinks.merge import Merge
 from gazer.sinks.outputs import Outputs
 from gazer.sinks.process import pump
 from gazer.sinks.rotation import RotatingOutput
 from gazer.sinks.threads import Hand
-from gazer.ring import Ring
 from tests.conftest import eventually
 from tests.stepwise import stepwise
 from tests.test_merge import TEXT
-from tests.test_succession_sink import BLOCK, Sinks
+from tests.test_succession_sink import BLOCK, Kill, Sinks
 
 LIMIT = 3 * BLOCK
 PATHS = ["dns.log", "dns-%Y%m%d-%H.log", "dns-%H%M%S.log"]
@@ -245,3 +245,18 @@ def test_hup_and_rotation_together(tmp_path):
     assert len(parts) > 12
     parts.sort(key=lambda part: int(part.split()[0]))
     assert b"".join(parts) == sinks.whole()
+
+
+def test_a_file_that_hup_opened_is_committed_ahead_of_what_is_written_to_it(tmp_path):
+    """Also without rotation: else a successor could not take back the first block in it."""
+    path = tmp_path / "out"
+    sinks = Sinks([str(path)])
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    _, _, outputs = sinks.begin(Kill(), bell)
+    path.rename(tmp_path / "moved")
+    outputs.reopen()
+    outputs.drain(5)
+    place = Slot(sinks.ledger, 0).output_place(0)
+    assert place == (files._file(path.stat()), 0)
+    outputs.close()
+    os.close(bell)
