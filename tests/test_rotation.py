@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from gazer.config import Rotation
+from gazer.config import Output, OutputKind, Rotation
 from gazer.config.patterns import Names
 from gazer.errors import OutputError
 from gazer.privileges import Identity, become
 from gazer.sinks import files as writing
 from gazer.sinks import rotation as module
+from gazer.sinks.files import FileOutput
+from gazer.sinks.process import file_output
 from gazer.sinks.rotation import BACK, Period, RotatingOutput
 from tests.conftest import GID, UID, eventually
 from tests.forked import forked
@@ -303,6 +305,28 @@ def test_the_mode_of_a_file_that_is_there_is_not_touched(files, tmp_path):
     os.chmod(tmp_path / "dns.log", 0o600)
     files(size=100, mode=0o644).block()
     assert stat.S_IMODE((tmp_path / "dns.log").stat().st_mode) == 0o600
+
+
+def test_what_an_output_is_made_of(tmp_path):
+    """One file for good, of the mode that was asked for; or files that follow one another."""
+    def made(name, rotate=None):
+        file = file_output(
+            Output(OutputKind.TEXT, str(tmp_path / name), rotation=rotate), lines=True,
+            notice=print, giving_up=lambda: False, waits=lambda _: None)
+        file.close()
+        return type(file)
+
+    before = os.umask(0o027)
+    try:
+        assert made("a") is made("b%%") is made("c", Rotation(mode=0o666)) is FileOutput
+        assert made("d%Y") is made("e", Rotation(size=1 << 20)) is RotatingOutput
+        (tmp_path / "link").symlink_to("goal")
+        assert made("link", Rotation(mode=0o666)) is FileOutput
+    finally:
+        os.umask(before)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    assert modes.pop(f"d{time.gmtime().tm_year}") == 0o640
+    assert modes == {"a": 0o640, "b%": 0o640, "c": 0o666, "e": 0o640, "goal": 0o640, "link": 0o640}
 
 
 # --------------------------------------------------------------------------------------------- HUP

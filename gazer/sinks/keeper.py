@@ -43,6 +43,7 @@ EACH = 60.0         # seconds after which the files are looked at again, at the 
 REMIND = 30.0       # ... between two lines about the same trouble
 BEHIND = 8          # closed files that wait to be compressed: beyond this it is told
 END = 2.0           # seconds that the thread has to break off
+QUIET = 2.0         # ... that a run over files takes for the rest without a word
 TRIES = 1000        # of a free name
 
 
@@ -106,9 +107,14 @@ class Keeper:
         self._last = True
         self._stop = not finish
         self._wake.set()
+        begun, told = time.monotonic(), False
         while thread.is_alive() and not self._stop:
             thread.join(0.05)
             self._stop = giving_up()
+            if not told and time.monotonic() - begun > QUIET and thread.is_alive():
+                told = True
+                self._notice(f"all is written; the closed files of {self._label} are still being "
+                             "compressed")
         thread.join(END)
 
     def _run(self) -> None:
