@@ -175,6 +175,25 @@ def test_someone_who_locks_nothing_and_writes_is_noticed(path, when):
     assert (os.listdir(path.parent), path.read_bytes()) == ([path.name], TEXT + b"more\n")
 
 
+def test_what_is_written_in_the_last_moment_is_not_lost(path, monkeypatch):
+    """By someone who locks nothing, when the compressed file is there already."""
+    real = module.sync
+
+    def sync(name):
+        real(name)
+        if not name.endswith(".gz"):
+            with path.open("ab") as writer:
+                writer.write(b"more\n")
+
+    monkeypatch.setattr(module, "sync", sync)
+    with pytest.raises(Busy):
+        compress(str(path), "gzip", no_spare)
+    assert path.read_bytes() == TEXT + b"more\n"
+    monkeypatch.setattr(module, "sync", real)
+    assert compress(str(path), "gzip", lambda: f"{path}.1") == f"{path}.1.gz"
+    assert unpacked(path.with_name("dns-11.log.1.gz")) == TEXT + b"more\n"
+
+
 def test_broken_off_it_leaves_nothing(path):
     asked = []
     with pytest.raises(Stopped):

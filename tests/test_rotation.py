@@ -257,6 +257,7 @@ def test_a_start_closes_what_is_of_another_time(files, tmp_path, path, left):
 def test_a_start_goes_on_with_nothing_that_is_compressed_or_full(files, tmp_path):
     for name in ("a-12", "a-12.1", "a-12.1.gz", "b-12", "b-12.1"):
         (tmp_path / name).write_bytes(LINE * (9 if name.startswith("a") else 10))
+        os.utime(tmp_path / name, (NOON, NOON))
     one, other = files("a-%H", size=100), files("b-%H", size=100)
     one.block()
     other.block()
