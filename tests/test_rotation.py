@@ -23,6 +23,7 @@ from gazer.sinks import rotation as module
 from gazer.sinks.files import FileOutput
 from gazer.sinks.process import file_output
 from gazer.sinks.rotation import BACK, Period, RotatingOutput
+from gazer.system import rename_new
 from tests.conftest import GID, UID, eventually
 from tests.forked import forked
 
@@ -512,3 +513,29 @@ def test_all_of_it_as_service_user_without_any_rights(tmp_path):
                               "dns.log.20261123T120000Z.gz"]]
     finally:
         shutil.rmtree(folder)
+
+
+def test_a_rename_never_takes_the_place_of_another_file(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+    with pytest.raises(FileExistsError):
+        rename_new(str(old), str(new))
+    new.unlink()
+    new.symlink_to("nowhere")       # a link to nothing is there as well
+    with pytest.raises(FileExistsError):
+        rename_new(str(old), str(new))
+    new.unlink()
+    rename_new(str(old), str(new))
+    assert new.read_bytes() == b"old"
+    with pytest.raises(FileNotFoundError):
+        rename_new(str(old), str(new))
+
+
+def test_a_file_system_that_can_not_rename_so_is_looked_at_first(tmp_path):
+    """EINVAL is also what a folder gets that is to move into itself."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(OSError, match="Invalid argument"):
+        rename_new(str(tmp_path / "a"), str(tmp_path / "a" / "c"))
+    with pytest.raises(FileExistsError):
+        rename_new(str(tmp_path / "a"), str(tmp_path / "a" / "b"))

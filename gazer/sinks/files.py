@@ -74,7 +74,7 @@ class FileOutput:
     wait.  `lasting`: see above.  `place`: where a predecessor's last block ended.  `mode`: of a
     file that is made, exactly; None: 0640 less what the umask takes."""
 
-    rotates = False     # it may be `due`
+    rotates = False     # `due` is to be asked
 
     def __init__(
         self,
@@ -200,8 +200,8 @@ class FileOutput:
             time.sleep(RETRY)
 
     def due(self, size: int) -> bool:
-        """`reopen` is wanted ahead of a block of so many bytes (0: none comes just now).  To be
-        asked while nothing is being written; see rotation.py."""
+        """`reopen` is wanted ahead of a block of so many bytes (0: none comes just now).  Asked
+        while nothing is being written, and only where `rotates`; see rotation.py."""
         return False
 
     def reopen(self) -> None:

@@ -23,7 +23,7 @@ writes it some time; if the sink is killed before that, it is lost, and the succ
 dropped.
 
 A rotating output is a FileOutput that says when it is `due` for a new file (rotation.py).  A
-sending output goes where FileOutput does now: what it needs is `write`, `due`, `reopen`, `place`,
+sending output goes where FileOutput does now: what it needs is `write`, `reopen`, `place`,
 `cuttable`, `wanted`, `progress`, `close` and the exceptions of files.py.  An output that spools has
 no limit by QUEUE; that is the `room` of its Output.
 """
@@ -111,6 +111,7 @@ class Output:
         self.file = file
         self.block = block
         self.lines = lines
+        self.rotates = getattr(file, "rotates", False)
         self.room = room                # blocks that may wait
         self.queue: deque[Task] = deque()
         self.waiting = 0                # ... that do
@@ -168,7 +169,7 @@ class Outputs:
                    max(2, queue // capacity))
             for i, file in enumerate(files)
         ]
-        self.rotate = any(output.file.rotates for output in self.all)
+        self.rotate = any(output.rotates for output in self.all)
         for output in self.all:
             if hand is not None:
                 output.hand = hand(partial(perform, output.file, output.lines))
@@ -329,7 +330,7 @@ class Outputs:
     def turn_files(self) -> None:
         """In a run over files: close what is to be closed while there is nothing to write."""
         for output in self.all:
-            if not output.ended and output.file.due(0):
+            if output.rotates and not output.ended and output.file.due(0):
                 output.file.reopen()
 
     def _next(self, output: Output) -> Task | None:
@@ -339,7 +340,7 @@ class Outputs:
         if output.ended or (task is not None and task.reopen):
             return output.queue.popleft() if output.queue else None
         size = 0 if task is None or task.data is None else len(task.data)
-        if output.file.due(size):
+        if output.rotates and output.file.due(size):
             return Task(output.done, reopen=True)
         return output.queue.popleft() if output.queue else None
 
