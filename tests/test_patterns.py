@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import os
 import re
 from dataclasses import replace
 
@@ -212,6 +213,17 @@ def test_what_is_no_file_can_t_be_followed_by_another(path):
         output(path, size=1 << 20))
 
 
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder", "plain", "nothing"])
+def test_what_is_there_and_no_plain_file_is_told(tmp_path, kind):
+    path = tmp_path / "a"
+    {"fifo": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("b"), "folder": path.mkdir,
+     "plain": path.touch, "nothing": lambda: None}[kind]()
+    told = [] if kind in ("plain", "nothing") else [
+        ("outputs[0].path", "only plain files can follow one another, and that is something else")]
+    assert problems(output(str(path), size=1 << 20)) == told
+    assert not problems(output(str(path)))
+
+
 def test_a_name_must_leave_room_for_what_is_added():
     assert not problems(output("a" * 193, size=1 << 20))
     assert "no room for what is added" in problems(output("a" * 194, size=1 << 20))[0][1]
@@ -225,7 +237,8 @@ def test_a_path_that_is_no_name_is_told_and_nothing_else():
 
 def test_zstd_has_to_be_there(monkeypatch):
     zstd = output("a%H", compress="zstd")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert not problems(zstd)
-    monkeypatch.setattr("gazer.config.rules._has_zstd", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ((path, text),) = problems(zstd)
     assert path == "outputs[0].rotate.compress" and "zstandard" in text

@@ -405,6 +405,60 @@ def test_where_no_new_file_can_be_made_the_old_one_goes_on(files, tmp_path, path
     assert sorted(sink.sizes().values()) == [1, 16]
 
 
+@pytest.mark.parametrize("path", ["dns.log", "dns-%Y.log"])
+def test_after_an_error_the_same_file_goes_on(files, path, monkeypatch):
+    sink = files(path, size=100, now=time.time())
+    sink.block(5)
+    failing = [OSError(5, "Input/output error")] * 2
+
+    class Os:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def write(self, fd, data):
+            if failing:
+                raise failing.pop()
+            return os.write(fd, data)
+
+    monkeypatch.setattr(writing, "AGAIN", 0.01)
+    monkeypatch.setattr(writing, "RETRY", 0.01)
+    monkeypatch.setattr(writing, "os", Os())
+    sink.block(3)
+    (name,) = sink.sizes()
+    assert sink.sizes() == {name: 8} and not failing
+    assert sink.said == [
+        f"can't write to {sink.path}: Input/output error; trying again",
+        f"writing to {sink.path} again"]
+    sink.block(3)
+    assert sorted(sink.sizes().values()) == [3, 8]
+
+
+def test_a_folder_that_is_away_when_the_next_file_is_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "AGAIN", 0.01)
+    where, away = tmp_path / "log", tmp_path / "away"
+    where.mkdir()
+    sink = Files(where, "dns-%H.log")
+    sink.block()
+    sink.now += HOUR
+    assert sink.idle()
+    where.rename(away)
+    tries = []
+
+    def asked():
+        tries.append(1)
+        if len(tries) == 3:
+            away.rename(where)
+        return False
+
+    sink.file._giving_up = asked
+    monkeypatch.setattr(writing, "RETRY", 0.01)
+    sink.block()
+    assert sink.sizes() == {"dns-12.log": 1, "dns-13.log": 1}
+    assert all("No such file or directory" in text for text in sink.said[:-1])
+    assert sink.said[-1] == f"writing to {sink.path} again"
+    sink.file.close()
+
+
 def test_a_file_system_that_has_no_locks(files, monkeypatch):
     def refused(*_):
         raise OSError(95, "Operation not supported")

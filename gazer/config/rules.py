@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 
 from gazer.config import (
@@ -25,6 +26,10 @@ from gazer.config.kinds import (
     show_size,
     shown,
 )
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.config.patterns import Names
 
 LEAST_FILE = 256 * KIB      # rotate.size: a block, which is not divided
 MAX_ROTATED = 210           # octets: NAME_MAX is 255, and there may come .TIME.NUMBER.zst.part
@@ -209,6 +214,8 @@ def _rotation_problems(config: Config) -> Iterator[tuple[str, str]]:
         if len(names.at(0).encode()) > MAX_ROTATED and turning(output) is not None:
             yield path, f"the name has no room for what is added: at most {MAX_ROTATED} octets"
             continue
+        if turning(output) is not None and not _is_plain(names):
+            yield path, "only plain files can follow one another, and that is something else"
         yield from _rotate_key_problems(f"outputs[{index}].rotate", output)
         apart.append((index, output, _identity(names.folder, "")))
     for index, output, folder in apart:
@@ -255,6 +262,14 @@ def _rotate_key_problems(path: str, output: Output) -> Iterator[tuple[str, str]]
                 yield f"{path}.{name}", (
                     "no file of this output is ever closed: it goes with size, interval or "
                     "conversions in the path")
+
+
+def _is_plain(names: Names) -> bool:
+    """What has the path's own name now, if anything has."""
+    try:
+        return names.timed or stat.S_ISREG(os.lstat(names.path).st_mode)
+    except OSError:
+        return True
 
 
 def _has_zstd() -> bool:
