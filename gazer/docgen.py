@@ -17,11 +17,14 @@ from pathlib import Path
 from gazer.config import (
     MAX_OUTPUTS,
     OUTPUT_PATH,
+    OUTPUT_ROTATE,
+    OUTPUT_ROTATE_WHY,
     OUTPUT_TYPE,
     OUTPUT_TYPES,
     Config,
     Forward,
     Key,
+    Rotation,
     Server,
     SpoolSettings,
     keys_of,
@@ -167,6 +170,7 @@ def _outputs(config: Config, why: str) -> Iterator[str]:
                 yield ""
             yield from _described(key, "    ")
             yield f"{'    ' if number else '  - '}{key.name}: {shown}"
+        yield from _rotate(output.rotation)
     yield ""
     yield from _comment("Another type, and the key that goes with it alone:", "  ")
     own, kinds = OUTPUT_TYPES["msgpack"]
@@ -188,6 +192,17 @@ def _outputs(config: Config, why: str) -> Iterator[str]:
         f'  #   spool: {{path: "/var/spool/gazer/fluentd", max_bytes: {show_size(spool.max_bytes)}'
         f", drop: {spool.drop}}}"
     )
+
+
+def _rotate(own: Rotation | None) -> Iterator[str]:
+    """The keys of files that follow one another; as comments where there are none."""
+    out = "    # " if own is None else "    "
+    yield ""
+    yield from _comment(OUTPUT_ROTATE_WHY, "    ")
+    yield f"{out}{OUTPUT_ROTATE}:"
+    for name, (attribute, key) in keys_of(Rotation).items():
+        yield from _described(key, f"{out}  ")
+        yield f"{out}  {name}: {key.kind.show(getattr(own or Rotation(), attribute))}"
 
 
 def _words(kind: object) -> tuple[str, Key, str]:
@@ -269,7 +284,8 @@ def _page_lines() -> Iterator[str]:
             yield (
                 f"`outputs` is a list of 1 to {MAX_OUTPUTS} of these. Events are encoded once "
                 "for each form in use (`text`, `json`, `seconds`, `event_time`), however many "
-                "outputs share it."
+                "outputs share it. `rotate` is a mapping of its own: [files that follow one "
+                "another](operations.md#files-that-follow-one-another)."
             )
             yield from _fluentd_lines()
 
@@ -280,6 +296,9 @@ def _output_rows() -> Iterator[tuple[str, Key, str]]:
     for type_, (own, kinds) in OUTPUT_TYPES.items():
         if type_ != "fluentd":
             yield f"outputs[].{own.name}", own, f"`{next(iter(kinds))}`"
+    for name, (attribute, key) in keys_of(Rotation).items():
+        yield f"outputs[].{OUTPUT_ROTATE}.{name}", key, (
+            f"`{key.kind.show(getattr(Rotation(), attribute))}`")
 
 
 def _fluentd_lines() -> Iterator[str]:

@@ -45,6 +45,7 @@ from gazer.config.kinds import (
     Flag,
     Listing,
     Member,
+    Mode,
     Path,
     Size,
     Text,
@@ -329,6 +330,43 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """How the files of an output follow one another: the key `rotate` of an output."""
+
+    size: int = key(
+        "size", 0, Size(0, TIB),
+        "A new file is begun ahead of the events with which this one would be larger; 0: never. "
+        "At least 256KiB, which is what is written at once.",
+    )  # fmt: skip
+    interval_ns: int = key(
+        "interval", 0, Duration(0, 366 * 24 * HOUR),
+        "A new file is begun at each multiple of this since 1970 by UTC (1h: at each full hour, "
+        "24h: at midnight), whole seconds; 0: not because of the time, or with conversions in "
+        "`path` whenever these give another name. A file that has nothing in it stays.",
+    )  # fmt: skip
+    compress: str = key(
+        "compress", "none", Choice("none", "gzip", "zstd"),
+        "What is done to a file when it is closed, in the background; its name then ends in .gz "
+        "or .zst.",
+    )  # fmt: skip
+    keep_age_ns: int = key(
+        "keep_age", 0, Duration(0, 100 * 366 * 24 * HOUR),
+        "Closed files of this output are removed when they were last written so long ago; 0: "
+        "never.",
+    )  # fmt: skip
+    keep_bytes: int = key(
+        "keep_bytes", 0, Size(0, 1024 * TIB),
+        "The oldest closed files of this output are removed while all its files together take more "
+        "than this; 0: never.",
+    )  # fmt: skip
+    mode: int = key(
+        "mode", 0o640, Mode(),
+        "The mode of new files, whatever the umask. (Without `rotate`: 0640, less what the umask "
+        "takes.)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """One destination: in the file, `type` and `format` or `time` together make its kind.
 
@@ -338,6 +376,7 @@ class Output:
     kind: OutputKind
     path: str
     forward: Forward | None = None
+    rotation: Rotation | None = None
 
     @property
     def name(self) -> str:
@@ -351,7 +390,10 @@ class Output:
 OUTPUT_TYPE = Key("type", Choice("text", "msgpack", "fluentd"), "What is written. Required.")
 OUTPUT_PATH = Key(
     "path", Path("standard output"),
-    "With type text or msgpack: where to. Required; two outputs cannot share one file.",
+    "With type text or msgpack: where to. Required; two outputs cannot share one file. The name of "
+    "the file may have conversions of strftime(3), by UTC, as in dns-%Y%m%d-%H.log: then a new "
+    "file is begun whenever they give another name. %Y %y %m %d %j %u %G %V %H %M %S are known, "
+    "%% is a percent sign.",
 )  # fmt: skip
 OUTPUT_FORMAT = Key(
     "format", Choice("text", "json"),
@@ -378,6 +420,12 @@ OUTPUT_TYPES: dict[str, tuple[Key, dict[str, OutputKind]]] = {
         {"event_time": OutputKind.MSGPACK_EVENT_TIME, "seconds": OutputKind.MSGPACK},
     ),
 }
+# Files that follow one another: a mapping of the keys of Rotation.
+OUTPUT_ROTATE = "rotate"
+OUTPUT_ROTATE_WHY = (
+    "A new file by size or time; what becomes of closed ones. Without it, and without conversions "
+    "in the path, there is one file, for logrotate say."
+)
 MAX_OUTPUTS = 16
 
 

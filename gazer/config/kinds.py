@@ -223,6 +223,27 @@ class Whole(Kind):
         return _within(parse_whole(text), self.low, self.high)
 
 
+class Mode(Kind):
+    """The mode of a file, in octal; its owner can always read and write it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        bounds = "0600 to 0777, of which the owner's read and write are always set"
+        super().__init__("file mode", bounds, f"a file mode in octal, {bounds}, such as 0640")
+
+    def parse(self, text: str) -> int:
+        if len(text) not in (3, 4) or not set(text) <= set("01234567"):
+            raise ValueError(text)
+        mode = int(text, 8)
+        if mode & 0o600 != 0o600:
+            raise ValueError(text)
+        return _within(mode, 0o600, 0o777)
+
+    def show(self, value: int) -> str:
+        return f"{value:04o}"
+
+
 class WholeOrAuto(Whole):
     """A whole number, or "auto", which is 0 as a value."""
 

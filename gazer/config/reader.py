@@ -23,6 +23,7 @@ import yaml
 from gazer.config import (
     MAX_OUTPUTS,
     OUTPUT_PATH,
+    OUTPUT_ROTATE,
     OUTPUT_TYPE,
     OUTPUT_TYPES,
     Config,
@@ -30,6 +31,7 @@ from gazer.config import (
     Key,
     Output,
     OutputKind,
+    Rotation,
     Server,
     keys_of,
     sections,
@@ -90,7 +92,7 @@ def parse(text: str, source: str) -> Config:
 
 # The keys of each type of output, beside `type`.
 _OUTPUT_KEYS: dict[str, list[str]] = {
-    type_: [OUTPUT_PATH.name, own.name] for type_, (own, _) in OUTPUT_TYPES.items()
+    type_: [OUTPUT_PATH.name, own.name, OUTPUT_ROTATE] for type_, (own, _) in OUTPUT_TYPES.items()
 } | {
     "fluentd": ["servers", "time", *keys_of(Forward), *SECRET_FILES, *sections_of(Forward)],
 }
@@ -249,9 +251,12 @@ class _Reading:
         forward = None
         if type_ == "fluentd":
             forward = self.forward(node, given, path, kind)
+        rotation = None
+        if OUTPUT_ROTATE in given and type_ != "fluentd":
+            rotation = self.section(Rotation, given[OUTPUT_ROTATE], f"{path}.{OUTPUT_ROTATE}")
         if target is None or len(self.errors) != before:
             return None
-        return Output(kind, target, forward)
+        return Output(kind, target, forward, rotation)
 
     def forward(self, node: yaml.Node, given: dict[str, yaml.Node], path: str,
                 kind: OutputKind) -> Forward:

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 
-from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config, Forward
+from gazer.config import (
+    LLMNR_PORT,
+    MAX_CAPTURES,
+    MAX_MESSAGE,
+    MDNS_PORT,
+    Config,
+    Forward,
+    Output,
+    Rotation,
+    keys_of,
+)
 from gazer.config.kinds import (
+    KIB,
     MAX_PATH,
     MIB,
+    SECOND,
     address_and_port,
     show_duration,
     show_size,
     shown,
 )
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.config.patterns import Names
+
+LEAST_FILE = 256 * KIB      # rotate.size: a block, which is not divided
+MAX_ROTATED = 210           # octets: NAME_MAX is 255, and there may come .TIME.NUMBER.zst.part
 MAX_NAME = 15       # octets of an interface's name: IFNAMSIZ of linux/if.h, less the NUL
 
 
@@ -25,6 +44,7 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     yield from _metrics_problems(config)
     yield from _output_problems(config)
     yield from _forward_problems(config)
+    yield from _rotation_problems(config)
 
 
 def _capture_problems(config: Config) -> list[tuple[str, str]]:
@@ -219,6 +239,91 @@ def _tls_problems(forward: Forward, path: str) -> Iterator[tuple[str, str]]:
         yield f"{path}.ca_file", "does nothing while tls.verify is false"
     if any(server.address.startswith("unix:") for server in forward.servers):
         yield f"{path}.enable", "TLS is not spoken over a unix socket"
+
+
+def _rotation_problems(config: Config) -> Iterator[tuple[str, str]]:
+    """Of files that follow one another: what can't be, and who would take another's file."""
+    from gazer.config.patterns import Names, claims, collide, turning
+
+    apart: list[tuple[int, Output, object]] = []     # with the folder that each is in
+    for index, output in enumerate(config.outputs):
+        path = f"outputs[{index}].path"
+        if output.forward is not None:
+            continue
+        if _identity(output.path, "stdout") in ("stdout", None) or output.path.endswith("/"):
+            if output.rotation is not None:
+                yield f"outputs[{index}].rotate", "that is no file which could be begun anew"
+            continue
+        try:
+            names = Names(output.path)
+        except ValueError as error:
+            yield path, str(error)
+            continue
+        if len(names.at(0).encode()) > MAX_ROTATED and turning(output) is not None:
+            yield path, f"the name has no room for what is added: at most {MAX_ROTATED} octets"
+            continue
+        if turning(output) is not None and not _is_plain(names):
+            yield path, "only plain files can follow one another, and that is something else"
+        yield from _rotate_key_problems(f"outputs[{index}].rotate", output)
+        apart.append((index, output, _identity(names.folder, "")))
+    for index, output, folder in apart:
+        for before, other, its in apart:
+            if before >= index or its != folder or None in (its, folder):
+                continue
+            if (turning(output) or turning(other)) and collide(other, output):
+                yield (f"outputs[{index}].path",
+                       f"files of {shown(other.path, MAX_PATH)} can have the same names")
+    if not any(turning(output) for _, output, _ in apart):
+        return
+    others = {f"capture.files[{i}]": path for i, path in enumerate(config.capture.files)}
+    others["service.quarantine"] = config.service.quarantine
+    for label, path in others.items():
+        place, name = os.path.split(path)
+        for index, output, folder in apart:
+            if name and path != "-" and claims(output, name) and (
+                    _identity(place or ".", "") == folder):
+                yield label, (f"{shown(path, MAX_PATH)} would be taken for a closed file of "
+                              f"outputs[{index}]")
+
+
+def _rotate_key_problems(path: str, output: Output) -> Iterator[tuple[str, str]]:
+    from gazer.config.patterns import turning
+
+    rotation = output.rotation
+    if rotation is None:
+        return
+    if 0 < rotation.size < LEAST_FILE:
+        yield f"{path}.size", f"{show_size(rotation.size)} is less than what is written at once; " \
+            f"at least {show_size(LEAST_FILE)}"
+    if rotation.interval_ns % SECOND:
+        yield f"{path}.interval", f"{show_duration(rotation.interval_ns)} is no whole second"
+    if 0 < rotation.keep_bytes < rotation.size:
+        yield f"{path}.keep_bytes", (
+            f"{show_size(rotation.keep_bytes)} is less than one file ({path}.size is "
+            f"{show_size(rotation.size)}): none would be kept")
+    if rotation.compress == "zstd" and not _has_zstd():
+        yield f"{path}.compress", "zstd needs the Python package zstandard, which is not there"
+    if turning(output) is None:
+        for name in ("compress", "keep_age", "keep_bytes"):
+            attribute, _ = keys_of(Rotation)[name]
+            if getattr(rotation, attribute) != getattr(Rotation(), attribute):
+                yield f"{path}.{name}", (
+                    "no file of this output is ever closed: it goes with size, interval or "
+                    "conversions in the path")
+
+
+def _is_plain(names: Names) -> bool:
+    """What has the path's own name now, if anything has."""
+    try:
+        return names.timed or stat.S_ISREG(os.lstat(names.path).st_mode)
+    except OSError:
+        return True
+
+
+def _has_zstd() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("zstandard") is not None
 
 
 def _identity(path: str, dash: str) -> object:

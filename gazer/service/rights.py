@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from gazer.config import Config, Output
+from gazer.config.patterns import folder_and_file
 from gazer.errors import GazerError, ProcessError
 from gazer.privileges import (
     FOLDER,
@@ -49,16 +50,22 @@ def rights_problems(config: Config) -> list[str]:
 
 
 def _places(label: str, output: Output) -> list[Place]:
-    """What an output needs of the file system."""
+    """What an output needs of the file system: a file, and where others follow it their folder; or
+    a spool, and what TLS reads."""
     forward = output.forward
-    if forward is None:
-        return [Place(f"{label}.path", output.path)]
-    spool, tls = forward.spool.path, forward.tls
-    found = [Place(f"{label}.spool.path", spool, FOLDER)] if spool else []
-    for name in ("ca_file", "cert_file", "key_file"):
-        if path := getattr(tls, name):
-            found.append(Place(f"{label}.tls.{name}", path, READ))
-    return found
+    if forward is not None:
+        spool, tls = forward.spool.path, forward.tls
+        found = [Place(f"{label}.spool.path", spool, FOLDER)] if spool else []
+        for name in ("ca_file", "cert_file", "key_file"):
+            if path := getattr(tls, name):
+                found.append(Place(f"{label}.tls.{name}", path, READ))
+        return found
+    folder, file = folder_and_file(output)
+    label = f"{label}.path"
+    if not folder or not os.path.isdir(folder):
+        return [Place(label, file)]
+    there = [Place(label, file)] if os.path.lexists(file) else []
+    return [*there, Place(label, folder, FOLDER)]
 
 
 def remover(identity: Identity | None) -> Callable[[str], None]:

@@ -31,6 +31,8 @@ rings give up the oldest of what waits.  Whoever is behind by so much still has 
 writes it some time; if the sink is killed before that, it is lost, and the successor counts it as
 dropped.
 
+A rotating output is a FileOutput that says when it is `due` for a new file (rotation.py).
+
 A fluentd output is through with a task when all of it was acknowledged, stands in the spool or was
 given up.  A sink that is killed so repeats at most what was in hand.  What the spool has is not
 repeated: the spool knows up to which event that is, though no commit says so (Link.begin).
@@ -47,7 +49,8 @@ from gazer.event import TAG_STATS
 from gazer.sinks.files import TORN_PIPE, ClosedError, FileOutput, GaveUpError
 from gazer.sinks.link import Link
 from gazer.sinks.merge import Block, Merge
-from gazer.sinks.tasks import Answer, Task, perform
+from gazer.sinks.output import REMIND, Output
+from gazer.sinks.tasks import Answer, Task, perform, untagged
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -60,85 +63,12 @@ if TYPE_CHECKING:
 BLOCK = 256 * 1024          # bytes written at once; fits a core's cache
 QUEUE = 16 * 1024 * 1024    # bytes of blocks that may wait for an output of a live run
 SPARE = 4                   # empty blocks kept for each output
-TASKS = 4096                # that may wait for one output, however small they are
-FLUSH_AFTER = 0.2           # seconds that an event stays in a block while there is nothing to do
-REMIND = 30.0               # seconds between two lines about events that are dropped
 BRIEF = 0.25                # seconds for which the others wait for an output that stands still
 STUCK = 1.0                 # seconds without progress after which an output counts as stuck
 LAST = 0.5                  # ... that the last write may take when all is to end at once
 GIVE_UP = 1.0               # ... after which an interrupted run over files waits no longer
 JOIN = 5.0                  # seconds for a Forwarder to let go of what it has
 NAP_MS = 100
-
-
-class Output:
-    """One output: its file or its link, its block, and what waits for it."""
-
-    def __init__(self, number: int, to: FileOutput | Link, form: int, lines: bool, *,
-                 capacity: int, room: int) -> None:
-        self.number = number
-        self.link = to if isinstance(to, Link) else None
-        self.file = None if isinstance(to, Link) else to
-        self.target: FileOutput | Forwarder = to.forwarder if isinstance(to, Link) else to
-        self.form = form
-        self.lines = lines
-        self.capacity = capacity
-        self.block = self.empty()
-        self.room = room                # what may wait: blocks of a file, or bytes
-        self.queue: deque[Task] = deque()
-        self.waiting = 0                # ... what does
-        self.spare: list[Block] = []
-        self.hand: Hand | Forwarder | None = self.link.forwarder if self.link else None
-        self.window = self.link.forwarder.window if self.link else 1
-        self.busy: deque[Task] = deque()    # what its thread has in hand
-        self.done = 0                   # merged events that it is through with
-        self.ended = False              # takes no more
-        self.lost = 0                   # dropped since it ceased to keep up
-        self.told = -REMIND
-        self.since = 0.0                # when something was seen in the block
-        self.flush_after = self.link.flush_after if self.link else FLUSH_AFTER
-
-    @property
-    def name(self) -> str:
-        return self.target.name
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is on its way to it."""
-        return not self.busy and not self.queue
-
-    @property
-    def free(self) -> bool:
-        """It would begin with a task at once."""
-        return not self.queue and len(self.busy) < self.window
-
-    @property
-    def full(self) -> bool:
-        return self.waiting >= self.room or len(self.queue) >= TASKS
-
-    def stuck(self, seconds: float) -> bool:
-        """It has work, and has not moved for so long."""
-        return bool(self.busy) and time.monotonic() - self.target.progress > seconds
-
-    def empty(self) -> Block:
-        if self.link is None:
-            return Block(format=self.form, capacity=self.capacity)
-        return Block(format=self.form, capacity=self.capacity, limit=self.link.limit, tagged=True)
-
-    def weight(self, task: Task) -> int:
-        """What a task that waits takes of `room`."""
-        return 1 if self.link is None else task.size
-
-    def task(self, upto: int) -> Task:
-        """What stands in the block, as a task."""
-        block = self.block
-        if self.link is None:
-            return Task(upto, data=block.data(), block=block, events=block.events)
-        parts = block.parts()
-        if 2 * block.used >= self.link.limit:
-            return Task(upto, parts=parts, block=block, events=block.events)
-        return Task(upto, parts=[(tag, bytes(data), n) for tag, data, n in parts],
-                    events=block.events)
 
 
 class Outputs:
@@ -181,6 +111,7 @@ class Outputs:
         ]
         # How long the loop may sleep, in ms, so that events leave their block in time.
         self.nap = max(1, min([NAP_MS, *(int(1000 * o.flush_after) for o in self.all)]))
+        self.rotate = any(output.rotates for output in self.all)
         for output in self.all:
             if hand is not None and output.file is not None:
                 output.hand = hand(partial(perform, output.file, output.lines))
@@ -378,10 +309,31 @@ class Outputs:
         while not output.busy and output.queue and output.queue[0].gap:
             self._count(output, done=max(output.done, output.queue.popleft().upto))
 
+    def turn_files(self) -> None:
+        """In a run over files: close what is to be closed while there is nothing to write."""
+        for output in self.all:
+            if output.rotates and not output.ended and output.file.due(0):
+                output.file.reopen()
+
+    def _next(self, output: Output) -> Task | None:
+        """What its thread is to do now.  A new file is a task of its own, committed before anything
+        is written to it: so a successor knows in which file the last block is."""
+        task = output.queue[0] if output.queue else None
+        if task is not None and task.gap:
+            return None
+        if output.ended or (task is not None and task.reopen):
+            return output.queue.popleft() if output.queue else None
+        size = 0 if task is None or task.data is None else len(task.data)
+        if output.rotates and output.file.due(size):
+            return Task(output.done, reopen=True)
+        return output.queue.popleft() if output.queue else None
+
     def _hand_on(self, output: Output) -> None:
         assert output.hand is not None
-        while output.queue and len(output.busy) < output.window and not output.queue[0].gap:
-            task = output.queue.popleft()
+        while len(output.busy) < output.window:
+            task = self._next(output)
+            if task is None:
+                break
             if not output.busy:
                 output.target.progress = time.monotonic()
             output.busy.append(task)
@@ -455,6 +407,7 @@ class Outputs:
     def _place(self, output: Output) -> None:
         if output.file is not None:
             self._slot.place_output(output.number, *output.file.place)
+            self._moved = True      # committed ahead of what is written there
 
     def _settle(self) -> None:
         """Commit, and give back to the rings what no output needs any more."""
@@ -580,11 +533,6 @@ class Outputs:
     def _join(self, forwarder: Forwarder, deadline: float) -> None:
         while not forwarder.join(NAP_MS / 1000) and time.monotonic() < deadline:
             self._slot.heartbeat_now()
-
-
-def untagged(event: bytes) -> bytes:
-    """`[tag, time, record]` of a stats event as `[time, record]`, see merge.pyx."""
-    return b"\x92" + event[2 + len(TAG_STATS):]
 
 
 def _events(n: int) -> str:

@@ -18,8 +18,9 @@ from gazer.topology import Topology
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from gazer.config import Forward
+    from gazer.config import Forward, Output
     from gazer.sinks.stats import Interval
     from gazer.summary import Account
 
@@ -85,11 +86,11 @@ def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
         if output.forward is not None:
             links[number] = open_link(child, output.name, output.forward, live=live)
             continue
-        files[number] = FileOutput(
-            output.path,
+        files[number] = file_output(
+            output,
             lines=lines[number],
             notice=lambda text: child.report(NOTICE, text),
-            giving_up=lambda number=number: giving_up(number),    # type: ignore[misc]
+            giving_up=lambda number=number: giving_up(number),
             waits=(lambda _: None) if live else slot.waits,
             lasting=live,
             place=slot.output_place(number),
@@ -136,6 +137,22 @@ def open_link(child: Child, name: str, settings: Forward, *, live: bool) -> Link
     )
 
 
+def file_output(output: Output, **rest: Any) -> FileOutput:
+    """The file of an output, which may be one after the other."""
+    plain = output.path
+    if output.rotation is not None or "%" in output.path:
+        from gazer.config.patterns import Names, turning
+
+        rotation = turning(output)
+        if rotation is not None:
+            from gazer.sinks.rotation import RotatingOutput
+
+            return RotatingOutput(output.path, rotation=rotation, **rest)
+        plain = Names(output.path).path
+    mode = output.rotation.mode if output.rotation is not None else None
+    return FileOutput(plain, mode=mode, **rest)
+
+
 def pump(
     child: Child, merge: Merge, outputs: Outputs, stats: Stats | None, patience: float
 ) -> None:
@@ -174,6 +191,8 @@ def pump(
                 outputs.flush()     # ready or not: what is in the blocks still fills a ring
             if threaded:
                 outputs.turn()
+            if outputs.rotate and not live:
+                outputs.turn_files()
             if merge.unwritten and outputs.due(time.monotonic()):
                 outputs.flush(all_=False)
             merge.wait(nap)

@@ -7,6 +7,7 @@ Every exception becomes part of an answer: a thread of an output never dies of o
 
 from __future__ import annotations
 
+from gazer.event import TAG_STATS
 from gazer.sinks.files import ClosedError, FileOutput
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -83,3 +84,8 @@ def perform(file: FileOutput, lines: bool, task: Task) -> Answer:
     except Exception as error:
         answer.failure = error
     return answer
+
+
+def untagged(event: bytes) -> bytes:
+    """`[tag, time, record]` of a stats event as `[time, record]`, see merge.pyx."""
+    return b"\x92" + event[2 + len(TAG_STATS):]
