@@ -150,17 +150,18 @@ def test_garbage_ends_the_connection_and_not_the_output():
 
 
 def test_what_a_connection_had_goes_again_in_order_with_the_same_ids():
+    """Ahead of what waits behind the window."""
     plans = {2: CLOSE}
     with Receiver(plan=lambda m: plans.pop(m.first, ACK)) as receiver, \
             Sink(receiver, window=4) as sink:
-        sink.feed(10, 1)
+        sink.give(1, 1, 1, 1, tags=("a", "b", "c"))
         sink.settle()
     first = [m for m in receiver.messages if m.connection == 1]
     second = [m for m in receiver.messages if m.connection == 2]
-    assert [m.numbers[0] for m in second] == [*range(2, 10)]
+    assert [m.first for m in second] == [*range(2, 12)]
     assert {m.chunk for m in first[2:]} <= {m.chunk for m in second}
-    assert len(receiver.messages) <= 10 + 4
-    assert [a.events for a in sink.answers] == [1] * 10
+    assert len(receiver.messages) <= 12 + 4
+    assert [a.events for a in sink.answers] == [3] * 4
 
 
 # --- chunks that a server does not take ----------------------------------------------------------
