@@ -23,7 +23,8 @@ def _quick(monkeypatch):
 
 
 def test_the_window_is_filled_and_never_more():
-    with Receiver(plan=lambda _: LOSE) as receiver, Sink(receiver, window=5) as sink:
+    with Receiver(plan=lambda _: LOSE) as receiver, \
+            Sink(receiver, window=5, ack_timeout_ns=SECOND // 2) as sink:
         sink.give(1, 1, 1, 1, 1)
         sink.forwarder.give(Task([(TX, entries([5]), 1)], upto=6))
         sink.wait(lambda: len(receiver.messages) == 5)
@@ -296,7 +297,7 @@ def test_old_chunks_expire_if_they_are_to():
 
 def test_parts_may_change_once_they_are_answered():
     """An ack from the connection before comes while the same chunk is half written again."""
-    with Receiver() as receiver, Sink(receiver, ack_timeout_ns=SECOND) as sink:
+    with Receiver() as receiver, Sink(receiver, ack_timeout_ns=60 * SECOND) as sink:
         size = 20 << 20
         block = bytearray(entries([0], size))
         plans = [CLOSE]
