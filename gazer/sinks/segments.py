@@ -143,13 +143,16 @@ def parse_head(data: bytes) -> Head | None:
 
 def pack_record(marker: bytes, number: int, before: int, payload: memoryview, *, tag: bytes,
                 events: int, chunk: bytes, compressed: str, run: int, upto: int) -> bytes:
-    """The head of a record.  ValueError or struct.error: something does not fit."""
+    """The head of a record.  ValueError: something does not fit."""
     how = compressed.encode("ascii")
     names = tag + chunk + how
     if payload.nbytes > MAX_PAYLOAD:
         raise ValueError(f"a record may have {MAX_PAYLOAD} octets")
-    head = RECORD.pack(marker, number, before, run, upto, events, payload.nbytes,
-                       zlib.crc32(payload), len(tag), len(chunk), len(how), 0)[:-4]
+    try:
+        head = RECORD.pack(marker, number, before, run, upto, events, payload.nbytes,
+                           zlib.crc32(payload), len(tag), len(chunk), len(how), 0)[:-4]
+    except struct.error as error:
+        raise ValueError(f"no record can hold it: {error}") from None
     return head + zlib.crc32(names, zlib.crc32(head)).to_bytes(4, "little") + names
 
 
@@ -251,6 +254,8 @@ def open_plain(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OutputError(f"spool: {printable(path)} is a link; it must be a file") from None
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise OutputError(f"spool: {printable(path)} is no plain file") from None
         raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

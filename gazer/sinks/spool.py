@@ -237,8 +237,8 @@ class Spool:
         """A segment whose first append was cut off."""
         if segment.size > HEAD_SIZE:
             self._fd = open_plain(segment.path, os.O_RDONLY)
-            self._reading = segment
-            self._offset = HEAD_SIZE
+            self._reading, self._offset = segment, HEAD_SIZE
+            self._low = segment.end = segment.first
             self._leave(segment)
         _unlink(segment.path)
 
@@ -367,9 +367,6 @@ class Spool:
                 self._there.add(-records, -events)
                 self._head, self._head_before = end, before
                 self._advance()
-                if self._expect < self._head:
-                    self._stop_reading()
-                    self._expect, self._expect_before = self._head, self._head_before
                 self._keep_position()
             del self._segments[0]
             self.bytes -= segment.taken
@@ -452,8 +449,8 @@ class Spool:
             return True
 
     def _leave(self, segment: Segment) -> None:
-        """The end of a segment that is not written any more."""
-        if segment.size > self._offset:
+        """There is nothing more in a segment that is not written any more."""
+        if self._low == segment.end and segment.size > self._offset:
             self._torn += 1
             self._keep(segment, self._offset, segment.size)
             self._notice(
@@ -497,6 +494,8 @@ class Spool:
                 self._head_before += gap.events
             else:
                 break
+        if self._expect < self._head:   # dropped, or acknowledged after a rewind
+            self._expect, self._expect_before = self._head, self._head_before
         if self._head == self._tail:
             self._seal()                # so that it can be removed
 
