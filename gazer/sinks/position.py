@@ -74,15 +74,16 @@ class Position:
         self._sequence = 0
         self._durable = 0
         try:
+            # What a killed process wrote counts from now on: let it be on the disk before the next
+            # place is written.
+            os.fdatasync(self.fd)
+            self._load()
             # All three places from the beginning: an acknowledgement must not need room on a disk
             # that is full, since it is what makes room.
             size = os.fstat(self.fd).st_size
             if size < 3 * self.PLACE:
                 write(self.fd, [bytes(3 * self.PLACE - size)], size)
-            # What a killed process wrote counts from now on: let it be on the disk before the next
-            # place is written.
-            os.fdatasync(self.fd)
-            self._load()
+            os.ftruncate(self.fd, 3 * self.PLACE)
         except BaseException:
             os.close(self.fd)
             raise
