@@ -1,4 +1,8 @@
-"""The two small things beside a spool's segments: its position, and its quarantine."""
+"""What a spool has beside its segments: the position, and the quarantine.
+
+`position` says which records are done with: all ahead of the head, and ranges behind it.  It also
+says how far the spool goes, so that a record that was lost at its end is missed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import re
 import struct
 import zlib
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from gazer.sinks.segments import (
@@ -28,12 +33,85 @@ DAMAGED = re.compile(r"damaged-\d+-\d+")
 
 
 
-class Gap(NamedTuple):
-    """Records that are known to be unreadable, and are counted already."""
+class Range(NamedTuple):
+    """Records from `first` up to `end`, and the events before each of the two."""
 
     first: int
-    records: int
-    events: int
+    end: int
+    before: int
+    end_before: int
+
+
+class Done:
+    """Which records behind the head are done with, acknowledged or lost, as ranges in order that
+    do not touch.  Between two of them is a record that was read and is not acknowledged, so there
+    are no more of them than a reader's window has records."""
+
+    def __init__(self) -> None:
+        self.ranges: list[Range] = []
+
+    def add(self, new: Range) -> None:
+        ranges = self.ranges
+        start = bisect_left(ranges, new.first, key=_end)            # the first that touches it
+        stop = bisect_right(ranges, new.end, lo=start, key=_first)  # behind the last one
+        if start < stop:
+            low, high = ranges[start], ranges[stop - 1]
+            if low.first < new.first:
+                new = new._replace(first=low.first, before=low.before)
+            if high.end > new.end:
+                new = new._replace(end=high.end, end_before=high.end_before)
+        ranges[start:stop] = [new]
+
+    def find(self, number: int) -> Range | None:
+        """The range that has this record."""
+        at = bisect_right(self.ranges, number, key=_end)
+        if at < len(self.ranges) and self.ranges[at].first <= number:
+            return self.ranges[at]
+        return None
+
+    def missing(self, within: Range) -> Tally:
+        """What of a range is not done with."""
+        tally = Tally()
+        at, before = within.first, within.before
+        for done in self.ranges:
+            if done.first >= within.end or at >= within.end:
+                break
+            if done.end > at:
+                if done.first > at:
+                    tally.add(done.first - at, done.before - before)
+                at, before = done.end, done.end_before
+        if at < within.end:
+            tally.add(within.end - at, within.end_before - before)
+        return tally
+
+    def forget(self, end: int) -> Range | None:
+        """All below `end`.  Returns the range that reaches it, if there is one."""
+        last = None
+        while self.ranges and self.ranges[0].first <= end:
+            last = self.ranges.pop(0)
+        return last if last is not None and last.end > end else None
+
+
+def _first(done: Range) -> int:
+    return done.first
+
+
+def _end(done: Range) -> int:
+    return done.end
+
+
+class Tally:
+    """So many records with so many events."""
+
+    __slots__ = ("events", "records")
+
+    def __init__(self, records: int = 0, events: int = 0) -> None:
+        self.records = records
+        self.events = events
+
+    def add(self, records: int, events: int) -> None:
+        self.records += records
+        self.events += events
 
 
 class State(NamedTuple):
@@ -46,7 +124,7 @@ class State(NamedTuple):
     tail_before: int
     run: int                # of the last record, and what was appended in it
     upto: int
-    gaps: tuple[Gap, ...] = ()      # behind `head`
+    done: tuple[Range, ...] = ()    # behind `head`
 
 
 class Position:
@@ -60,10 +138,8 @@ class Position:
 
     PLACE = 4096
     STATE = struct.Struct("<Q8s6QI")
-    GAP = struct.Struct("<3Q")
-    # More are counted again at the next start.  A gap stands between records that were read and not
-    # acknowledged, and of those there are as many as the output's window.
-    MAX_GAPS = 128
+    RANGE = struct.Struct("<4Q")
+    MAX_DONE = 120      # what stands in further ones comes again after a restart
 
     def __init__(self, path: str) -> None:
         """OutputError: it is of a newer version, or no plain file."""
@@ -106,22 +182,22 @@ class Position:
         size = PREAMBLE.size + self.STATE.size
         if version_of(data, POSITION) != VERSION or len(data) < size:
             return None
-        sequence, *fields, gaps = self.STATE.unpack_from(data, PREAMBLE.size)
-        end = size + gaps * self.GAP.size
+        sequence, *fields, ranges = self.STATE.unpack_from(data, PREAMBLE.size)
+        end = size + ranges * self.RANGE.size
         seal = zlib.crc32(data[:end]).to_bytes(4, "little")
-        if gaps > self.MAX_GAPS or data[end:end + 4] != seal:
+        if ranges > self.MAX_DONE or data[end:end + 4] != seal:
             return None
         return sequence, State(*fields)._replace(
-            gaps=tuple(Gap(*gap) for gap in self.GAP.iter_unpack(data[size:end])))
+            done=tuple(Range(*done) for done in self.RANGE.iter_unpack(data[size:end])))
 
     def write(self, state: State) -> None:
         """Into the place that may be written.  OSError."""
         self._sequence += 1
-        gaps = state.gaps[:self.MAX_GAPS]
+        done = state.done[:self.MAX_DONE]
         data = preamble(POSITION, PREAMBLE.size + self.STATE.size) + self.STATE.pack(
-            self._sequence, *state[:7], len(gaps))
-        if gaps:
-            data += b"".join(self.GAP.pack(*gap) for gap in gaps)
+            self._sequence, *state[:7], len(done))
+        if done:
+            data += b"".join(self.RANGE.pack(*one) for one in done)
         write(self.fd, [data + zlib.crc32(data).to_bytes(4, "little")], self._place * self.PLACE)
 
     def turn(self) -> int:

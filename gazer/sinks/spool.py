@@ -16,8 +16,8 @@ behind `head` is removed.
 
 What survives
 - A process that is killed: all that `append` has returned for, as it is with the kernel then.
-  `ack` writes the position at once, too.  So what comes again is what was not acknowledged, and
-  what was acknowledged behind a record that was not: together no more than the reader's window.
+  `ack` writes the position at once, too: what was acknowledged does not come again.  (But for
+  this: the position has room for 120 ranges that were acknowledged behind records that were not.)
 - A host that goes down: what was appended and acknowledged before the last `sync` that returned
   began.  A segment's data goes to the disk first, then the folder's entries, then the position, and
   only then segments behind that position are removed.  So no position is ahead of its data.
@@ -75,7 +75,15 @@ from typing import NamedTuple
 
 from gazer.config.kinds import printable
 from gazer.errors import OutputError
-from gazer.sinks.position import DAMAGED, Gap, Position, Quarantine, State
+from gazer.sinks.position import (
+    DAMAGED,
+    Done,
+    Position,
+    Quarantine,
+    Range,
+    State,
+    Tally,
+)
 from gazer.sinks.segments import (
     HEAD_SIZE,
     Head,
@@ -108,20 +116,6 @@ class Record(NamedTuple):
     payload: bytes
 
 
-class Tally:
-    """So many records with so many events."""
-
-    __slots__ = ("events", "records")
-
-    def __init__(self, records: int = 0, events: int = 0) -> None:
-        self.records = records
-        self.events = events
-
-    def add(self, records: int, events: int) -> None:
-        self.records += records
-        self.events += events
-
-
 class Spool:
     """See the module."""
 
@@ -148,9 +142,9 @@ class Spool:
 
         self._head = self._tail = 1
         self._head_before = self._tail_before = 0
-        self._acked: dict[int, int] = {}    # behind head: their events
-        self._gaps: list[Gap] = []          # behind head, in order
-        self._out: dict[int, int] = {}      # read and not acknowledged: where in their segment
+        self._done = Done()                 # behind head
+        self._out: dict[int, tuple[int, int]] = {}  # read and not acknowledged: where in their
+                                                    # segment, and the events before them
         self._runs: dict[int, int] = {}
 
         self._reading: Segment | None = None
@@ -206,13 +200,14 @@ class Spool:
             # Segments that are missing were removed by us, most likely: there was a later position.
             self._head, self._head_before = front, before
         if state is not None:
-            self._gaps = [gap for gap in state.gaps if gap.first >= self._head]
-        self._there = Tally(
-            self._tail - self._head - sum(gap.records for gap in self._gaps),
-            self._tail_before - self._head_before - sum(gap.events for gap in self._gaps))
+            for done in state.done:
+                self._done.add(done)
+            self._pass(self._head, self._head_before)
+        self._there = self._done.missing(
+            Range(self._head, self._tail, self._head_before, self._tail_before))
         self._found.add(self._there.records, self._there.events)
         if front > self._head:
-            self._gap(self._head, front, before - self._head_before)    # removed by a hand
+            self._lose(Range(self._head, front, self._head_before, before)) # removed by a hand
         self._expect, self._expect_before = self._head, self._head_before
 
         position.write(self._state())
@@ -356,17 +351,11 @@ class Spool:
             end, before = segment.end, segment.end_before
             assert end is not None
             if end > self._head:
-                known = [gap for gap in self._gaps if gap.first < end]
-                acked = [n for n in self._acked if n < end]
-                records = end - self._head - sum(g.records for g in known) - len(acked)
-                events = (before - self._head_before - sum(g.events for g in known)
-                          - sum(self._acked.pop(n) for n in acked))
-                self._gaps = self._gaps[len(known):]
-                self._out = {n: at for n, at in self._out.items() if n >= end}
-                self._dropped.add(records, events)
-                self._there.add(-records, -events)
-                self._head, self._head_before = end, before
-                self._advance()
+                lost = self._done.missing(Range(self._head, end, self._head_before, before))
+                self._dropped.add(lost.records, lost.events)
+                self._there.add(-lost.records, -lost.events)
+                self._out = {n: where for n, where in self._out.items() if n >= end}
+                self._pass(end, before)
                 self._keep_position()
             del self._segments[0]
             self.bytes -= segment.taken
@@ -410,18 +399,19 @@ class Spool:
 
     def _record(self, segment: Segment, at: int, header: Header) -> Record | None:
         number = header.number
-        self._expect, self._expect_before = number + 1, header.before + header.events
-        if number in self._acked or any(
-                gap.first <= number < gap.first + gap.records for gap in self._gaps):
+        here = Range(number, number + 1, header.before, header.before + header.events)
+        done = self._done.find(number) or here
+        self._expect, self._expect_before = done.end, done.end_before
+        if done is not here:
             return None
         payload = read(self._fd, header.length, at + header.size)
         if len(payload) != header.length or zlib.crc32(payload) != header.crc:
             self._keep(segment, at, at + header.end)
             with self._lock:
-                self._gap(number, number + 1, header.events)
+                self._lose(here)
             self._tell()
             return None
-        self._out[number] = at
+        self._out[number] = at, header.before
         return Record(number, header.tag, header.events, header.chunk, header.compressed, payload)
 
     def _start_reading(self) -> bool:
@@ -443,9 +433,9 @@ class Spool:
                 continue
             self._reading = segment
             self._offset, self._low = HEAD_SIZE, segment.first
-            at = self._out.get(self._expect)
-            if at is not None:
-                self._offset, self._low = at, self._expect
+            where = self._out.get(self._expect)
+            if where is not None:
+                self._offset, self._low = where[0], self._expect
             return True
 
     def _leave(self, segment: Segment) -> None:
@@ -466,15 +456,17 @@ class Spool:
 
     def ack(self, record: Record) -> bool:
         """A receiver has it.  False: that was known, or it was dropped in the meantime."""
-        if self._out.pop(record.number, None) is None:
+        number, events = record.number, record.events
+        where = self._out.pop(number, None)
+        if where is None:
             return False
+        before = where[1]
         with self._lock:
-            self._acked[record.number] = record.events
-            self._delivered.add(1, record.events)
-            self._there.add(-1, -record.events)
-            if record.number == self._head:
-                self._advance()
-                self._keep_position()
+            self._done.add(Range(number, number + 1, before, before + events))
+            self._delivered.add(1, events)
+            self._there.add(-1, -events)
+            self._pass(self._head, self._head_before)
+            self._keep_position()
         return True
 
     def rewind(self) -> None:
@@ -482,18 +474,12 @@ class Spool:
         self._stop_reading()
         self._expect, self._expect_before = self._head, self._head_before
 
-    def _advance(self) -> None:
-        """Move `head` over all that is done with.  (The lock is held.)"""
-        while True:
-            if self._head in self._acked:
-                self._head_before += self._acked.pop(self._head)
-                self._head += 1
-            elif self._gaps and self._gaps[0].first == self._head:
-                gap = self._gaps.pop(0)
-                self._head += gap.records
-                self._head_before += gap.events
-            else:
-                break
+    def _pass(self, number: int, before: int) -> None:
+        """Everything up to this number is done with: the head goes there, and on over all behind it
+        that is.  (The lock is held.)"""
+        done = self._done.forget(number)
+        self._head, self._head_before = (number, before) if done is None else (
+            done.end, done.end_before)
         if self._expect < self._head:   # dropped, or acknowledged after a rewind
             self._expect, self._expect_before = self._head, self._head_before
         if self._head == self._tail:
@@ -504,24 +490,19 @@ class Spool:
     def _missing(self, end: int, before: int) -> None:
         """The records from the expected one up to `end` can't be read."""
         with self._lock:
-            self._gap(self._expect, end, before - self._expect_before)
+            self._lose(Range(self._expect, end, self._expect_before, before))
         self._expect, self._expect_before = end, before
         self._tell()
 
-    def _gap(self, first: int, end: int, events: int) -> None:
+    def _lose(self, gone: Range) -> None:
         """Count records that can't be read, unless they were counted.  (The lock is held.)"""
-        events = max(0, events)
-        known = [gap for gap in self._gaps if first <= gap.first < end]
-        acked = [n for n in self._acked if first <= n < end]
-        new = end - first - sum(gap.records for gap in known) - len(acked)
-        lost = (events - sum(gap.events for gap in known)
-                - sum(self._acked.pop(n) for n in acked))
-        self._out = {n: at for n, at in self._out.items() if not first <= n < end}
-        self._gaps = sorted({*self._gaps} - {*known} | {Gap(first, end - first, events)})
-        self._damaged.add(new, lost)
-        self._untold.add(new, lost)
-        self._there.add(-new, -lost)
-        self._advance()
+        lost = self._done.missing(gone)
+        self._damaged.add(lost.records, lost.events)
+        self._untold.add(lost.records, lost.events)
+        self._there.add(-lost.records, -lost.events)
+        self._out = {n: at for n, at in self._out.items() if not gone.first <= n < gone.end}
+        self._done.add(gone)
+        self._pass(self._head, self._head_before)
         self._keep_position()
 
     def _keep(self, segment: Segment, offset: int, end: int) -> None:
@@ -547,7 +528,7 @@ class Spool:
     def _state(self) -> State:
         run = next(reversed(self._runs), 0)
         return State(self._marker, self._head, self._head_before, self._tail, self._tail_before,
-                     run, self._runs.get(run, 0), tuple(self._gaps[:Position.MAX_GAPS]))
+                     run, self._runs.get(run, 0), tuple(self._done.ranges[:Position.MAX_DONE]))
 
     def _keep_position(self) -> None:
         """Write it where a kill can't undo it.  (The lock is held.)"""
