@@ -389,10 +389,10 @@ class Spool:
             if at > self._offset:
                 self._keep(segment, self._offset, at)
             self._offset, self._low = at + header.end, header.number + 1
-            if header.number < self._expect:
-                continue
             if header.number > self._expect:
                 self._missing(header.number, header.before)
+            if header.number < self._expect:
+                continue
             record = self._record(segment, at, header)
             if record is not None:
                 return record
@@ -489,9 +489,10 @@ class Spool:
 
     def _missing(self, end: int, before: int) -> None:
         """The records from the expected one up to `end` can't be read."""
-        with self._lock:
-            self._lose(Range(self._expect, end, self._expect_before, before))
+        gone = Range(self._expect, end, self._expect_before, before)
         self._expect, self._expect_before = end, before
+        with self._lock:
+            self._lose(gone)            # which may move both further
         self._tell()
 
     def _lose(self, gone: Range) -> None:
