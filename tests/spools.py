@@ -92,15 +92,14 @@ class Wrapped:
 
 @contextlib.contextmanager
 def system(wrapped):
+    before = MODULES[0].os
     for module in MODULES:
-        if hasattr(module, "os"):
-            module.os = wrapped
+        module.os = wrapped
     try:
         yield wrapped
     finally:
         for module in MODULES:
-            if hasattr(module, "os"):
-                module.os = os
+            module.os = before
 
 
 def without_syncs():

@@ -14,6 +14,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
+from gazer.sinks.account import Tally
 from gazer.sinks.segments import (
     MODE,
     PLAIN,
@@ -98,20 +99,6 @@ def _first(done: Range) -> int:
 
 def _end(done: Range) -> int:
     return done.end
-
-
-class Tally:
-    """So many records with so many events."""
-
-    __slots__ = ("events", "records")
-
-    def __init__(self, records: int = 0, events: int = 0) -> None:
-        self.records = records
-        self.events = events
-
-    def add(self, records: int, events: int) -> None:
-        self.records += records
-        self.events += events
 
 
 class State(NamedTuple):

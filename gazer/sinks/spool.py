@@ -36,9 +36,9 @@ The account, in records and in events, of each process that opens the spool:
 damaged.  `refused`, which drop=newest did not take, is beside it: it was never spooled.  What is
 dropped while it is on its way to a receiver counts as dropped, whatever becomes of it.  Two things
 can't be known.  Octets behind the last record, with no number missing, are an append that was cut
-off (`torn`): its events are still with whoever appends.  And when a host goes down just after
-drop=oldest removed a segment, the position on its disk may be from before; then these records count
-as damaged in the next process.
+off (`torn`): its events are still with whoever appends.  And when a host goes down just after a
+segment was removed to make room, and not by `sync`, the position on its disk may be from before;
+then these records count as damaged in the next process.
 
 Limits
 - max_bytes bounds the octets of all files here: segments, quarantine (an eighth of it at most, and
@@ -66,24 +66,15 @@ disk.  And what is needed is an append, a CRC and a position.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
-import time
 import zlib
 from typing import NamedTuple
 
 from gazer.config.kinds import printable
 from gazer.errors import OutputError
-from gazer.sinks.position import (
-    DAMAGED,
-    Done,
-    Position,
-    Quarantine,
-    Range,
-    State,
-    Tally,
-)
+from gazer.sinks.account import Account
+from gazer.sinks.position import DAMAGED, Done, Position, Quarantine, Range, State
 from gazer.sinks.segments import (
     HEAD_SIZE,
     Head,
@@ -96,14 +87,21 @@ from gazer.sinks.segments import (
     read,
     write,
 )
-from gazer.sinks.survey import Survey, make_folder, segment_name, sync_file, sync_folder
+from gazer.sinks.survey import (
+    Survey,
+    hold,
+    make_folder,
+    remove,
+    segment_name,
+    sync_file,
+    sync_folder,
+)
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SEGMENT_BYTES = 8 << 20
-REMIND = 30.0           # seconds between two lines about damage
 RUNS = 8                # whose `last` is known; only the newest is asked for
 
 
@@ -128,7 +126,6 @@ class Spool:
         self._max_bytes = max_bytes
         self._newest = drop == "newest"
         self._segment_bytes = min(segment_bytes, max_bytes // 8)
-        self._notice = notice
 
         self._lock = threading.Lock()       # everything that `sync` looks at
         self._syncing = threading.Lock()    # one sync at a time
@@ -155,11 +152,7 @@ class Spool:
         self._expect_before = 0
 
         self.bytes = 0                      # on the disk
-        self._there = Tally()
-        self._found, self._spooled, self._delivered = Tally(), Tally(), Tally()
-        self._dropped, self._damaged, self._refused = Tally(), Tally(), Tally()
-        self._torn = 0
-        self._untold, self._told = Tally(), -REMIND
+        self._account = Account(folder, notice)
 
         self._lock_fd = -1
         self._position: Position | None = None
@@ -177,13 +170,7 @@ class Spool:
 
     def _open(self) -> None:
         make_folder(self.folder)
-        self._lock_fd = open_plain(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"spool: {printable(self.folder)} is in use: another output or another sensor "
-                "holds it; each needs a folder of its own") from None
+        self._lock_fd = hold(self.folder)
         names = os.listdir(self.folder)
         survey = Survey(self.folder, names)
         self._position = position = Position(os.path.join(self.folder, "position"))
@@ -203,9 +190,8 @@ class Spool:
             for done in state.done:
                 self._done.add(done)
             self._pass(self._head, self._head_before)
-        self._there = self._done.missing(
-            Range(self._head, self._tail, self._head_before, self._tail_before))
-        self._found.add(self._there.records, self._there.events)
+        self._account.find(self._done.missing(
+            Range(self._head, self._tail, self._head_before, self._tail_before)))
         if front > self._head:
             self._lose(Range(self._head, front, self._head_before, before)) # removed by a hand
         self._expect, self._expect_before = self._head, self._head_before
@@ -218,15 +204,15 @@ class Spool:
                       + self._quarantine.bytes + 3 * Position.PLACE)
         if survey.torn is not None:
             self._bury(survey.torn)
-        self._tell()
+        self._account.tell()
         if survey.lost:
-            self._notice(f"spool {printable(self.folder)}: what was delivered is not known any "
-                         "more; what is there is sent again")
+            self._account.say("what was delivered is not known any more; what is there is sent "
+                              "again")
         if not self._newest:
             self._make_room(0)
-            if self._dropped.events:
-                self._notice(f"spool {printable(self.folder)} had more than {self._max_bytes} "
-                             f"bytes: {self._dropped.events} events were dropped")
+            if dropped := self._account.dropped.events:
+                self._account.say(f"there were more than {self._max_bytes} bytes: {dropped} events "
+                                  "were dropped")
 
     def _bury(self, segment: Segment) -> None:
         """A segment whose first append was cut off."""
@@ -235,7 +221,7 @@ class Spool:
             self._reading, self._offset = segment, HEAD_SIZE
             self._low = segment.end = segment.first
             self._leave(segment)
-        _unlink(segment.path)
+        remove(segment.path)
 
     def _note_run(self, run: int, upto: int) -> None:
         self._runs[run] = max(upto, self._runs.pop(run, 0))     # the newest stands last
@@ -259,7 +245,7 @@ class Spool:
             with self._lock:
                 self._seal()
         if not self._make_room(size + HEAD_SIZE):
-            self._refused.add(1, events)
+            self._account.refused.add(1, events)
             return False
         if self._writer is None:
             self._write_first([head, view])
@@ -269,8 +255,7 @@ class Spool:
             self._tail += 1
             self._tail_before += events
             self._note_run(run, upto)
-            self._spooled.add(1, events)
-            self._there.add(1, events)
+            self._account.append(events)
         return True
 
     def _write_first(self, buffers: list[bytes | memoryview]) -> None:
@@ -351,22 +336,20 @@ class Spool:
             end, before = segment.end, segment.end_before
             assert end is not None
             if end > self._head:
-                lost = self._done.missing(Range(self._head, end, self._head_before, before))
-                self._dropped.add(lost.records, lost.events)
-                self._there.add(-lost.records, -lost.events)
+                self._account.drop(
+                    self._done.missing(Range(self._head, end, self._head_before, before)))
                 self._out = {n: where for n, where in self._out.items() if n >= end}
                 self._pass(end, before)
                 self._keep_position()
             del self._segments[0]
             self.bytes -= segment.taken
-        _unlink(segment.path)
+        remove(segment.path)
 
     # --- reading -------------------------------------------------------------------------------
 
     def next(self) -> Record | None:
         """The next in order that was not read yet.  OSError: out of descriptors, or of rights."""
-        if self._untold.records:
-            self._tell()
+        self._account.tell()
         while True:
             if self._reading is None and not self._start_reading():
                 return None
@@ -409,7 +392,7 @@ class Spool:
             self._keep(segment, at, at + header.end)
             with self._lock:
                 self._lose(here)
-            self._tell()
+            self._account.tell()
             return None
         self._out[number] = at, header.before
         return Record(number, header.tag, header.events, header.chunk, header.compressed, payload)
@@ -441,12 +424,11 @@ class Spool:
     def _leave(self, segment: Segment) -> None:
         """There is nothing more in a segment that is not written any more."""
         if self._low == segment.end and segment.size > self._offset:
-            self._torn += 1
+            self._account.torn += 1
             self._keep(segment, self._offset, segment.size)
-            self._notice(
-                f"spool {printable(self.folder)}: {segment.size - self._offset} bytes at the end "
-                f"of {os.path.basename(segment.path)} are no whole record; none is known to be "
-                "missing")
+            name = os.path.basename(segment.path)
+            self._account.say(f"{segment.size - self._offset} bytes at the end of {name} are no "
+                              "whole record; none is known to be missing")
         self._stop_reading()
 
     def _stop_reading(self) -> None:
@@ -463,8 +445,7 @@ class Spool:
         before = where[1]
         with self._lock:
             self._done.add(Range(number, number + 1, before, before + events))
-            self._delivered.add(1, events)
-            self._there.add(-1, -events)
+            self._account.deliver(events)
             self._pass(self._head, self._head_before)
             self._keep_position()
         return True
@@ -493,14 +474,11 @@ class Spool:
         self._expect, self._expect_before = end, before
         with self._lock:
             self._lose(gone)            # which may move both further
-        self._tell()
+        self._account.tell()
 
     def _lose(self, gone: Range) -> None:
         """Count records that can't be read, unless they were counted.  (The lock is held.)"""
-        lost = self._done.missing(gone)
-        self._damaged.add(lost.records, lost.events)
-        self._untold.add(lost.records, lost.events)
-        self._there.add(-lost.records, -lost.events)
+        self._account.lose(self._done.missing(gone))
         self._out = {n: at for n, at in self._out.items() if not gone.first <= n < gone.end}
         self._done.add(gone)
         self._pass(self._head, self._head_before)
@@ -512,17 +490,6 @@ class Spool:
                               self._max_bytes - self.bytes)
         with self._lock:
             self.bytes += self._quarantine.bytes - before
-
-    def _tell(self, *, last: bool = False) -> None:
-        now = time.monotonic()
-        if self._untold.records and (last or now - self._told >= REMIND):
-            self._told = now
-            records, events = self._untold.records, self._untold.events
-            self._untold = Tally()
-            self._notice(
-                f"spool {printable(self.folder)}: {records} record{'s' * (records != 1)} with "
-                f"{events} event{'s' * (events != 1)} can't be read and are lost; what is left of "
-                "them is in damaged-* there, as far as there is room")
 
     # --- the disk ------------------------------------------------------------------------------
 
@@ -577,13 +544,13 @@ class Spool:
             dead, self._segments = self._segments[:n], self._segments[n:]
             self.bytes -= sum(segment.taken for segment in dead)
         for segment in dead:
-            _unlink(segment.path)
+            remove(segment.path)
 
     def close(self) -> None:
         """Sync and let go of it.  What is not acknowledged is there at the next start."""
         if self._closed:
             return
-        self._tell(last=True)
+        self._account.tell(last=True)
         with self._lock:
             self._seal()
         try:
@@ -593,7 +560,7 @@ class Spool:
                 self._unsynced = True
             self.sync()
         except OSError as error:
-            self._notice(f"spool {printable(self.folder)} can't be synced: {error.strerror}")
+            self._account.say(f"it can't be synced: {error.strerror}")
         with self._syncing, self._lock:
             self._closed = True
         self._let_go()
@@ -620,7 +587,7 @@ class Spool:
     @property
     def events(self) -> int:
         """Those that are there: appended, and neither acknowledged, dropped nor known damaged."""
-        return self._there.events
+        return self._account.there.events
 
     def last(self, run: int) -> int:
         """The greatest `upto` that was appended in this run; 0: none, or it is long ago."""
@@ -630,18 +597,4 @@ class Spool:
         """Of this process: events under each name, records under `<name>_records`; `there`; `bytes`
         on the disk; `torn` places."""
         with self._lock:
-            counts = {"bytes": self.bytes, "torn": self._torn}
-            for name, tally in (
-                ("found", self._found), ("spooled", self._spooled),
-                ("delivered", self._delivered), ("dropped", self._dropped),
-                ("damaged", self._damaged), ("refused", self._refused), ("there", self._there),
-            ):
-                counts[name] = tally.events
-                counts[f"{name}_records"] = tally.records
-            return counts
-
-
-def _unlink(path: str) -> None:
-    # One that stays is removed at the next start: all in it is behind the position.
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+            return {"bytes": self.bytes} | self._account.counts()

@@ -14,9 +14,12 @@ place does not tell any more, another one does:
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 
+from gazer.config.kinds import printable
 from gazer.errors import OutputError
 from gazer.sinks.position import State
 from gazer.sinks.segments import (
@@ -186,10 +189,25 @@ def make_folder(folder: str) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     if not os.path.isdir(path):
-        raise OutputError(f"spool: {path} is no folder")
+        raise OutputError(f"spool: {printable(path)} is no folder")
     for path in reversed(missing):
         os.mkdir(path, 0o750)
         sync_folder(os.path.dirname(path))
+
+
+def hold(folder: str) -> int:
+    """A descriptor with the folder's lock, which ends with the process.  OutputError: in use."""
+    fd = open_plain(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise OutputError(
+            f"spool: {printable(folder)} is in use: another output or another sensor holds it; "
+            "each needs a folder of its own") from None
+    return fd
 
 
 def sync_folder(folder: str) -> None:
@@ -210,3 +228,9 @@ def sync_file(path: str) -> None:
         os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+def remove(path: str) -> None:
+    # One that stays is removed at the next start: all in it is behind the position.
+    with contextlib.suppress(OSError):
+        os.unlink(path)
