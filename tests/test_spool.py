@@ -460,6 +460,30 @@ def test_no_descriptor_is_left(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
+def deleted():
+    """Files that are open and have no name: they still take room."""
+    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return [path for link in links if os.path.lexists(link)
+            and (path := os.readlink(link)).endswith("(deleted)") and ".seg" in path]
+
+
+def test_a_segment_that_is_removed_is_let_go_of(tmp_path):
+    with Open(tmp_path, max_bytes=30_000, segment_bytes=2000) as spool:
+        for n in range(20):
+            append(spool, n, 300)
+        records = [spool.next() for _ in range(3)]
+        while not spool.counts()["dropped_records"]:
+            append(spool, 30, 300)
+        assert not deleted()
+        while (record := spool.next()) is not None:
+            records.append(record)
+        for record in records:
+            spool.ack(record)
+        assert spool.empty
+        spool.sync()
+        assert not deleted() and not segments_in(tmp_path)
+
+
 def test_memory_does_not_grow_with_the_segment(tmp_path):
     """No segment is read whole: what `next` asks the kernel for is a record at most."""
     asked = []

@@ -87,21 +87,14 @@ from gazer.sinks.segments import (
     read,
     write,
 )
-from gazer.sinks.survey import (
-    Survey,
-    hold,
-    make_folder,
-    remove,
-    segment_name,
-    sync_file,
-    sync_folder,
-)
+from gazer.sinks.survey import Survey, hold, remove, segment_name, sync_file, sync_folder
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SEGMENT_BYTES = 8 << 20
+EVER = 1 << 64
 RUNS = 8                # whose `last` is known; only the newest is asked for
 
 
@@ -169,7 +162,6 @@ class Spool:
     # --- the start -----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        make_folder(self.folder)
         self._lock_fd = hold(self.folder)
         names = os.listdir(self.folder)
         survey = Survey(self.folder, names)
@@ -234,7 +226,8 @@ class Spool:
                chunk: bytes, compressed: str = "", run: int = 0, upto: int = 0) -> bool:
         """Behind all others.  When this returns True a kill can't undo it, and after the next
         `sync` nothing can.  False: drop=newest, and there is no room, or it is larger than the
-        spool.  OSError (a full disk): nothing of it stays; try again."""
+        spool.  OSError (a full disk): nothing of it stays; try again.  ValueError: it is no
+        record, or the spool is closed."""
         if self._closed:
             raise ValueError("the spool is closed")
         view = memoryview(payload).cast("B")
@@ -343,6 +336,8 @@ class Spool:
                 self._keep_position()
             del self._segments[0]
             self.bytes -= segment.taken
+        if segment is self._reading:
+            self._stop_reading()        # else its room stays taken
         remove(segment.path)
 
     # --- reading -------------------------------------------------------------------------------
@@ -448,6 +443,8 @@ class Spool:
             self._account.deliver(events)
             self._pass(self._head, self._head_before)
             self._keep_position()
+        if self._reading is not None and (self._reading.end or EVER) <= self._head:
+            self._leave(self._reading)  # else its room stays taken
         return True
 
     def rewind(self) -> None:

@@ -196,7 +196,9 @@ def make_folder(folder: str) -> None:
 
 
 def hold(folder: str) -> int:
-    """A descriptor with the folder's lock, which ends with the process.  OutputError: in use."""
+    """Make the folder, if need be, and lock it: the lock ends with the descriptor or the process.
+    OutputError: it is in use."""
+    make_folder(folder)
     fd = open_plain(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
