@@ -405,6 +405,26 @@ def test_a_slow_sync_holds_up_nothing(tmp_path):
         assert spool.empty and account(spool)["found_records"] == 0
 
 
+def test_what_is_acknowledged_during_a_sync_is_removed_by_the_next(tmp_path):
+    """Its position is not on the disk yet."""
+    with Open(tmp_path) as spool:
+        for n in range(9):
+            append(spool, n)
+        spool.ack(spool.next())
+        before = segments_in(tmp_path)
+
+        def meanwhile(fd):
+            if os.readlink(f"/proc/self/fd/{fd}").endswith("position"):
+                assert not spool.empty and read_all(spool)
+            os.fdatasync(fd)
+
+        with system(Wrapped(fdatasync=meanwhile)):
+            spool.sync()
+        assert spool.empty and segments_in(tmp_path) == before
+        spool.sync()
+        assert not segments_in(tmp_path)
+
+
 def test_syncs_beside_everything_else(tmp_path):
     """A thread that syncs as fast as it can, while segments come and go."""
     failures, done = [], threading.Event()

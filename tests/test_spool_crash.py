@@ -106,6 +106,15 @@ def check_kill(folder, truth):
         assert {*given} <= {*truth.begun}                                   # or invented
         assert not {*given} & truth.acked                                   # or comes again
         assert spool.last(7) >= max(truth.done, default=0)
+    with Open(folder) as spool:                                             # and it goes on
+        assert append(spool, 999)
+        records = [spool.next() for _ in range(len(given) + 1)]
+        for record in records[:-1]:
+            spool.ack(record)
+        spool.sync()
+    with Open(folder) as spool:
+        assert read_all(spool) == [999]
+        assert account(spool)["damaged_records"] == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -324,7 +333,7 @@ def check_reboot(place, promised, then, *, drops=False):
     """`promised`: what the last sync has; `then`: what was asked until the host went down."""
     with Open(place) as spool:
         given = read_all(spool, ack=False)
-        account(spool)
+        damaged = account(spool)["damaged_records"]
         assert {*given} <= {*then.begun}                            # nothing is invented
         there = [n for n in then.there if n not in then.acking]
         lost = {*promised.done} & {*there} - {*given}               # what was synced is there
@@ -332,6 +341,7 @@ def check_reboot(place, promised, then, *, drops=False):
             assert lost == {*there[:len(lost)]} and len(lost) <= 4
         else:
             assert not lost
+            assert damaged <= len({*then.begun} - {*promised.done})     # nor called lost
         assert not {*given} & promised.acked                        # and stays acknowledged
     # The next start finds the same, and goes on.
     with Open(place) as spool:
