@@ -7,7 +7,7 @@ program watches the other: gazer, tcpdump and dnscap, one after the other, in th
   two senders as fast as they go, else one, else what is found by halving between a rate that is
   known to do and one that is not. The senders share the machine, so the rate is what they really
   sent, not what they were asked for; a replay lasts far longer than the kernel's buffer can bridge.
-- **CPU** at 10, 50 and 100 % of gazer's greatest rate: of all its processes, in cores.
+- **CPU** at 0, 10, 50 and 100 % of gazer's greatest rate: of all its processes, in cores.
 - **Latency** from packet to line: the time at which a line has come through a pipe, less the time
   that the kernel gave the reply; at 10 % of the greatest rate and at 1,000 messages a second.
 
@@ -41,6 +41,7 @@ SETTLE = 1.5  # ... and that what was sent last may take to it: tcpdump waits a 
 END = 60.0
 TRIES = 2  # a rate does if it does once in so many: other work on the machine drops frames too
 STEPS = 6  # halvings
+ROUNDS = 3  # at the senders' greatest speed, if nothing is dropped there
 GOAL = 300_000  # messages a second without a drop, on 2 cores with tcpreplay
 SLOW = 1_000  # messages a second of the second latency figure
 
@@ -50,6 +51,8 @@ class Trial:
     """One replay past one program."""
 
     sent: int = 0
+    senders: int = 1
+    pps: int | None = 0  # asked for; None: as fast as it goes
     seconds: float = 0.0
     seen: int = 0
     dropped: int = 0
@@ -179,7 +182,18 @@ class Bench:
             process.send_signal(signal.SIGINT)
             words = process.communicate(timeout=END)[1].decode(errors="replace")
         seen, dropped = program.counts(words)
-        return Trial(sent, took, seen, dropped, used)
+        return Trial(sent, senders, pps, took, seen, dropped, used)
+
+    def idle(self, program: Program) -> Trial:
+        """Nothing is sent."""
+        with self.running(program, stdout=subprocess.DEVNULL) as process:
+            tree = [process.pid, *measure._descendants(process.pid)]
+            start, began = _cpu(tree), time.monotonic()
+            time.sleep(self.seconds)
+            trial = Trial(seconds=time.monotonic() - began, cpu=_cpu(tree) - start)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=END)
+        return trial
 
     def does(self, program: Program, pps: int | None, senders: int = 1) -> Trial | None:
         """A trial at this rate without a drop, or None."""
@@ -195,7 +209,9 @@ class Bench:
         """The trial with the greatest rate without a drop."""
         for senders in (2, 1):
             if best := self.does(program, None, senders):
-                return best
+                # The senders are the limit, and they are as fast as the machine is just now.
+                again = [self.trial(program, None, senders) for _ in range(ROUNDS - 1)]
+                return max((best, *(t for t in again if t.whole)), key=lambda t: t.rate)
         best, low, high = Trial(), 0, top
         for _ in range(STEPS):
             middle = (low + high) // 2
@@ -324,9 +340,15 @@ def _measure(bench: Bench, dns_gazer: str) -> dict[str, object]:
     print(report.table(rows))
     rows = [["gazer at", "rate", "CPU", "dropped"]]
     program = programs(dns_gazer)[0]
-    for percent in (10, 50, 100):
-        trial = bench.trial(program, max(1, int(gazer.rate * percent / 100)))
-        rows.append([f"{percent} %", f"{trial.rate:,.0f}/s", f"{trial.cores:.2f} cores",
+    for percent in (0, 10, 50, 100):
+        if percent == 0:
+            trial = bench.idle(program)
+        elif percent == 100:  # as it was reached
+            trial = bench.trial(program, gazer.pps, gazer.senders)
+        else:
+            pps = max(gazer.senders, int(gazer.rate * percent / 100))
+            trial = bench.trial(program, pps, gazer.senders)
+        rows.append([f"{percent} %", f"{trial.rate:,.0f}/s", f"{trial.cores:.4f} cores",
                      str(trial.dropped)])  # fmt: skip
         result[f"cpu at {percent}"] = {"rate": trial.rate, "cores": trial.cores}
     print("\n" + report.table(rows))

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -191,6 +191,18 @@ class Tree:
         return sum(private.values()) + shared, private, shared
 
 
+@contextlib.contextmanager
+def _subreaper() -> Iterator[None]:
+    """Orphans among the descendants become ours; afterwards no more, since who calls may have
+    others, which are not to stay with it."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 def run(
     command: Sequence[str],
     *,
@@ -203,9 +215,8 @@ def run(
 
     Raises Failed where the command cannot be started or ends with another code than 0.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     result = Run()
-    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as kept, _subreaper():
         feeder = subprocess.Popen(feed, stdout=subprocess.PIPE) if feed else None
         began = time.perf_counter()
         try:

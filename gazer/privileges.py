@@ -316,7 +316,7 @@ def check_paths(identity: Identity | None, places: Iterable[Place]) -> list[str]
 
 def check_program(identity: Identity | None) -> list[str]:
     """What keeps that user from importing gazer's own modules, and Python's: an installation in
-    a folder of root's (/root/venv).  A child imports what its part needs when it is that user."""
+    a folder that only root may enter.  A child imports what its part needs when it is that user."""
     if identity is None or not can_become(identity):
         return []
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gazer import counters
-from gazer.child import READY, Boot
+from gazer.child import Boot
 from gazer.config import Capture, Config, Service
 from gazer.config import Ring as RingSection
 from gazer.ring import Ring
@@ -59,8 +59,7 @@ class Place:
         return Ring(self.memory[name])
 
     def report(self, kind: str, text: str = "") -> None:
-        if kind != READY:
-            os.write(self.write, f"{kind} {text}\n".encode())
+        os.write(self.write, f"{kind} {text}\n".encode())
 
     @property
     def slot(self) -> counters.Slot:

@@ -12,6 +12,8 @@ Rules:
 - No call waits longer than WAIT_MS.  A pipe, socket or terminal is polled before it is read; a
   signal (EINTR) or a descriptor with nothing to give ends the wait with STREAM_WAIT.  Whoever gets
   that looks at its stop flag and asks again.  Regular files don't wait.
+- Where there is nothing to read, and something was read since the last STREAM_WAIT, that is said
+  at once: who gathers frames into batches hands on what there is before the wait, not behind it.
 - The buffer grows to the largest n that was ever asked for; the reader bounds n.
 - `offset` counts from the first byte of the (decompressed) file, for messages.
 """
@@ -32,6 +34,7 @@ cdef struct Stream:
     int fd              # owned; -1 once closed
     bint waits          # may have nothing to give: poll first
     bint ended          # read() said so
+    bint fresh          # something was read since the last STREAM_WAIT
     int error
     uint8_t* buffer
     size_t capacity

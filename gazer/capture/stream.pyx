@@ -34,7 +34,7 @@ cdef int stream_open(Stream* s, int fd, const uint8_t* first, size_t n) noexcept
     taken from it) in front.  Returns 0, or an errno."""
     cdef struct_stat st
     s.fd = fd
-    s.waits = s.ended = False
+    s.waits = s.ended = s.fresh = False
     s.error = 0
     s.begin = s.end = s.capacity = 0
     s.offset = 0
@@ -100,12 +100,14 @@ cdef int stream_fill(Stream* s, size_t n) noexcept nogil:
             else:       # bytes that drip must not keep us here either
                 waited = milliseconds() - since
                 if waited >= WAIT_MS:
+                    s.fresh = False
                     return STREAM_WAIT
             p.fd = s.fd
             p.events = POLLIN
             p.revents = 0
-            ready = poll(&p, 1, <int>(WAIT_MS - waited))
+            ready = poll(&p, 1, 0 if s.fresh else <int>(WAIT_MS - waited))
             if ready == 0:
+                s.fresh = False
                 return STREAM_WAIT
             if ready < 0:
                 return STREAM_WAIT if errno == EINTR else stream_failed(s, errno)
@@ -116,5 +118,6 @@ cdef int stream_fill(Stream* s, size_t n) noexcept nogil:
             return stream_failed(s, errno)
         if got == 0:
             s.ended = True
+        s.fresh = True
         s.end += got
     return STREAM_READY
