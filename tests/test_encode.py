@@ -429,7 +429,8 @@ def test_the_worst_of_everything_keeps_to_its_room(run):
     writer = doors.Writer(full=True, formats=range(4), max_size=16384, sensor="\x01" * 255,
                           run=run)
     (out,), omitted = writer.events(
-        place=[2**64 - 1] * 3, query=query, reply=reply, client="1111:2222:3333:4444:5555:6666:7777:8888",
+        place=[2**64 - 1] * 3, query=query, reply=reply,
+        client="1111:2222:3333:4444:5555:6666:7777:8888",
         server="1111:2222:3333:4444:5555:6666:7777:8888", client_port=65535, server_port=65535,
         ident=65535, vlan=[4095] * 16, status="success", query_time=2**62, reply_time=2**62,
         repeats=65535, query_size=65535, reply_size=65535)

@@ -26,9 +26,9 @@ from gazer.workers.parts cimport (
     put_section, put_transport, put_tunnel_path, put_tunnels, put_type_name, side_room, tag_count,
     tag_id)
 from gazer.workers.values cimport (
-    Json, Out, Pack, as_big32, as_big64, list_begin, list_end, list_item, map_begin, map_end, next_key,
-    pack_length, pack_uint, put_address, put_bool, put_duration, put_key, put_literal, put_port,
-    put_string, put_text, put_time, put_uint)
+    Json, Out, Pack, as_big32, as_big64, list_begin, list_end, list_item, map_begin, map_end,
+    next_key, pack_length, pack_uint, put_address, put_bool, put_duration, put_key, put_literal,
+    put_port, put_string, put_text, put_time, put_uint)
 
 import gazer.event
 
