@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import signal
 from collections import Counter, defaultdict
 
 import msgpack
@@ -19,13 +20,16 @@ import pytest
 
 from gazer import event
 from tests import test_succession_sink as sink
-from tests.conftest import CAPTURES
+from tests.conftest import CAPTURES, eventually
 from tests.oracle import build
+from tests.sensor import ended, exchange
 from tests.succession import NS, START, Limits, Step, World
 from tests.test_encode import id_of
 from tests.test_engine import SERVER, ask, tell
 from tests.test_engine_streams import AXFR, Connection, framed, hosts, soa
-from tests.test_succession_worker import carried, chat, torn_script
+from tests.test_succession_worker import carried, chat, killed_at_random, torn_script
+
+pytest_plugins = ["tests.sensor"]
 
 RUN = 1_764_000_000_123_456_789
 SHAPE = re.compile(r"(.+):([0-9a-f]{16}):(\d+):(\d+):(\d+)(?:@([0-9a-f]{16}))?", re.S)
@@ -106,7 +110,7 @@ WORLDS = {
 @functools.cache
 def undisturbed(name: str) -> World:
     script, limits = WORLDS[name]
-    world = World(script, limits, name == "torn frames").run(watched=True)
+    world = World(script, limits, name == "torn frames", stride=3).run(watched=True)
     assert len(world.events) > 5
     return world
 
@@ -146,7 +150,7 @@ def test_a_kill_at_each_step_gives_no_id_twice(name):
     for (clock, number, _), line in zip(whole.events, whole.lines(), strict=True):
         ids[clock, number, content(line)].append(named(line))
     again = 0
-    for moment in whole.moments[:: max(1, len(whole.moments) // 100)]:
+    for moment in whole.moments[:: max(1, len(whole.moments) // 60)]:
         broken = World.at(whole, moment, slow_sink=False).run()
         lines = broken.lines()
         names = [named(line) for line in lines]
@@ -174,11 +178,22 @@ def test_dying_again_and_again_gives_no_id_twice():
     deaths = 0
     while world.moments and deaths < 12:
         moment = world.moments[len(world.moments) // 3]
-        world = World.at(world, moment, stride=7).run(watched=True)
+        world = World.at(world, moment, stride=19).run(watched=True)
         names = [named(line) for line in world.lines()]
         assert len(set(names)) == len(names)
         deaths += 1
     assert deaths > 5
+
+
+def test_workers_killed_at_random_give_no_id_twice():
+    script = [step for step in chat(1500, seed=12) if step.frame] + [Step(0, None)]
+    limits = Limits(frames=1 << 15, events=1 << 16, run=RUN, records=True)
+    world = killed_at_random(World(script, limits), 10)
+    assert world.counts()["lost_pending"] and len(world.events) > 1500
+    names = [named(line) for line in world.lines()]
+    assert len(set(names)) == len(names)
+    for (_, number, _), name in zip(world.events, names, strict=True):
+        assert apart(name)[0] == number
 
 
 def test_what_is_due_at_the_clock_of_another_lane_s_frame_leaves_by_its_number():
@@ -283,6 +298,39 @@ def test_any_number_of_workers_gives_the_same_ids(gazer, tmp_path, detail):
     if detail == "classic":
         classic = {f.name for f in event.TX + event.RECORD if f.classic} | {"event_id"}
         assert {name for one in first for name in one} <= classic
+
+
+def test_a_live_sensor_whose_processes_are_killed_gives_no_id_twice(sensor):
+    live = sensor.configured(
+        workers=2, ring={"size": "2MiB"}, capture={"processes": 2}, sensor={"id": "s"},
+        events={"records": True, "event_id": True})
+    numbers = itertools.count()
+
+    def goes_on() -> None:
+        before = len(sensor.lines())
+
+        def come() -> bool:
+            """events come, more than stood in a buffer"""
+            sensor.send([       # whose addresses decide on the capture process
+                build.frame(packet) for n in itertools.islice(numbers, 10)
+                for packet in exchange(n, f"198.51.100.{n % 200}")])
+            return len(sensor.lines()) > before + 200
+
+        eventually(come, 20.0)
+
+    goes_on()
+    for name in ("gazer:worker0", "gazer:capture0", "gazer:worker1", "gazer:sink", "gazer:capture1",
+                 "gazer:worker0"):
+        old = live.part(name).pid
+        os.kill(old, signal.SIGKILL)
+        live.says(f"{name} (pid {old}) was killed by SIGKILL")
+        goes_on()
+    ended(live)
+    names = [named(json.loads(line.split("\t")[2])) for line in sensor.lines()]
+    assert len(set(names)) == len(names) > 1400
+    parts = [SHAPE.fullmatch(name) for name in names]
+    assert len({part[2] for part in parts}) == 1        # one run
+    assert {part[3] for part in parts} == {"0", "1"}    # of two capture processes
 
 
 def test_a_server_is_no_part_of_it():
