@@ -92,7 +92,7 @@ def waits() -> list[Step]:
 def one_clock() -> list[Step]:
     """Three lanes, and whole seconds only: what is due stands at the clocks of frames."""
     return [Step(s.lane, s.clock and round(s.clock), s.frame)
-            for s in chat(60, seed=9, lanes=3, every=4)]
+            for s in chat(36, seed=9, lanes=3, every=6)]
 
 
 WORLDS = {
@@ -110,7 +110,7 @@ WORLDS = {
 @functools.cache
 def undisturbed(name: str) -> World:
     script, limits = WORLDS[name]
-    world = World(script, limits, name == "torn frames", stride=3).run(watched=True)
+    world = World(script, limits, name == "torn frames", stride=2).run(watched=True)
     assert len(world.events) > 5
     return world
 
@@ -149,8 +149,14 @@ def test_a_kill_at_each_step_gives_no_id_twice(name):
     ids: dict[tuple, list[str]] = defaultdict(list)
     for (clock, number, _), line in zip(whole.events, whole.lines(), strict=True):
         ids[clock, number, content(line)].append(named(line))
+    steps = defaultdict(list)
+    for moment in whole.moments:
+        steps[moment.step].append(moment)
+    assert steps.keys() >= {"before frame", "before message", "before event", "after event",
+                            "before commit", "within commit", "after commit", "before show",
+                            "after show", "after mark", "after release"}
     again = 0
-    for moment in whole.moments[:: max(1, len(whole.moments) // 60)]:
+    for moment in [one for of in steps.values() for one in of[:: max(1, len(of) // 6)]]:
         broken = World.at(whole, moment, slow_sink=False).run()
         lines = broken.lines()
         names = [named(line) for line in lines]
