@@ -357,7 +357,7 @@ def _events_lines() -> Iterator[str]:
     yield (
         "With `detail: classic` (what `dns-gazer` does) an event has exactly the original's "
         "fields. With `detail: full` (what `gazer run` does) it has all fields of the tables "
-        "below."
+        "below. `event_id` is in either, and only where it is switched on."
     )
     yield ""
     yield "## Forms"
