@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 from gazer.capture.bpf import COOKED, ETHERNET, kernel_filter
 from gazer.capture.interfaces import ANY, interface_state, may_capture
-from gazer.config import LLMNR_PORT, MDNS_PORT, Capture, Config, OutputKind, Tunnels
+from gazer.config import LLMNR_PORT, MDNS_PORT, Capture, Config, Output, OutputKind, Tunnels
 from gazer.config.kinds import printable, show_duration, show_size
+from gazer.config.patterns import folder_and_file, turning
 from gazer.service.cpus import cpu_problems
 from gazer.service.rights import rights_problems
 
@@ -81,7 +82,7 @@ def outline(config: Config) -> Iterator[str]:
         f"{'transactions and records' if events.records else 'transactions'}, "
         f"up to {show_size(events.max_size)} each"
     )
-    outputs = [f"{_FORMS[o.kind]} to {_named(o.path, 'standard output')}" for o in config.outputs]
+    outputs = [_output(output) for output in config.outputs]
     for label, line in _column("output", outputs):
         yield f"{label:<13} {line}"
 
@@ -115,9 +116,15 @@ def obstacles(config: Config, pid_file: str | None = None) -> Iterator[str]:
     if config.capture.interfaces:
         yield from rights_problems(config)      # as the user that the sink will be
     for index, output in enumerate(() if config.capture.interfaces else config.outputs):
-        why = None if output.path == "-" else _unwritable(output.path)
+        if output.forward is not None:
+            continue
+        folder, file = folder_and_file(output)
+        why = None if file == "-" else _unwritable(file)
+        if why is None and folder and not os.access(folder, os.R_OK | os.W_OK | os.X_OK,
+                                                    effective_ids=True):
+            file, why = folder, "files may not be made in it"
         if why:
-            yield f"outputs[{index}].path: {printable(output.path)}: {why}"
+            yield f"outputs[{index}].path: {printable(file)}: {why}"
     yield from cpu_problems(config)
     free = _free_shared_memory()
     if free is not None and free < ring_bytes(config):
@@ -134,6 +141,30 @@ _FORMS = {
     OutputKind.MSGPACK: "msgpack",
     OutputKind.MSGPACK_EVENT_TIME: "msgpack with EventTime",
 }
+
+
+def _output(output: Output) -> str:
+    forward = output.forward
+    if forward is None:
+        return f"{_FORMS[output.kind]} to {printable(output.name)}{_rotation(output)}"
+    servers = [
+        server.address + (" (standby)" if server.standby else "") for server in forward.servers
+    ]
+    how = [
+        "EventTime" if forward.event_time else "whole seconds",
+        *([forward.compress] if forward.compress else []),
+        *(["TLS" if forward.tls.verify else "TLS, NOT VERIFIED"] if forward.tls.enable else []),
+        *(["shared key"] if forward.shared_key else []),
+        *([f"user {forward.username}"] if forward.username else []),
+        *([f"given up after {show_duration(forward.expire_ns)}"] if forward.expire_ns else []),
+    ]
+    waits = f"at most {show_size(forward.queue)} waits in memory"
+    if forward.spool.path:
+        waits += (
+            f", live {show_size(forward.spool.max_bytes)} in {printable(forward.spool.path)}, "
+            f"where the {forward.spool.drop} is dropped"
+        )
+    return f"fluentd at {', '.join(servers)}: {', '.join(how)}; {waits}"
 
 
 def _capture(capture: Capture) -> str:
@@ -158,6 +189,27 @@ def _tunnels(tunnels: Tunnels) -> str:
         for name in tunnels.decode
     ]
     return f"{', '.join(names)}; {_count(tunnels.max_depth, 'level')} at most"
+
+
+def _rotation(output: Output) -> str:
+    """How its files follow one another."""
+    rotation = turning(output)
+    if rotation is None:
+        return ""
+    when = []
+    if rotation.interval_ns:
+        when.append(f"each {show_duration(rotation.interval_ns)} (UTC)")
+    elif "%" in output.path:
+        when.append("with each new name (UTC)")
+    if rotation.size:
+        when.append(f"at {show_size(rotation.size)}")
+    kept = []
+    if rotation.keep_age_ns:
+        kept.append(f"for {show_duration(rotation.keep_age_ns)}")
+    if rotation.keep_bytes:
+        kept.append(f"within {show_size(rotation.keep_bytes)}")
+    how = f", {rotation.compress} when closed" if rotation.compress != "none" else ""
+    return f": a new file {' or '.join(when)}{how}, kept {' and '.join(kept) or 'for ever'}"
 
 
 def _unreadable(path: str) -> str | None:

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from gazer.config import Config, OutputKind
+    from gazer.config import Config, Output
 
 USAGE = """\
-usage: dns-gazer [-dR] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ... [-p FILE]
+usage: dns-gazer [-dR] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ...
+                 [-f HOST[:PORT]] ... [-p FILE]
 
   -i IFACE      capture from a network interface; "any" for all; repeat it for more
   -r FILE       read a capture file; "-" is standard input; repeat it for more, read in order
   -t FILE       write text to FILE; "-" is standard output
   -o FILE       write msgpack to FILE; "-" is standard output
+  -f HOST[:PORT]  send to fluentd there, port 24224 if none is given
   -R            log records too, not transactions alone
   -p FILE       write the process id to FILE and refuse to run beside another that did
   -d            run in the background, once it is up
@@ -31,12 +33,10 @@ usage: dns-gazer [-dR] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ... [-
   --detail WORD   classic (the default) or full
   --workers N     processes that parse, "auto" (the default) or 1 to 64
 
--t and -o may both be repeated; at least one is needed. Not there yet: -f HOST[:PORT] (fluentd).
+-t, -o and -f may be repeated and mixed; at least one is needed.
 """
 
-NOT_YET = {
-    "-f": "fluentd output is not there yet; write msgpack with -o",
-}
+FLUENTD_PORT = 24224
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
     import getopt
 
     from gazer import __version__
-    from gazer.config import OutputKind
+    from gazer.config import Output, OutputKind
     from gazer.config.kinds import printable
     from gazer.errors import UsageError
 
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
 
     files: list[str] = []
     interfaces: list[str] = []
-    outputs: list[tuple[str, OutputKind, str]] = []
+    outputs: list[tuple[str, str, Output]] = []
     words = {"--detail": "classic", "--workers": "auto"}
     records = daemon = False
     pid_file = None
@@ -89,8 +89,6 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
             return f"dns-gazer (gazer) {__version__}\n"
         if flag in ("-h", "--help"):
             return USAGE
-        if flag in NOT_YET:
-            raise UsageError(f"{flag}: {NOT_YET[flag]}")
         if flag == "-R":
             records = True
             continue
@@ -104,7 +102,10 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
         elif flag == "-i":
             interfaces.append(value)
         elif flag in ("-t", "-o"):
-            outputs.append((flag, OutputKind.TEXT if flag == "-t" else OutputKind.MSGPACK, value))
+            kind = OutputKind.TEXT if flag == "-t" else OutputKind.MSGPACK
+            outputs.append((flag, value, Output(kind, value)))
+        elif flag == "-f":
+            outputs.append((flag, value, _fluentd(value)))
         elif flag == "-p":
             pid_file = value
         else:
@@ -118,20 +119,41 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
     if files and interfaces:
         raise UsageError("-i and -r: interfaces and files can't be read in one run")
     if not outputs:
-        raise UsageError('no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)')
+        raise UsageError(
+            'no output: give -t FILE for text, -o FILE for msgpack ("-" is stdout) or -f HOST for'
+            " fluentd"
+        )
     return _config(files, interfaces, outputs, records, words), pid_file, daemon
+
+
+def _fluentd(value: str) -> Output:
+    """The output that -f asks for."""
+    from gazer.config import Forward, Output, OutputKind, Server
+    from gazer.config.kinds import Address, shown
+    from gazer.errors import UsageError
+
+    try:
+        address = Address().parse(value)
+    except ValueError:
+        raise UsageError(
+            f"-f: expected HOST, HOST:PORT, [ADDRESS]:PORT or unix:///PATH, got {shown(value)}"
+        ) from None
+    port = "" if address.startswith("unix:") or address.rpartition("]")[2].count(":") else (
+        f":{FLUENTD_PORT}")
+    return Output(OutputKind.MSGPACK_EVENT_TIME, "",
+                  Forward(servers=(Server(address + port),)))
 
 
 def _config(
     files: list[str],
     interfaces: list[str],
-    outputs: list[tuple[str, OutputKind, str]],
+    outputs: list[tuple[str, str, Output]],
     records: bool,
     words: dict[str, str],
 ) -> Config:
     from dataclasses import replace
 
-    from gazer.config import Config, Events, Output, keys_of
+    from gazer.config import Config, Events, keys_of
     from gazer.config.kinds import printable, shown
     from gazer.errors import UsageError
 
@@ -149,14 +171,14 @@ def _config(
         capture=replace(config.capture, files=tuple(files), interfaces=tuple(interfaces)),
         workers=value("--workers", Config, "workers"),
         events=replace(config.events, detail=value("--detail", Events, "detail"), records=records),
-        outputs=tuple(Output(kind, path) for _, kind, path in outputs),
+        outputs=tuple(output for *_, output in outputs),
         # Several may run side by side on one machine, and there is no flag for an address.
         metrics=replace(config.metrics, listen=""),
     )
     # What is wrong is told with the flag that says it, as there is no file with keys.
     of_output = {
-        f"outputs[{i}].path": f"{flag} {printable(path)}"
-        for i, (flag, _, path) in enumerate(outputs)
+        f"outputs[{i}].{'servers[0]' if output.forward else 'path'}": f"{flag} {printable(value)}"
+        for i, (flag, value, output) in enumerate(outputs)
     }
     of_interface = {
         f"capture.interfaces[{i}]": f"-i {printable(name)}" for i, name in enumerate(interfaces)

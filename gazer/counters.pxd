@@ -6,7 +6,7 @@ SLOT bytes for each process, numbered as the topology says.  A slot has one writ
     offset in a slot
        0  words: see the enum Word; each is read and written by itself
      256  bank 0: MAX_COUNTERS counters, MAX_POSITIONS positions
-    3072  bank 1: the same
+    4352  bank 1: the same
 
 A process counts in memory of its own.  `commit` writes all of that into the bank that is not in
 use and then stores the number of commits, whose last bit says which bank holds: one store, so a
@@ -23,14 +23,14 @@ from gazer.packet cimport FATES_COUNT
 from gazer.workers.anomaly cimport ANOMALIES
 
 cdef enum:
-    LEDGER_VERSION = 2
+    LEDGER_VERSION = 3
     SLOT_BANKS = 256
-    MAX_COUNTERS = 256
+    MAX_COUNTERS = 416
     MAX_POSITIONS = 96
     BANK = 8 * (MAX_COUNTERS + MAX_POSITIONS)
     SLOT = SLOT_BANKS + 2 * BANK
     MAX_SLOT_OUTPUTS = 16
-    MAX_KEPT = 64
+    MAX_KEPT = 112
 
 cdef enum:      # Head, in words
     HEAD_MAGIC
@@ -183,6 +183,19 @@ cdef enum:      # OutputCounter
     O_DROPPED                   # not written: the output has failed or does not keep up
     O_STATS                     # of both: events about the sensor, which come from no ring
     O_DONE                      # of the merged events, in order: those that it is through with
+    O_SPOOLED                   # into its spool; of a fluentd output, as all that follows
+    O_DELIVERED                 # from the spool: acknowledged
+    O_SPOOL_DROPPED             # ... given up for want of room, or because they were too old
+    O_SPOOL_DAMAGED             # ... that could not be read any more
+    O_SPOOL_FOUND               # ... that stood there before, or that nobody knew to be there
+    O_SPOOL_EVENTS              # now in the spool
+    O_SPOOL_BYTES               # ... and what it takes on disk
+    O_SPOOL_LIMIT               # ... and may take
+    O_RESENT                    # chunks that were sent more than once
+    O_REJECTED                  # events that no server would take, split as far as can be
+    O_UNACKNOWLEDGED            # chunks now sent and not acknowledged
+    O_SERVERS                   # that are not on standby
+    O_SERVERS_UP                # ... and connected now
     OUTPUT_COUNTERS
 
 cdef enum:      # SinkCounter

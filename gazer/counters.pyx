@@ -80,6 +80,11 @@ SUPERVISOR = {
 }
 OUTPUT = {
     "events": O_EVENTS, "bytes": O_BYTES, "dropped": O_DROPPED, "stats": O_STATS, "done": O_DONE,
+    "spooled": O_SPOOLED, "delivered": O_DELIVERED, "spool_dropped": O_SPOOL_DROPPED,
+    "spool_damaged": O_SPOOL_DAMAGED, "spool_found": O_SPOOL_FOUND,
+    "spool_events": O_SPOOL_EVENTS, "spool_bytes": O_SPOOL_BYTES, "spool_limit": O_SPOOL_LIMIT,
+    "resent": O_RESENT, "rejected": O_REJECTED, "unacknowledged": O_UNACKNOWLEDGED,
+    "servers": O_SERVERS, "servers_up": O_SERVERS_UP,
 }
 STATES = ("starting", "running", "waiting", "done")
 MAX_OUTPUTS = MAX_SLOT_OUTPUTS
@@ -210,18 +215,25 @@ cdef class Slot:
         self.writes()
         self.beat()
 
-    def add_output(self, int output, events, bytes_, dropped, stats=0, done=None):
+    def add_output(self, int output, events, bytes_, dropped, stats=0, done=None, spooled=0):
         """Count what the sink's output number `output` has done with some events: `stats` of them
         came from no ring, and it is through with the first `done` of all others."""
         cdef uint64_t* o = self.output(output)
+        o[O_SPOOLED] += <uint64_t>spooled
         o[O_EVENTS] += <uint64_t>events
         o[O_BYTES] += <uint64_t>bytes_
         o[O_DROPPED] += <uint64_t>dropped
         o[O_STATS] += <uint64_t>stats
         if done is not None:
             o[O_DONE] = <uint64_t>done
-        if events or dropped:
+        if events or dropped or spooled:
             self.counters[S_WRITES] += 1
+
+    def set_output(self, int output, values):
+        """What an output counts by itself is now this much, by the names in OUTPUT."""
+        cdef uint64_t* o = self.output(output)
+        for name, value in values.items():
+            o[<int>OUTPUT[name]] = <uint64_t>value
 
     cdef uint64_t* output(self, int number) except NULL:
         if not 0 <= number < MAX_SLOT_OUTPUTS:
@@ -240,7 +252,7 @@ cdef class Slot:
         cdef uint64_t ahead = o[O_DONE] - settled if o[O_DONE] > settled else 0
         if o[O_DONE] < settled:
             o[O_DONE] = settled
-        o[O_DROPPED] = o[O_DONE] + o[O_STATS] - o[O_EVENTS]
+        o[O_DROPPED] = o[O_DONE] + o[O_STATS] - o[O_EVENTS] - o[O_SPOOLED]
         return ahead
 
     def place_output(self, int output, file, end):
@@ -335,6 +347,12 @@ cdef class Slot:
         seen.banks = self.banks
         seen.load()
         return {name: seen.own.counters[<int>index] for name, index in names.items()}
+
+    def own_output(self, int output):
+        """The counters of the sink's output number `output` as the sink has them, committed or
+        not."""
+        cdef uint64_t* o = self.output(output)
+        return {name: o[<int>i] for name, i in OUTPUT.items()}
 
     def read_output(self, int output):
         """The counters of the sink's output number `output`."""

@@ -17,13 +17,22 @@ from pathlib import Path
 from gazer.config import (
     MAX_OUTPUTS,
     OUTPUT_PATH,
+    OUTPUT_ROTATE,
+    OUTPUT_ROTATE_WHY,
     OUTPUT_TYPE,
     OUTPUT_TYPES,
     Config,
+    Forward,
     Key,
+    Rotation,
+    Server,
+    SpoolSettings,
     keys_of,
     sections,
 )
+from gazer.config.forward import FORWARD_SERVERS, MAX_SERVERS, SECRET_FILES, SERVER_ADDRESS
+from gazer.config.keys import sections_of
+from gazer.config.kinds import Listing, show_size
 from gazer.event import (
     EDNS,
     RECORD,
@@ -161,11 +170,39 @@ def _outputs(config: Config, why: str) -> Iterator[str]:
                 yield ""
             yield from _described(key, "    ")
             yield f"{'    ' if number else '  - '}{key.name}: {shown}"
+        yield from _rotate(output.rotation)
     yield ""
-    yield from _comment("The other type, and the key that goes with it alone:", "  ")
+    yield from _comment("Another type, and the key that goes with it alone:", "  ")
     own, kinds = OUTPUT_TYPES["msgpack"]
     yield from _described(own, "  ")
     yield f'  # - {{type: msgpack, path: "dns.msgpack", {own.name}: {next(iter(kinds))}}}'
+    yield ""
+    yield from _comment(
+        "And fluentd, with the most usual keys; docs/configuration.md has all of them, and what "
+        "they are for.", "  ")
+    spool = SpoolSettings()
+    yield "  # - type: fluentd"
+    yield "  #   servers:"
+    yield '  #     - "fluentd-1.example.com:24224"'
+    yield '  #     - {address: "fluentd-2.example.com", standby: true}'
+    yield '  #   shared_key_file: "/etc/gazer/fluentd.key"'
+    yield '  #   tls: {enable: true, ca_file: "/etc/gazer/fluentd-ca.pem"}'
+    yield "  #   compress: gzip"
+    yield (
+        f'  #   spool: {{path: "/var/spool/gazer/fluentd", max_bytes: {show_size(spool.max_bytes)}'
+        f", drop: {spool.drop}}}"
+    )
+
+
+def _rotate(own: Rotation | None) -> Iterator[str]:
+    """The keys of files that follow one another; as comments where there are none."""
+    out = "    # " if own is None else "    "
+    yield ""
+    yield from _comment(OUTPUT_ROTATE_WHY, "    ")
+    yield f"{out}{OUTPUT_ROTATE}:"
+    for name, (attribute, key) in keys_of(Rotation).items():
+        yield from _described(key, f"{out}  ")
+        yield f"{out}  {name}: {key.kind.show(getattr(own or Rotation(), attribute))}"
 
 
 def _words(kind: object) -> tuple[str, Key, str]:
@@ -247,15 +284,62 @@ def _page_lines() -> Iterator[str]:
             yield (
                 f"`outputs` is a list of 1 to {MAX_OUTPUTS} of these. Events are encoded once "
                 "for each form in use (`text`, `json`, `seconds`, `event_time`), however many "
-                "outputs share it."
+                "outputs share it. `rotate` is a mapping of its own: [files that follow one "
+                "another](operations.md#files-that-follow-one-another)."
             )
+            yield from _fluentd_lines()
 
 
 def _output_rows() -> Iterator[tuple[str, Key, str]]:
     for key in (OUTPUT_TYPE, OUTPUT_PATH):
         yield f"outputs[].{key.name}", key, "none"
-    for own, kinds in OUTPUT_TYPES.values():
-        yield f"outputs[].{own.name}", own, f"`{next(iter(kinds))}`"
+    for type_, (own, kinds) in OUTPUT_TYPES.items():
+        if type_ != "fluentd":
+            yield f"outputs[].{own.name}", own, f"`{next(iter(kinds))}`"
+    for name, (attribute, key) in keys_of(Rotation).items():
+        yield f"outputs[].{OUTPUT_ROTATE}.{name}", key, (
+            f"`{key.kind.show(getattr(Rotation(), attribute))}`")
+
+
+def _fluentd_lines() -> Iterator[str]:
+    """The keys of an output of type fluentd."""
+    yield ""
+    yield "### fluentd"
+    yield ""
+    yield (
+        "With `type: fluentd` events go to servers that speak fluentd's Forward protocol (fluentd, "
+        "fluent-bit, Vector and others), and stay here until they are acknowledged; see "
+        "[operations.md](operations.md#fluentd)."
+    )
+    yield ""
+    yield "    outputs:"
+    yield "      - type: fluentd"
+    yield '        servers: ["fluentd-1:24224", {address: "fluentd-2:24224", standby: true}]'
+    yield '        spool: {path: "/var/spool/gazer/fluentd"}'
+    yield ""
+    servers = Key("servers", Listing(SERVER_ADDRESS.kind, 1, MAX_SERVERS, "servers"),
+                  FORWARD_SERVERS)  # fmt: skip
+    rows: list[tuple[str, Key, str]] = [("servers", servers, "none")]
+    rows.append((f"servers[].{SERVER_ADDRESS.name}", SERVER_ADDRESS, "none"))
+    rows += _defaults("servers[].", Server("a"))
+    own, kinds = OUTPUT_TYPES["fluentd"]
+    rows.append((own.name, own, f"`{next(iter(kinds))}`"))
+    usual = Forward()
+    for row in _defaults("", usual):
+        rows.append(row)
+        if f"{row[0]}_file" in SECRET_FILES:
+            _, key = SECRET_FILES[f"{row[0]}_file"]
+            rows.append((key.name, key, "none"))
+    for name in sections_of(Forward):
+        rows += _defaults(f"{name}.", getattr(usual, name))
+    yield from _table(rows)
+
+
+def _defaults(lead: str, usual: object) -> list[tuple[str, Key, str]]:
+    return [
+        (f"{lead}{name}", key, f"`{key.kind.show(getattr(usual, attribute))}`")
+        for name, (attribute, key) in keys_of(type(usual)).items()
+    ]
 
 
 def _table(rows: Iterable[tuple[str, Key, str]]) -> Iterator[str]:

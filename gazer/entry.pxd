@@ -29,11 +29,15 @@ cdef enum:      # Format
 cdef enum:      # EventKind
     EVENT_TX = 0
     EVENT_RECORD
+    EVENT_KINDS
+
+cdef enum:
+    EVENT_TAGS = 6          # gazer.event.TAGS: a protocol's number times EVENT_KINDS and the kind
 
 cdef struct EventHeader:
     # The event follows in each format in use, one behind the other.
     uint64_t clock          # the order key: sensor clock when due, ns
     uint64_t sequence       # ... and frame
     int64_t time            # the event's own time, ns since 1970
-    uint32_t kind           # EventKind
+    uint32_t tag            # which of gazer.event.TAGS
     uint32_t lengths[FORMATS]   # bytes in each format; 0: not in use

@@ -37,6 +37,9 @@ TAG_TX = tag_of("dns", "tx")
 TAG_RECORD = tag_of("dns", "record")
 TAG_STATS = "dns-gazer.stats"
 
+# What comes from the rings; an event's header says which of them it has (gazer/entry.pxd).
+TAGS = tuple(tag_of(protocol, kind) for protocol in PROTOCOLS for kind in ("tx", "record"))
+
 
 class Field:
     """One field of an event.  `classic` fields stand in both levels of detail.
@@ -250,9 +253,16 @@ STATS = (
     Field("no_query", "integer", "Transactions of this status.", "7"),
     Field("no_reply", "integer", "Transactions of this status, the evicted ones included.", "214"),
     Field("one_way", "integer", "Transactions of this status.", "0"),
+    Field("outputN_delivered", "integer", "Of a fluentd output: events from its spool that a server"
+          " has acknowledged.", "0"),
     Field("outputN_dropped", "integer", "Events that output N (from 0, in the order of the"
           " configuration) has not got: it failed, or did not keep up.", "0"),
-    Field("outputN_written", "integer", "Events written to output N.", "94829"),
+    Field("outputN_spool_dropped", "integer", "Of a fluentd output: events that its spool has lost:"
+          " no room, damaged, too old, or no server takes them.", "0"),
+    Field("outputN_spooled", "integer", "Of a fluentd output: events that went into its spool.",
+          "0"),
+    Field("outputN_written", "integer", "Events written to output N; of a fluentd output those that"
+          " a server has acknowledged at once.", "94829"),
     Field("pending", "integer", "Queries that wait for their reply now.", "352"),
     Field("quarantined", "integer", "Frames left out because each has killed a worker twice.", "0"),
     Field("queries", "integer", "Messages that are queries.", "95234"),

@@ -287,12 +287,14 @@ def _name(identity: Identity | None) -> str:
 
 FILE = "file"           # made, or appended to
 PID_FILE = "pid file"   # the same, and never a link
-FOLDER = "folder"       # files are made and removed in it; it is made itself if it is not there
+FOLDER = "folder"       # files are made and removed in it; it is made itself if it is not there,
+                        # with the ones above it
+READ = "read"           # a file that is only read
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path that the service writes to: where the configuration names it, and what it is."""
+    """A path that the service writes to or reads: where the configuration names it, what it is."""
 
     label: str
     path: str
@@ -341,6 +343,10 @@ def _problem(place: Place, who: str) -> str | None:
     except FileNotFoundError:
         # Where it would be made.  A link to nothing is followed, as open(2) does.
         folder = os.path.dirname(path if place.kind == PID_FILE else os.path.realpath(path))
+        if place.kind == READ:
+            return "there is no such file"
+        while place.kind == FOLDER and not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
         if not os.path.isdir(folder):
             return f"there is no folder {printable(folder)}"
         return None if _may(folder, os.W_OK | os.X_OK) else (
@@ -356,6 +362,8 @@ def _problem(place: Place, who: str) -> str | None:
             f"files may not be made in it{who}")
     if stat.S_ISDIR(mode):
         return "is a folder, not a file"
+    if place.kind == READ:
+        return None if _may(path, os.R_OK) else f"may not be read{who}"
     if place.kind == PID_FILE and not stat.S_ISREG(mode):
         return "is not a plain file"
     return None if _may(path, os.W_OK) else f"may not be written{who}"

@@ -66,7 +66,8 @@ class Account:
             "frames": c["delivered"] - sum(self._taken().values()),
             "events": w["transactions"] + w["records"] + w["torn_events"] - self.sink["events"],
             **{
-                f"output {number}": self._for_output(output) - output["events"] - output["dropped"]
+                f"output {number}": self._for_output(output)
+                - output["events"] - output["spooled"] - output["dropped"]
                 for number, output in enumerate(self.outputs)
             },
         }
@@ -196,9 +197,16 @@ class Account:
         })
         for number, output in enumerate(self.outputs):
             yield from _balance(f"events for output {number}", self._for_output(output), {
-                "written": output["events"], "not written": output["dropped"],
-                "waiting": flying[f"output {number}"],
+                "written": output["events"], "spooled": output["spooled"],
+                "not written": output["dropped"], "waiting": flying[f"output {number}"],
             })
+            if not running:     # what is on its way into the spool is counted when it is answered
+                yield from _balance(
+                    f"events for the spool of output {number}",
+                    output["spool_found"] + output["spooled"], {
+                        "delivered": output["delivered"], "dropped": output["spool_dropped"],
+                        "damaged": output["spool_damaged"], "still there": output["spool_events"],
+                    })
 
 
 def _balance(name: str, total: int, parts: Mapping[str, int]) -> Iterator[str]:
@@ -251,8 +259,10 @@ def summary(
         line += f", {account.one_way()} one_way, {w['further']} further_reply"
     yield line + (f"; {_count(w['records'], 'record')}" if config.events.records else "")
     for output, counts in zip(config.outputs, account.outputs, strict=True):
-        name = "standard output" if output.path == "-" else output.path
-        line = f"{_count(counts['events'], 'event')} written to {name}"
+        if output.forward is not None:
+            yield from _forwarded(output.name, counts)
+            continue
+        line = f"{_count(counts['events'], 'event')} written to {output.name}"
         yield line + (f", {counts['dropped']} NOT written" if counts["dropped"] else "")
     yield from _remarks(account)
     if broken:
@@ -262,6 +272,20 @@ def summary(
         return
     for text in account.imbalances():
         yield f"the account does not add up: {text}"
+
+
+def _forwarded(name: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """What became of the events for a fluentd output."""
+    line = f"{_count(counts['events'], 'event')} delivered to {name}"
+    line += f", {counts['spooled']} spooled" if counts["spooled"] else ""
+    yield line + (f", {counts['dropped']} NOT delivered" if counts["dropped"] else "")
+    if counts["spool_found"] + counts["spooled"]:
+        found, lost = counts["spool_found"], counts["spool_dropped"] + counts["spool_damaged"]
+        line = f"its spool: {counts['delivered']} delivered"
+        line += f" ({found} of an earlier run were there)" if found else ""
+        line += f", {lost} LOST" if lost else ""
+        left = counts["spool_events"]
+        yield line + (f", {_count(left, 'event')} wait there for the next start" if left else "")
 
 
 def _kernel(c: Mapping[str, int]) -> Iterator[str]:

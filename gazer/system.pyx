@@ -23,7 +23,12 @@ cdef extern from "sys/syscall.h" nogil:
     enum:
         SYS_capget
         SYS_capset
+        SYS_renameat2
         SYS_seccomp
+
+cdef extern from "fcntl.h" nogil:
+    enum:
+        AT_FDCWD
 
 cdef extern from "unistd.h" nogil:
     long syscall(long number, ...)
@@ -60,11 +65,14 @@ cdef extern from "linux/seccomp.h" nogil:
         SECCOMP_FILTER_FLAG_TSYNC
         SECCOMP_FILTER_FLAG_SPEC_ALLOW
 
-from libc.errno cimport EINVAL, errno
+from libc.errno cimport EEXIST, EINVAL, ENOSYS, errno
 
 import os
 import signal
 from libc.string cimport memcmp, memcpy, memset
+
+cdef enum:
+    NOREPLACE = 1               # RENAME_NOREPLACE of linux/fs.h, which clashes with other headers
 
 cdef char* title = NULL         # where the kernel finds this process's command line
 cdef size_t title_room = 0
@@ -232,3 +240,26 @@ def seccomp_filter(bytes program):
         failed("seccomp")
     if result > 0:
         raise OSError(f"seccomp: thread {result} has a filter of its own")
+
+
+def rename_new(old: str, new: str) -> None:
+    """Rename a file to a name that is not there yet; FileExistsError if it is.
+
+    rename(2) would overwrite it.  A file system that can't do it in one step (EINVAL) is looked at
+    first.
+    """
+    cdef bytes source = os.fsencode(old)
+    cdef bytes target = os.fsencode(new)
+    cdef const char* a = source
+    cdef const char* b = target
+    cdef int why = 0
+    with nogil:
+        if syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, NOREPLACE) != 0:
+            why = errno
+    if why == 0:
+        return
+    if why not in (EINVAL, ENOSYS):
+        raise OSError(why, os.strerror(why), old, None, new)
+    if os.path.lexists(new):
+        raise FileExistsError(EEXIST, os.strerror(EEXIST), new)
+    os.rename(old, new)

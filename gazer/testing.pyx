@@ -514,7 +514,7 @@ def frame_entry(bytes payload not None):
     }
 
 
-def event_entry(uint64_t clock, uint64_t sequence, parts, *, int64_t time=0, uint32_t kind=0,
+def event_entry(uint64_t clock, uint64_t sequence, parts, *, int64_t time=0, uint32_t tag=0,
                 lengths=None):
     """An event ring's entry; `parts` are its forms by format, `lengths` lies about them."""
     cdef EventHeader header
@@ -522,7 +522,7 @@ def event_entry(uint64_t clock, uint64_t sequence, parts, *, int64_t time=0, uin
     header.clock = clock
     header.sequence = sequence
     header.time = time
-    header.kind = kind
+    header.tag = tag
     for i in range(FORMATS):
         header.lengths[i] = len(parts[i]) if i < len(parts) else 0
         if lengths is not None:

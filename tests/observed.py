@@ -30,7 +30,7 @@ def account(**changes) -> Account:
         "transactions": 50, "rcode.0": 50, "latency.le.1024": 50,
     }
     sink = {"events": 50, "writes": 1}
-    output = {"events": 50, "bytes": 5000, "dropped": 0, "done": 50, "stats": 0}
+    output = dict.fromkeys(counters.OUTPUT, 0) | {"events": 50, "bytes": 5000, "done": 50}
     trees = {"capture": capture, "workers": workers, "sink": sink, "output": output}
     for key, value in changes.items():
         where, _, name = key.partition("__")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gazer import __version__, compat
-from gazer.config import Config, Detail, Events, Output, OutputKind
+from gazer.config import Config, Detail, Events, Forward, Output, OutputKind, Server
 from gazer.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +56,20 @@ def test_any_number_of_files_and_outputs_in_their_order():
     assert (pid_file, daemon) == ("pid", True)
 
 
+@pytest.mark.parametrize(("value", "address"), [
+    ("localhost", "localhost:24224"), ("localhost:24225", "localhost:24225"),
+    ("192.0.2.1", "192.0.2.1:24224"), ("[::1]", "[::1]:24224"), ("[::1]:5", "[::1]:5"),
+    ("unix:///run/x", "unix:///run/x"),
+])
+def test_fluentd(value, address):
+    """Also live, beside files, and as often as one likes."""
+    first = Output(OutputKind.MSGPACK_EVENT_TIME, "", Forward((Server(address),)))
+    assert made("-i", "eth0", "-f", value)[0].outputs == (first,)
+    assert made("-r", "x", f"-f{value}", "-t-", "-f", "other")[0].outputs == (
+        first, Output(OutputKind.TEXT, "-"),
+        Output(OutputKind.MSGPACK_EVENT_TIME, "", Forward((Server("other:24224"),))))
+
+
 def test_interfaces():
     config = made("-i", "eth0", "-iany", "-t-")[0]
     assert config.capture.interfaces == ("eth0", "any")
@@ -94,15 +108,16 @@ WRONG = [
     (["-i", "a-name-too-long!", "-t-"],
      '-i a-name-too-long!: "a-name-too-long!" can\'t be an interface\'s name'),
     (["-i", "\n", "-t-"], '-i \\n: "\\n" can\'t be an interface\'s name'),
-    (
-        ["-r", "x", "-f", "[::1]:24224"],
-        "-f: fluentd output is not there yet; write msgpack with -o",
-    ),
+    *((["-r", "x", "-f", text],
+       f'-f: expected HOST, HOST:PORT, [ADDRESS]:PORT or unix:///PATH, got "{text}"')
+      for text in ("a:0", "a:65536", "a:b", "::1", "[::1", "[a]", "unix://a", "unix:///", "a b")),
+    (["-r", "x", "-f", ""], "-f: its value is empty" + USAGE),
     (["-t", "-"], "nothing to read: give an interface with -i or a capture file with -r"),
     ([], "nothing to read: give an interface with -i or a capture file with -r"),
     (
         ["-r", "x"],
-        'no output: give -t FILE for text or -o FILE for msgpack ("-" is stdout)',
+        'no output: give -t FILE for text, -o FILE for msgpack ("-" is stdout) or -f HOST for'
+        " fluentd",
     ),
     (["-x"], "option -x not recognized" + USAGE),
     (["-r"], "option -r requires argument" + USAGE),

@@ -142,7 +142,7 @@ WHERE = [
     ("outputs: [text]", 'c.yaml:1: outputs[0]: expected a mapping of keys, got "text"'),
     (
         "outputs:\n- {path: a}",
-        'c.yaml:2: outputs[0].type: missing: expected "text" or "msgpack"',
+        'c.yaml:2: outputs[0].type: missing: expected "text", "msgpack" or "fluentd"',
     ),
     (
         "outputs:\n- {type: text}",
@@ -151,15 +151,16 @@ WHERE = [
     ),
     (
         "outputs:\n- {type: text, path: a}\n- type: fluentd\n  path: b",
-        "c.yaml:3: outputs[1].type: fluentd is not there yet; use text or msgpack",
+        "c.yaml:3: outputs[1].servers: missing: expected a list of 1 to 16 servers\n"
+        "c.yaml:4: outputs[1].path: goes with type text or msgpack only",
     ),
     (
         "outputs: [{type: csv, path: a}]",
-        'c.yaml:1: outputs[0].type: expected "text" or "msgpack", got "csv"',
+        'c.yaml:1: outputs[0].type: expected "text", "msgpack" or "fluentd", got "csv"',
     ),
     (
         "outputs: [{type: text, path: a, time: seconds}]",
-        "c.yaml:1: outputs[0].time: goes with type msgpack only",
+        "c.yaml:1: outputs[0].time: goes with type msgpack or fluentd only",
     ),
     (
         "outputs: [{type: msgpack, path: a, format: json}]",

@@ -13,7 +13,7 @@ from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
 from gazer.workers.anomaly import NAMES as ANOMALIES
 
-MAX_COUNTERS = 256
+MAX_COUNTERS = 416
 FIRST_COUNTER = 256
 BANK = 8 * (MAX_COUNTERS + 96)
 SLOT = FIRST_COUNTER + 2 * BANK
@@ -39,7 +39,7 @@ def test_layout():
     assert ledger_bytes(5) == 6 * SLOT
     buffer = ledger()
     assert buffer[:8] == b"GZLEDGER"
-    assert struct.unpack_from("<2Q", buffer, 8) == (2, 0)      # version, control
+    assert struct.unpack_from("<2Q", buffer, 8) == (3, 0)      # version, control
     assert not any(buffer[SLOT:])
 
 
@@ -67,7 +67,7 @@ def test_a_slot_that_is_not_there_is_refused(index):
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [(0, 0, "not a ledger"), (0, int.from_bytes(b"GAZRRING", "little"), "not a ledger"),
-     (8, 0, "layout 0, this program knows 2"), (8, 1, "layout 1, this program knows 2")])
+     (8, 0, "layout 0, this program knows 3"), (8, 2, "layout 2, this program knows 3")])
 def test_anything_else_is_refused(offset, value, message):
     buffer = ledger()
     struct.pack_into("<Q", buffer, offset, value)
@@ -143,8 +143,8 @@ def test_add_output_and_read_output():
     assert not any(slot.read(SINK).values())     # nothing is committed yet
     slot.publish()
     for number in range(counters.MAX_OUTPUTS):
-        expected = {"events": 15 + number, "bytes": (1 << 40) + 1000 + number, "dropped": 1,
-                    "stats": 0, "done": 0}
+        expected = dict.fromkeys(OUTPUT, 0) | {
+            "events": 15 + number, "bytes": (1 << 40) + 1000 + number, "dropped": 1}
         assert slot.read_output(number) == (
             expected if number in outputs else dict.fromkeys(OUTPUT, 0))
     assert slot.read(SINK) == {"events": 0, "writes": 2 * len(outputs), "settled": 0}
@@ -152,28 +152,47 @@ def test_add_output_and_read_output():
 
 
 def test_a_successor_s_output_goes_on_with_what_it_had():
-    """(written, dropped, stats, done, settled) -> (ahead of the rings, dropped)"""
+    """(written, dropped, stats, done, settled, spooled) -> (ahead of the rings, dropped)"""
     settled = SINK["settled"]
     for given, expected in [
-        ((0, 0, 0, 0, 0), (0, 0)),
-        ((10, 0, 0, 10, 10), (0, 0)),
-        ((10, 0, 0, 10, 7), (3, 0)),        # it is ahead: the rings still have three of its events
-        ((10, 0, 0, 10, 15), (0, 5)),       # it was left behind, and five are lost
-        ((10, 4, 0, 10, 7), (3, 0)),        # dropped out of turn: they have another chance
-        ((9, 3, 1, 11, 8), (3, 3)),         # one of what it wrote came from no ring
-        ((9, 5, 2, 11, 14), (0, 7)),
+        ((0, 0, 0, 0, 0, 0), (0, 0)),
+        ((10, 0, 0, 10, 10, 0), (0, 0)),
+        ((10, 0, 0, 10, 7, 0), (3, 0)),     # it is ahead: the rings still have three of its events
+        ((10, 0, 0, 10, 15, 0), (0, 5)),    # it was left behind, and five are lost
+        ((10, 4, 0, 10, 7, 0), (3, 0)),     # dropped out of turn: they have another chance
+        ((9, 3, 1, 11, 8, 0), (3, 3)),      # one of what it wrote came from no ring
+        ((9, 5, 2, 11, 14, 0), (0, 7)),
+        ((4, 0, 0, 10, 7, 6), (3, 0)),      # what the spool has it has had too
+        ((4, 1, 1, 10, 12, 5), (0, 4)),
     ]:
         buffer = ledger()
         slot = Slot(buffer, 0)
-        written, dropped, stats, done, slot_settled = given
+        written, dropped, stats, done, slot_settled, spooled = given
         slot.add(settled, slot_settled)
-        slot.add_output(2, written, 0, dropped, stats, done)
+        slot.add_output(2, written, 0, dropped, stats, done, spooled)
         slot.publish()
         heir = Slot(buffer, 0)
         assert (heir.resume_output(2), given) == (expected[0], given)
         heir.publish()
         assert slot.read_output(2)["dropped"] == expected[1]
         assert slot.read_output(2)["done"] == max(done, slot_settled)
+
+
+def test_what_an_output_counts_by_itself_is_set_and_not_added_up():
+    buffer = ledger()
+    slot = Slot(buffer, 1)
+    slot.add_output(3, 1, 2, 3, 4, 5, 6)
+    for turn in (7, 8):
+        slot.set_output(3, {"delivered": turn, "spool_bytes": 1 << 40})
+        assert slot.own_output(3)["delivered"] == turn
+    assert slot.read_output(3)["delivered"] == 0        # not committed
+    slot.publish()
+    assert slot.read_output(3) == slot.own_output(3) == dict.fromkeys(OUTPUT, 0) | {
+        "events": 1, "bytes": 2, "dropped": 3, "stats": 4, "done": 5, "spooled": 6,
+        "delivered": 8, "spool_bytes": 1 << 40}
+    for wrong in ({"nothing": 1}, {"delivered": -1}):
+        with pytest.raises((KeyError, OverflowError)):
+            slot.set_output(3, wrong)
 
 
 def test_places_and_numbers_are_kept_for_a_successor():

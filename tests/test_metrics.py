@@ -159,8 +159,10 @@ def test_every_counter_is_served_with_its_value(served):
                 labels = {label: str(number)} if label else {}
                 if member:
                     labels[table.FAMILIES[base]] = member
-                end = "" if name in ("pending", "streams", "waiting_pieces", "octets_buffered",
-                                     "transferring", "absent") else "_total"
+                end = "" if name in (
+                    "pending", "streams", "waiting_pieces", "octets_buffered", "transferring",
+                    "absent", "spool_events", "spool_bytes", "spool_limit", "unacknowledged",
+                    "servers", "servers_up") else "_total"
                 every[f"gazer_{role}_{base}{end}", tuple(sorted(labels.items()))] = value
     found = samples(served.get()[1].decode())
     assert len(every) > 150

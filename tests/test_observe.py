@@ -345,9 +345,11 @@ def test_stats_shows_every_counter_within_80_columns(gazer, standing):
     text = done.stdout.decode()
     assert done.lines[0].startswith(f"sensor {standing.pid}, reading files for ")
     assert "1 capture process, 2 workers, 1 output" in done.lines[0]
-    for name in [*counters.CAPTURE, *counters.WORKER, *counters.SINK, *counters.OUTPUT]:
+    of_file = ("events", "bytes", "dropped", "stats", "done")
+    for name in [*counters.CAPTURE, *counters.WORKER, *counters.SINK, *of_file]:
         if "." not in name:
             assert re.search(rf"^ .*\b{name} +\d+( |$)", text, re.M), name
+    assert "spooled" not in text        # of fluentd outputs only
     assert re.search(r"\bqueries +118\b", text) and re.search(r"\bsuccess +109\b", text)
     assert re.search(r"^ +9  queries waiting for replies$", text, re.M)
     assert done.lines[-2:] == ["account", "  it adds up"]
@@ -433,6 +435,18 @@ def test_every_complaint(observer):
     assert told(last=with_process("capture", starts=2, age=3)) == [
         "capture 0 was started again 3 s ago"]
     assert told(last=with_process("capture", starts=2, age=61)) == []
+    for output, wrong in (
+        ({"output__servers": 2, "output__servers_up": 2}, []),
+        ({"output__servers": 3, "output__servers_up": 1},
+         ["output 0: 2 of 3 servers not connected"]),
+        ({"output__spool_limit": 1000, "output__spool_bytes": 800}, []),
+        ({"output__spool_limit": 1000, "output__spool_bytes": 831},
+         ["output 0: its spool is 83% full"]),
+    ):
+        assert told(last=replace(now, account=account(**output))) == wrong
+    lost = replace(now, time=now.time + 2, account=account(
+        output__spool_dropped=2, output__spool_damaged=3))
+    assert told(last=lost) == ["5 events dropped in 2.0 s (spools)"]
     broken = standing(account(sink__events=51))
     (said,) = told(found=broken)
     assert said.startswith("the account does not add up: events: 1 more were taken than given")

@@ -80,10 +80,11 @@ def test_its_fields_are_those_that_are_described():
         described = {name for name in FIELDS if not name.startswith("output")}
         assert have == described - (set() if last else {"last"})
     assert {name for name in event() if name.startswith("output")} == {
-        f"output{n}_{what}" for n in range(2) for what in ("written", "dropped")}
+        f"output{n}_{what}" for n in range(2) for what in (
+            "delivered", "dropped", "spool_dropped", "spooled", "written")}
     types = {"integer": int, "boolean": bool, "string": str, "float, seconds": float}
     for name, value in event(last=True).items():
-        field = FIELDS[name if name in FIELDS else "outputN_" + name.split("_")[1]]
+        field = FIELDS[name if name in FIELDS else "outputN_" + name.partition("_")[2]]
         assert type(value) is types[field.type], name
     assert [f.name for f in STATS] == sorted(f.name for f in STATS)
 

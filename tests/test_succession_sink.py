@@ -35,7 +35,7 @@ from gazer.testing import MARK_END, Writer, event_entry
 from tests.test_merge import TEXT, Site, line
 
 SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
-LANES = 256 + 8 * 256                   # the first lane's position, of the first bank
+LANES = 256 + 8 * 416                   # the first lane's position, of the first bank
 
 # --- the merge -----------------------------------------------------------------------------------
 

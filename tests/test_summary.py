@@ -10,11 +10,13 @@ from dataclasses import replace
 import pytest
 
 from gazer import counters
-from gazer.config import Config, Events, Output, OutputKind
+from gazer.config import Config, Events, Forward, Output, OutputKind, Server
 from gazer.summary import Account, summary
 
 CONFIG = replace(Config(), outputs=(Output(OutputKind.TEXT, "/x/out"),
-                                    Output(OutputKind.MSGPACK, "-")))
+                                    Output(OutputKind.MSGPACK, "-"),
+                                    Output(OutputKind.MSGPACK, "", Forward((
+                                        Server("a:1"), Server("b"))))))
 
 
 def account(**changes: int) -> Account:
@@ -34,10 +36,14 @@ def account(**changes: int) -> Account:
         "latency.le.64": 20, "latency.le.inf": 18, "rcode.0": 30, "rcode.other": 8,
     }
     sink = {"events": 252, "writes": 3, "settled": 252}
-    outputs = [{"events": 252, "bytes": 50_000, "dropped": 0, "stats": 0, "done": 252},
-               {"events": 251, "bytes": 40_000, "dropped": 2, "stats": 1, "done": 252}]
+    none = dict.fromkeys(counters.OUTPUT, 0)
+    outputs = [none | {"events": 252, "bytes": 50_000, "done": 252},
+               none | {"events": 251, "bytes": 40_000, "dropped": 2, "stats": 1, "done": 252},
+               none | {"events": 100, "bytes": 20_000, "dropped": 2, "done": 252, "spooled": 150,
+                       "spool_found": 30, "delivered": 90, "spool_dropped": 20,
+                       "spool_damaged": 10, "spool_events": 60}]
     parts = {"capture": capture, "workers": workers, "sink": sink,
-             "out0": outputs[0], "out1": outputs[1]}
+             "out0": outputs[0], "out1": outputs[1], "out2": outputs[2]}
     for path, value in changes.items():
         kind, name = path.split("__")
         name = name.replace("_of_", ".")
@@ -69,7 +75,9 @@ def test_it_adds_up():
     {"workers__duplicates": 0}, {"workers__no_query": 3}, {"workers__transactions": 51},
     {"workers__records": 199}, {"sink__events": 251}, {"out0__events": 251},
     {"out1__stats": 0}, {"out0__done": 253},
-    {"out1__dropped": 1}, {"workers__quarantined": 1}, {"workers__lost_pending": 1},
+    {"out1__dropped": 1}, {"out2__spooled": 149}, {"out2__spool_found": 31},
+    {"out2__delivered": 91}, {"out2__spool_dropped": 0}, {"out2__spool_damaged": 11},
+    {"out2__spool_events": 59}, {"workers__quarantined": 1}, {"workers__lost_pending": 1},
     {"workers__lost_transfers": 1}, {"workers__lost_octets": 1}, {"workers__torn_frames": 1},
     {"workers__torn_events": 1}, {"workers__rcode_of_3": 1}, {"workers__latency_of_le.128": 1},
 ], ids=lambda change: next(iter(change)))
@@ -95,6 +103,20 @@ def test_every_fate_and_anomaly_is_in_the_balance():
             assert list(one.imbalances()), name
 
 
+def test_a_spool_is_judged_when_the_run_is_over():
+    """While it goes on, what is on its way into the spool stands in no counter yet."""
+    one = live()
+    one.outputs[2]["spool_events"] += 7
+    assert list(one.imbalances()) and not list(one.imbalances(running=True))
+
+
+def test_a_fluentd_output_without_a_spool_has_no_line_about_one():
+    text = told(out2__events=250, out2__spooled=0, out2__spool_found=0, out2__delivered=0,
+                out2__spool_dropped=0, out2__spool_damaged=0, out2__spool_events=0)
+    assert "250 events delivered to fluentd at a:1 and 1 more, 2 NOT delivered\n" in text
+    assert "spool" not in text and "add up" not in text
+
+
 def test_a_run_that_broke_off_does_not_pretend():
     text = told(broken=True, sink__events=10)
     assert "add up" not in text
@@ -115,6 +137,9 @@ def test_the_lines():
             "196 records") in text
     assert "252 events written to /x/out\n" in text
     assert "251 events written to standard output, 2 NOT written" in text
+    assert ("100 events delivered to fluentd at a:1 and 1 more, 150 spooled, 2 NOT delivered\n"
+            "its spool: 90 delivered (30 of an earlier run were there), 30 LOST, 60 events wait "
+            "there for the next start") in text
     assert "records" not in told()
 
 
@@ -198,7 +223,8 @@ def test_what_is_in_flight_is_part_of_a_running_account():
     running.workers["stream_messages"] += 3
     running.workers["records"] += 11            # in the event rings
     assert running.in_flight() == {
-        "kernel": 5, "capture": 1, "frames": 3, "events": 11, "output 0": 0, "output 1": 0}
+        "kernel": 5, "capture": 1, "frames": 3, "events": 11, "output 0": 0, "output 1": 0,
+        "output 2": 0}
     assert list(running.imbalances(running=True)) == []
     assert len(list(running.imbalances())) == 4
     assert set(live().in_flight().values()) == {0}

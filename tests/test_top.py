@@ -60,6 +60,21 @@ def row(lines: list[str], begin: str) -> list[str]:
     return next(line for line in lines if line.startswith(begin)).split()
 
 
+def test_a_fluentd_output_has_a_line():
+    old, new = two()
+    line = {"output__servers": 2, "output__servers_up": 1, "output__unacknowledged": 32}
+    one = screen(100, old, replace(new, account=account(**line)), asked())
+    assert row(one, "output 0") == [
+        "output", "0", "1", "of", "2", "servers", "up,", "32", "chunks", "under", "way"]
+    spool = account(**line, output__spool_limit=1 << 30, output__spool_bytes=12 << 20,
+                    output__spool_events=4711)
+    two_ = screen(100, old, replace(new, account=spool), asked())
+    found, = [text for text in two_ if text.startswith("output 0")]
+    assert found.endswith(", 32 chunks under way, spool 1%, 4711 events")
+    assert max(map(len, one + two_)) <= 79 and len(two_) <= 23
+    assert not [text for text in screen(100, old, new, asked()) if text.startswith("output 0")]
+
+
 def test_a_screen():
     old, new = two()
     lines = screen(100, old, new, asked())
@@ -73,8 +88,8 @@ def test_a_screen():
     assert row(lines, "latency") == [
         "latency", "p50", "64", "us", "p90", "832", "us", "p99", "1", "ms",
         "pending", "250", "of", "1000", "(25%)"]
-    assert lines[8].split() == ["/s", "0", "0", "5", "0"]
-    assert row(lines, "in all")[2:] == ["0", "0", "10", "0"]
+    assert lines[8].split() == ["/s", "0", "0", "5", "0", "0"]
+    assert row(lines, "in all")[2:] == ["0", "0", "10", "0", "0"]
     assert row(lines, "capture 0") == ["capture", "0", "101", "running", "50%", "12.0", "MiB"]
     assert row(lines, "worker 0")[-2:] == ["##########..........", "50%"]
     assert row(lines, "sink")[-2:] == ["#####...............", "25%"]   # the fullest

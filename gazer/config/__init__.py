@@ -4,9 +4,10 @@
 to its children. configs/sensor.yaml and docs/configuration.md are made from the same fields
 (`python -m gazer.docgen`); a test holds that they are current.
 
-Four modules: this one has the structures, `rules` what must hold between keys, `kinds` what one
-value can be, `reader` YAML. Every child process imports this module, so it imports neither YAML nor
-anything else that takes time; `reader` is imported by `load` alone.
+Six modules: this one has the structures, `forward` those of fluentd, `keys` what a key is, `rules`
+what must hold between keys, `kinds` what one value can be, `reader` YAML. Every child process
+imports this module, so it imports neither YAML nor anything else that takes time; `reader` is
+imported by `load` alone.
 
 Rules
 - A key exists only where something obeys it.
@@ -21,8 +22,14 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
+from gazer.config.forward import Forward as Forward
+from gazer.config.forward import Server as Server
+from gazer.config.forward import SpoolSettings as SpoolSettings
+from gazer.config.forward import Tls as Tls
+from gazer.config.keys import Key, key, section, sections_of
+from gazer.config.keys import keys_of as keys_of
 from gazer.config.kinds import (
     GIB,
     HOUR,
@@ -36,9 +43,9 @@ from gazer.config.kinds import (
     Choice,
     Duration,
     Flag,
-    Kind,
     Listing,
     Member,
+    Mode,
     Path,
     Size,
     Text,
@@ -86,25 +93,6 @@ class OutputKind(enum.IntEnum):
     JSON = 1  # one JSON object a line
     MSGPACK = 2  # [tag, seconds, record]
     MSGPACK_EVENT_TIME = 3  # [tag, EventTime, record]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is known about one key: its name in the file, what it takes, and why it is there."""
-
-    name: str
-    kind: Kind
-    why: str
-
-
-def key(name: str, default: Any, kind: Kind, why: str) -> Any:
-    """A dataclass field that one key of the file sets."""
-    return field(default=default, metadata={"key": Key(name, kind, why)})
-
-
-def section(cls: type, why: str) -> Any:
-    """A dataclass field that is a section of the file."""
-    return field(default_factory=cls, metadata={"section": cls, "why": why})
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,17 +335,71 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """How the files of an output follow one another: the key `rotate` of an output."""
+
+    size: int = key(
+        "size", 0, Size(0, TIB),
+        "A new file is begun ahead of the events with which this one would be larger; 0: never. "
+        "At least 256KiB, which is what is written at once.",
+    )  # fmt: skip
+    interval_ns: int = key(
+        "interval", 0, Duration(0, 366 * 24 * HOUR),
+        "A new file is begun at each multiple of this since 1970 by UTC (1h: at each full hour, "
+        "24h: at midnight), whole seconds; 0: not because of the time, or with conversions in "
+        "`path` whenever these give another name. A file that has nothing in it stays.",
+    )  # fmt: skip
+    compress: str = key(
+        "compress", "none", Choice("none", "gzip", "zstd"),
+        "What is done to a file when it is closed, in the background; its name then ends in .gz "
+        "or .zst.",
+    )  # fmt: skip
+    keep_age_ns: int = key(
+        "keep_age", 0, Duration(0, 100 * 366 * 24 * HOUR),
+        "Closed files of this output are removed when they were last written so long ago; 0: "
+        "never.",
+    )  # fmt: skip
+    keep_bytes: int = key(
+        "keep_bytes", 0, Size(0, 1024 * TIB),
+        "The oldest closed files of this output are removed while all its files together take more "
+        "than this; 0: never.",
+    )  # fmt: skip
+    mode: int = key(
+        "mode", 0o640, Mode(),
+        "The mode of new files, whatever the umask. (Without `rotate`: 0640, less what the umask "
+        "takes.)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """One destination: in the file, `type` and `format` or `time` together make its kind."""
+    """One destination: in the file, `type` and `format` or `time` together make its kind.
+
+    forward: of a fluentd output, which has no path.
+    """
 
     kind: OutputKind
     path: str
+    forward: Forward | None = None
+    rotation: Rotation | None = None
+
+    @property
+    def name(self) -> str:
+        """As the operator knows it."""
+        if self.forward is not None:
+            first, *more = [server.address for server in self.forward.servers]
+            return f"fluentd at {first}" + (f" and {len(more)} more" if more else "")
+        return "standard output" if self.path == "-" else self.path
 
 
-OUTPUT_TYPE = Key("type", Choice("text", "msgpack"), "What is written. Required.")
+OUTPUT_TYPE = Key("type", Choice("text", "msgpack", "fluentd"), "What is written. Required.")
 OUTPUT_PATH = Key(
-    "path", Path("standard output"), "Where to. Required; two outputs cannot share one file."
-)
+    "path", Path("standard output"),
+    "With type text or msgpack: where to. Required; two outputs cannot share one file. The name of "
+    "the file may have conversions of strftime(3), by UTC, as in dns-%Y%m%d-%H.log: then a new "
+    "file is begun whenever they give another name. %Y %y %m %d %j %u %G %V %H %M %S are known, "
+    "%% is a percent sign.",
+)  # fmt: skip
 OUTPUT_FORMAT = Key(
     "format", Choice("text", "json"),
     "With type text only: `text` is time, tag and JSON with tabs between them, `json` is one "
@@ -367,6 +409,10 @@ OUTPUT_TIME = Key(
     "time", Choice("seconds", "event_time"),
     "With type msgpack only: whole seconds, or Fluentd's EventTime with its nanoseconds.",
 )  # fmt: skip
+FORWARD_TIME = Key(
+    "time", Choice("event_time", "seconds"),
+    "EventTime with its nanoseconds, or whole seconds for receivers of the protocol's version 0.",
+)  # fmt: skip
 # type -> the key that goes with it, and what each of its words makes; the first is the default.
 OUTPUT_TYPES: dict[str, tuple[Key, dict[str, OutputKind]]] = {
     "text": (OUTPUT_FORMAT, {"text": OutputKind.TEXT, "json": OutputKind.JSON}),
@@ -374,7 +420,17 @@ OUTPUT_TYPES: dict[str, tuple[Key, dict[str, OutputKind]]] = {
         OUTPUT_TIME,
         {"seconds": OutputKind.MSGPACK, "event_time": OutputKind.MSGPACK_EVENT_TIME},
     ),
+    "fluentd": (
+        FORWARD_TIME,
+        {"event_time": OutputKind.MSGPACK_EVENT_TIME, "seconds": OutputKind.MSGPACK},
+    ),
 }
+# Files that follow one another: a mapping of the keys of Rotation.
+OUTPUT_ROTATE = "rotate"
+OUTPUT_ROTATE_WHY = (
+    "A new file by size or time; what becomes of closed ones. Without it, and without conversions "
+    "in the path, there is one file, for logrotate say."
+)
 MAX_OUTPUTS = 16
 
 
@@ -450,16 +506,6 @@ def from_mapping(mapping: Mapping[str, Any], source: str = "configuration") -> C
     return parse(yaml.safe_dump(dict(mapping), sort_keys=False), source)
 
 
-def keys_of(cls: type) -> dict[str, tuple[str, Key]]:
-    """The keys of a section: name in the file -> (name of the attribute, key)."""
-    found: dict[str, tuple[str, Key]] = {}
-    for item in fields(cls):
-        known = item.metadata.get("key")
-        if known is not None:
-            found[known.name] = (item.name, known)
-    return found
-
-
 def sections() -> dict[str, type]:
     """The sections of the file, in its order: name -> class."""
-    return {f.name: f.metadata["section"] for f in fields(Config) if "section" in f.metadata}
+    return sections_of(Config)

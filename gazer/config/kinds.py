@@ -44,6 +44,7 @@ MAX_PATH = 4095
 # 2**64 has 20 digits: no quantity here needs more.
 _DIGITS = 20
 _DIGIT = frozenset("0123456789")
+_HOST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 
 
 def printable(text: str) -> str:
@@ -167,6 +168,47 @@ class Path(Text):
         self.expected = f'the path of a file or "-" for {dash}'
 
 
+class Secret(Text):
+    """Text that no error line and no document shows."""
+
+    __slots__ = ()
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit, empty=True)
+
+
+class Address(Text):
+    """Where a server is: host, host:port, [IPv6], [IPv6]:port or unix:///path."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(MAX_PATH, "address", "host, host:port, [::1]:port or unix:///path")
+        self.expected = "an address as host, host:port, [::1]:24224 or unix:///path"
+
+    def parse(self, text: str) -> str:
+        super().parse(text)
+        if text.startswith("unix://"):
+            # sun_path of unix(7), with the final NUL
+            if not text.startswith("unix:///") or not 8 < len(text.encode()) <= 7 + 107:
+                raise ValueError(text)
+            return text
+        host, colon, port = text.rpartition(":")
+        if text.endswith("]") or not colon:
+            host = text
+        elif not 0 < parse_whole(port) < 65536:
+            raise ValueError(text)
+        if host.startswith("["):
+            import ipaddress  # here, as few processes need it
+
+            if not host.endswith("]"):
+                raise ValueError(text)
+            ipaddress.IPv6Address(host[1:-1])
+        elif not 0 < len(host) <= 253 or not _HOST.issuperset(host):
+            raise ValueError(text)      # also an IPv6 address without brackets
+        return text
+
+
 class Whole(Kind):
     """A whole number from `low` to `high`."""
 
@@ -179,6 +221,27 @@ class Whole(Kind):
 
     def parse(self, text: str) -> int:
         return _within(parse_whole(text), self.low, self.high)
+
+
+class Mode(Kind):
+    """The mode of a file, in octal; its owner can always read and write it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        bounds = "0600 to 0777, of which the owner's read and write are always set"
+        super().__init__("file mode", bounds, f"a file mode in octal, {bounds}, such as 0640")
+
+    def parse(self, text: str) -> int:
+        if len(text) not in (3, 4) or not set(text) <= set("01234567"):
+            raise ValueError(text)
+        mode = int(text, 8)
+        if mode & 0o600 != 0o600:
+            raise ValueError(text)
+        return _within(mode, 0o600, 0o777)
+
+    def show(self, value: int) -> str:
+        return f"{value:04o}"
 
 
 class WholeOrAuto(Whole):
@@ -219,20 +282,24 @@ class Flag(Kind):
 
 
 class Choice(Kind):
-    """One of some words."""
+    """One of some words; `none` is the one that is "" as a value."""
 
-    __slots__ = ("words",)
+    __slots__ = ("none", "words")
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, none: str = "") -> None:
         quoted = [f'"{word}"' for word in words]
         either = " or ".join([", ".join(quoted[:-1]), quoted[-1]]) if quoted[1:] else quoted[0]
         super().__init__("word", ", ".join(words), either)
         self.words = words
+        self.none = none
 
     def parse(self, text: str) -> Any:
         if text not in self.words:
             raise ValueError(text)
-        return text
+        return "" if text == self.none else text
+
+    def show(self, value: Any) -> str:
+        return value or self.none
 
 
 class Member(Choice):

@@ -23,21 +23,28 @@ import yaml
 from gazer.config import (
     MAX_OUTPUTS,
     OUTPUT_PATH,
+    OUTPUT_ROTATE,
     OUTPUT_TYPE,
     OUTPUT_TYPES,
     Config,
+    Forward,
     Key,
     Output,
+    OutputKind,
+    Rotation,
+    Server,
     keys_of,
     sections,
 )
-from gazer.config.kinds import Kind, Listing, printable, shown
+from gazer.config.forward import MAX_SECRET, MAX_SERVERS, SECRET_FILES, SERVER_ADDRESS
+from gazer.config.keys import sections_of
+from gazer.config.kinds import Kind, Listing, Secret, printable, shown
 from gazer.errors import ConfigError
 
 # configs/sensor.yaml with all its comments has 6 KB; 4096 capture files of 60 letters, the most
 # that capture.files takes, just fit.
 MAX_FILE = 256 * 1024
-# The deepest legal value is outputs -> item -> key: 4 levels.
+# The deepest legal value is outputs -> item -> servers -> item -> key: 7 levels.
 MAX_DEPTH = 16
 MAX_NODES = 10_000
 # One slip can make many errors; nobody reads more than this.
@@ -81,6 +88,15 @@ def parse(text: str, source: str) -> Config:
             reading.fail_at(path, problem)
     reading.finish()
     return config
+
+
+# The keys of each type of output, beside `type`.
+_OUTPUT_KEYS: dict[str, list[str]] = {
+    type_: [OUTPUT_PATH.name, own.name, OUTPUT_ROTATE] for type_, (own, _) in OUTPUT_TYPES.items()
+} | {
+    "fluentd": ["servers", "time", *keys_of(Forward), *SECRET_FILES, *sections_of(Forward)],
+}
+_SERVERS = f"a list of 1 to {MAX_SERVERS} servers"
 
 
 class _TooMuch(Exception):
@@ -213,27 +229,102 @@ class _Reading:
 
     def output(self, node: yaml.Node, path: str) -> Output | None:
         self.lines[path] = node.start_mark.line + 1
-        choosing = {key.name: (name, key, kinds) for name, (key, kinds) in OUTPUT_TYPES.items()}
         given: dict[str, yaml.Node] = {}
-        for name, child in self.pairs(node, path, ["type", "path", *choosing]):
+        for name, child in self.pairs(node, path, ["type", *dict.fromkeys(
+            name for names in _OUTPUT_KEYS.values() for name in names
+        )]):  # fmt: skip
             given[name] = child
         before = len(self.errors)
         type_ = self.required(OUTPUT_TYPE, node, given, path)
         if type_ is None:
             return None
-        target = self.required(OUTPUT_PATH, node, given, path)
         own, kinds = OUTPUT_TYPES[type_]
         word = next(iter(kinds))
-        for name, (owner, key, _) in choosing.items():
-            if name not in given:
-                continue
-            if name != own.name:
-                self.fail(given[name], f"{path}.{name}", f"goes with type {owner} only")
-            else:
-                word = self.parsed(key.kind, given[name], f"{path}.{name}") or word
+        target = "" if type_ == "fluentd" else self.required(OUTPUT_PATH, node, given, path)
+        for name, child in given.items():
+            if name != "type" and name not in _OUTPUT_KEYS[type_]:
+                owners = " or ".join(t for t, names in _OUTPUT_KEYS.items() if name in names)
+                self.fail(child, f"{path}.{name}", f"goes with type {owners} only")
+            elif name == own.name:
+                word = self.parsed(own.kind, child, f"{path}.{name}") or word
+        kind = kinds[word]
+        forward = None
+        if type_ == "fluentd":
+            forward = self.forward(node, given, path, kind)
+        rotation = None
+        if OUTPUT_ROTATE in given and type_ != "fluentd":
+            rotation = self.section(Rotation, given[OUTPUT_ROTATE], f"{path}.{OUTPUT_ROTATE}")
         if target is None or len(self.errors) != before:
             return None
-        return Output(kinds[word], target)
+        return Output(kind, target, forward, rotation)
+
+    def forward(self, node: yaml.Node, given: dict[str, yaml.Node], path: str,
+                kind: OutputKind) -> Forward:
+        """What a fluentd output is told."""
+        values: dict[str, Any] = {"event_time": kind is OutputKind.MSGPACK_EVENT_TIME}
+        keys, nested = keys_of(Forward), sections_of(Forward)
+        if "servers" not in given:
+            self.fail(node, f"{path}.servers", f"missing: expected {_SERVERS}")
+        for name, child in given.items():
+            where = f"{path}.{name}"
+            if name == "servers":
+                values[name] = self.servers(child, where)
+            elif name in nested:
+                values[name] = self.section(nested[name], child, where)
+            elif name in keys:
+                self.value(values, keys[name], child, where)
+            elif name in SECRET_FILES:
+                attribute, key = SECRET_FILES[name]
+                file = self.parsed(key.kind, child, where)
+                if attribute in given:
+                    self.fail(child, where, f"{attribute} is given too: which of the two is it?")
+                elif file is not None:
+                    values[attribute] = self.secret(file, child, where)
+        return Forward(**values)
+
+    def servers(self, node: yaml.Node, path: str) -> tuple[Server, ...]:
+        if not self.tag_is_plain(node, path):
+            return ()
+        if not isinstance(node, yaml.SequenceNode):
+            self.fail(node, path, f"expected {_SERVERS}, got {_got(node)}")
+            return ()
+        if not 1 <= len(node.value) <= MAX_SERVERS:
+            self.fail(node, path, f"expected {_SERVERS}, got {len(node.value)}")
+            return ()
+        found: list[Server] = []
+        keys = keys_of(Server)
+        for number, item in enumerate(node.value):
+            where = f"{path}[{number}]"
+            self.lines[where] = item.start_mark.line + 1
+            values: dict[str, Any] = {}
+            if isinstance(item, yaml.MappingNode):
+                given = dict(self.pairs(item, where, ["address", *keys]))
+                values["address"] = self.required(SERVER_ADDRESS, item, given, where)
+                for name, child in given.items():
+                    if name in keys:
+                        self.value(values, keys[name], child, f"{where}.{name}")
+            else:
+                values["address"] = self.parsed(SERVER_ADDRESS.kind, item, where)
+            if values["address"] is not None:
+                found.append(Server(**values))
+        return tuple(found)
+
+    def secret(self, file: str, node: yaml.Node, path: str) -> str:
+        """The first line of this file."""
+        name = printable(file)
+        try:
+            with open(file, "rb") as opened:
+                data = opened.read(MAX_SECRET + 2)
+            text = data.partition(b"\n")[0].removesuffix(b"\r").decode()
+            if not text:
+                self.fail(node, path, f"{name}: its first line is empty")
+            return str(Secret(MAX_SECRET).parse(text))
+        except OSError as error:
+            self.fail(node, path, f"{name}: cannot be read: {error.strerror}")
+        except ValueError:      # UnicodeDecodeError is one, and says what stood there
+            self.fail(node, path, f"{name}: expected a line of printable text, at most "
+                                  f"{MAX_SECRET} octets")
+        return ""
 
     def required(
         self, key: Key, node: yaml.Node, given: dict[str, yaml.Node], path: str
@@ -242,9 +333,6 @@ class _Reading:
         if child is None:
             if isinstance(node, yaml.MappingNode):
                 self.fail(node, f"{path}.{key.name}", f"missing: expected {key.kind.expected}")
-            return None
-        if key is OUTPUT_TYPE and isinstance(child, yaml.ScalarNode) and child.value == "fluentd":
-            self.fail(child, f"{path}.type", "fluentd is not there yet; use text or msgpack")
             return None
         return self.parsed(key.kind, child, f"{path}.{key.name}")
 
@@ -287,7 +375,8 @@ class _Reading:
                 return kind.parse(node.value)
             except ValueError:
                 pass
-        self.fail(node, path, f"expected {kind.expected}, got {_got(node)}")
+        got = "something else" if isinstance(kind, Secret) else _got(node)
+        self.fail(node, path, f"expected {kind.expected}, got {got}")
         return None
 
     def listing(self, kind: Listing, node: yaml.Node, path: str) -> tuple[Any, ...] | None:

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 
-from gazer.config import LLMNR_PORT, MAX_CAPTURES, MAX_MESSAGE, MDNS_PORT, Config
+from gazer.config import (
+    LLMNR_PORT,
+    MAX_CAPTURES,
+    MAX_MESSAGE,
+    MDNS_PORT,
+    Config,
+    Forward,
+    Output,
+    Rotation,
+    keys_of,
+)
 from gazer.config.kinds import (
+    KIB,
     MAX_PATH,
     MIB,
+    SECOND,
     address_and_port,
     show_duration,
     show_size,
     shown,
 )
 
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.config.patterns import Names
+
+LEAST_FILE = 256 * KIB      # rotate.size: a block, which is not divided
+MAX_ROTATED = 210           # octets: NAME_MAX is 255, and there may come .TIME.NUMBER.zst.part
 MAX_NAME = 15       # octets of an interface's name: IFNAMSIZ of linux/if.h, less the NUL
 
 
@@ -24,6 +43,8 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     yield from _limit_problems(config)
     yield from _metrics_problems(config)
     yield from _output_problems(config)
+    yield from _forward_problems(config)
+    yield from _rotation_problems(config)
 
 
 def _capture_problems(config: Config) -> list[tuple[str, str]]:
@@ -164,6 +185,8 @@ def _output_problems(config: Config) -> list[tuple[str, str]]:
     seen: dict[object, int] = {}
     for index, output in enumerate(config.outputs):
         path = f"outputs[{index}].path"
+        if output.forward is not None:
+            continue
         file = _identity(output.path, "stdout")
         if file is None:
             continue
@@ -174,6 +197,133 @@ def _output_problems(config: Config) -> list[tuple[str, str]]:
             found.append((path, f"{shown(output.path, MAX_PATH)} is an input file too"))
         seen.setdefault(file, index)
     return found
+
+
+def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
+    """Of fluentd outputs: keys that do nothing, or not what they seem to."""
+    spools: dict[object, int] = {}
+    for index, output in enumerate(config.outputs):
+        forward = output.forward
+        if forward is None:
+            continue
+        path = f"outputs[{index}]"
+        addresses = [server.address for server in forward.servers]
+        for number, address in enumerate(addresses):
+            if address in addresses[:number]:
+                yield f"{path}.servers[{number}]", f"{shown(address)} is given twice"
+        if bool(forward.username) != bool(forward.password):
+            given = "username" if forward.username else "password"
+            yield f"{path}.{given}", "username and password go together"
+        if forward.username and not forward.shared_key:
+            yield f"{path}.username", "a server asks for a user only along with its shared_key"
+        yield from _tls_problems(forward, f"{path}.tls")
+        if forward.spool.path:
+            folder = _identity(forward.spool.path, "")
+            if folder in spools:
+                yield f"{path}.spool.path", (
+                    f"{shown(forward.spool.path, MAX_PATH)} is the spool of another output too")
+            spools.setdefault(folder, index)
+
+
+def _tls_problems(forward: Forward, path: str) -> Iterator[tuple[str, str]]:
+    tls = forward.tls
+    given = [name for name in ("ca_file", "cert_file", "key_file", "server_name")
+             if getattr(tls, name)]  # fmt: skip
+    if not tls.enable:
+        for name in given:
+            yield f"{path}.{name}", "does nothing while tls.enable is false"
+        return
+    if tls.key_file and not tls.cert_file:
+        yield f"{path}.key_file", "a key needs its certificate: cert_file"
+    if not tls.verify and tls.ca_file:
+        yield f"{path}.ca_file", "does nothing while tls.verify is false"
+    if any(server.address.startswith("unix:") for server in forward.servers):
+        yield f"{path}.enable", "TLS is not spoken over a unix socket"
+
+
+def _rotation_problems(config: Config) -> Iterator[tuple[str, str]]:
+    """Of files that follow one another: what can't be, and who would take another's file."""
+    from gazer.config.patterns import Names, claims, collide, turning
+
+    apart: list[tuple[int, Output, object]] = []     # with the folder that each is in
+    for index, output in enumerate(config.outputs):
+        path = f"outputs[{index}].path"
+        if output.forward is not None:
+            continue
+        if _identity(output.path, "stdout") in ("stdout", None) or output.path.endswith("/"):
+            if output.rotation is not None:
+                yield f"outputs[{index}].rotate", "that is no file which could be begun anew"
+            continue
+        try:
+            names = Names(output.path)
+        except ValueError as error:
+            yield path, str(error)
+            continue
+        if len(names.at(0).encode()) > MAX_ROTATED and turning(output) is not None:
+            yield path, f"the name has no room for what is added: at most {MAX_ROTATED} octets"
+            continue
+        if turning(output) is not None and not _is_plain(names):
+            yield path, "only plain files can follow one another, and that is something else"
+        yield from _rotate_key_problems(f"outputs[{index}].rotate", output)
+        apart.append((index, output, _identity(names.folder, "")))
+    for index, output, folder in apart:
+        for before, other, its in apart:
+            if before >= index or its != folder or None in (its, folder):
+                continue
+            if (turning(output) or turning(other)) and collide(other, output):
+                yield (f"outputs[{index}].path",
+                       f"files of {shown(other.path, MAX_PATH)} can have the same names")
+    if not any(turning(output) for _, output, _ in apart):
+        return
+    others = {f"capture.files[{i}]": path for i, path in enumerate(config.capture.files)}
+    others["service.quarantine"] = config.service.quarantine
+    for label, path in others.items():
+        place, name = os.path.split(path)
+        for index, output, folder in apart:
+            if name and path != "-" and claims(output, name) and (
+                    _identity(place or ".", "") == folder):
+                yield label, (f"{shown(path, MAX_PATH)} would be taken for a closed file of "
+                              f"outputs[{index}]")
+
+
+def _rotate_key_problems(path: str, output: Output) -> Iterator[tuple[str, str]]:
+    from gazer.config.patterns import turning
+
+    rotation = output.rotation
+    if rotation is None:
+        return
+    if 0 < rotation.size < LEAST_FILE:
+        yield f"{path}.size", f"{show_size(rotation.size)} is less than what is written at once; " \
+            f"at least {show_size(LEAST_FILE)}"
+    if rotation.interval_ns % SECOND:
+        yield f"{path}.interval", f"{show_duration(rotation.interval_ns)} is no whole second"
+    if 0 < rotation.keep_bytes < rotation.size:
+        yield f"{path}.keep_bytes", (
+            f"{show_size(rotation.keep_bytes)} is less than one file ({path}.size is "
+            f"{show_size(rotation.size)}): none would be kept")
+    if rotation.compress == "zstd" and not _has_zstd():
+        yield f"{path}.compress", "zstd needs the Python package zstandard, which is not there"
+    if turning(output) is None:
+        for name in ("compress", "keep_age", "keep_bytes"):
+            attribute, _ = keys_of(Rotation)[name]
+            if getattr(rotation, attribute) != getattr(Rotation(), attribute):
+                yield f"{path}.{name}", (
+                    "no file of this output is ever closed: it goes with size, interval or "
+                    "conversions in the path")
+
+
+def _is_plain(names: Names) -> bool:
+    """What has the path's own name now, if anything has."""
+    try:
+        return names.timed or stat.S_ISREG(os.lstat(names.path).st_mode)
+    except OSError:
+        return True
+
+
+def _has_zstd() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("zstandard") is not None
 
 
 def _identity(path: str, dash: str) -> object:

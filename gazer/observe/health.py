@@ -7,6 +7,8 @@ What is looked at, the worst first:
     hang      none has been without a sign of life for longer than `silent`; one that waits for
               room downstream or for an output gives none, and may do so for `blocked`
     account   the balances hold (looked at several times before they count as broken)
+    servers   each server of a fluentd output takes something
+    spool     none takes more than four fifths of what it may
     restart   none has been started again within the last `restart`
     drops     nothing was dropped while we looked, for `window`
 
@@ -32,6 +34,7 @@ BLOCKED = 30.0
 RESTART = 60.0
 # Two looks this far apart tell whether something is being dropped.
 WINDOW = 1.0
+SPOOL = 0.8         # share of spool.max_bytes: there is still time to do something
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +75,22 @@ def complaints(
         more = len(standing.broken) - 1
         yield f"the account does not add up: {standing.broken[0]}" + (
             f" (and {more} more)" if more else "")
+    for number, output in enumerate(last.account.outputs):
+        up, servers = output["servers_up"], output["servers"]
+        if up < servers:
+            yield f"output {number}: {servers - up} of {servers} servers not connected"
+        if output["spool_bytes"] > SPOOL * output["spool_limit"]:
+            share = output["spool_bytes"] / max(1, output["spool_limit"])
+            yield f"output {number}: its spool is {share:.0%} full"
     for p in last.processes:
         if p.name and p.starts > 1 and p.age < limits.restart:
             yield f"{p.label} was started again {p.age:.0f} s ago"
     before = first.dropped()
     for where, n in last.dropped().items():
         if limits.window and n > before[where]:
-            what = "events" if where == "output" else "frames"
+            what = "events" if where in ("output", "spool") else "frames"
             whose = {"kernel": "kernel's buffer", "interface": "interface", "ring": "rings",
-                     "output": "outputs"}[where]
+                     "output": "outputs", "spool": "spools"}[where]
             yield (
                 f"{n - before[where]} {what} dropped in {last.time - first.time:.1f} s "
                 f"({whose})"

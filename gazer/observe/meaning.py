@@ -98,11 +98,24 @@ SINK = {
 }
 
 OUTPUT = {
-    "events": "events written",
-    "bytes": "bytes written",
+    "events": "events written; to fluentd: acknowledged at once",
+    "bytes": "bytes written; to fluentd: of chunks, as they were sent",
     "dropped": "events not written, the output having failed or not keeping up",
     "stats": "events about the sensor itself, written or not",
     "done": "merged events that the output is through with",
+    "spooled": "events that went into the spool; of a fluentd output, as all that follows",
+    "delivered": "events from the spool that a server has acknowledged",
+    "spool_dropped": "events of the spool that were given up: no room, too old, or taken by nobody",
+    "spool_damaged": "events of the spool that could not be read any more",
+    "spool_found": "events that stood in the spool before, or that nobody knew to be there",
+    "spool_events": "events that stand in the spool now",
+    "spool_bytes": "what the spool takes on disk now",
+    "spool_limit": "what the spool may take on disk",
+    "resent": "chunks that were sent once more",
+    "rejected": "events that no server would take, of those that were dropped",
+    "unacknowledged": "chunks that are sent and not acknowledged now",
+    "servers": "servers that are not on standby",
+    "servers_up": "... of these, connected now",
 }
 
 SUPERVISOR = {

@@ -121,6 +121,9 @@ class Snapshot:
             "interface": c["interface_dropped"],
             "ring": c["ring_dropped"],
             "output": sum(output["dropped"] for output in self.account.outputs),
+            "spool": sum(
+                output["spool_dropped"] + output["spool_damaged"]
+                for output in self.account.outputs),
         }
 
 

@@ -29,7 +29,7 @@ def report(pid: int, snapshot: Snapshot, standing: Standing) -> Iterator[str]:
     yield from _section("workers", pairs(_shown(account.workers)))
     yield from _section("sink", pairs(account.sink))
     for number, output in enumerate(account.outputs):
-        yield from _section(f"output {number}", pairs(output))
+        yield from _section(f"output {number}", pairs(_of_output(output)))
     if any(snapshot.supervisor.values()):
         yield from _section("supervisor", pairs(snapshot.supervisor))
     yield from _section("in flight", (
@@ -104,6 +104,13 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _shown(values: Mapping[str, int]) -> dict[str, int]:
     return {name: n for name, n in values.items() if n or not name.startswith(_FAMILIES)}
+
+
+def _of_output(output: Mapping[str, int]) -> Mapping[str, int]:
+    """Those of fluentd outputs only for these."""
+    if output["servers"]:
+        return output
+    return {name: output[name] for name in ("events", "bytes", "dropped", "stats", "done")}
 
 
 def _processes(processes: Iterable[Process]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from gazer.observe import meaning
 # Counters that show what is there now; all others only grow.
 GAUGES = frozenset({
     "waiting_pieces", "streams", "octets_buffered", "transferring", "pending", "absent",
+    "spool_events", "spool_bytes", "spool_limit", "unacknowledged", "servers", "servers_up",
 })  # fmt: skip
 
 Value = float | tuple[float, dict[float, int]]

@@ -93,7 +93,7 @@ def screen(pid: int, old: Snapshot, new: Snapshot, asked: Asked, *, columns: int
     elapsed = max(new.time - old.time, 0.001)
     head = [
         *_title(pid, old, new, columns), "", *_rates(old, new, elapsed), "",
-        *_losses(old, new, elapsed), "",
+        *_losses(old, new, elapsed), "", *_links(new),
     ]  # fmt: skip
     left = rows - len(head) - 1     # the last row is for what keys do
     lists = min(11, max(5, left - len(new.processes) - 2)) if asked.total() else 0
@@ -118,7 +118,7 @@ def _rates(old: Snapshot, new: Snapshot, elapsed: float) -> Iterator[str]:
     c = growth(old.account.capture, new.account.capture)
     w = growth(old.account.workers, new.account.workers)
     written = sum(
-        after["events"] - before["events"]
+        after["events"] + after["delivered"] - before["events"] - before["delivered"]
         for before, after in zip(old.account.outputs, new.account.outputs, strict=True)
     )
     shown = {
@@ -144,6 +144,20 @@ def _losses(old: Snapshot, new: Snapshot, elapsed: float) -> Iterator[str]:
     yield "/s            " + "".join(
         f"{short(max(0, n - before[name]) / elapsed):>13}" for name, n in after.items())
     yield "in all        " + "".join(f"{n:>13}" for n in after.values())
+
+
+def _links(new: Snapshot) -> Iterator[str]:
+    """The fluentd outputs: servers, and what waits."""
+    found = [(i, o) for i, o in enumerate(new.account.outputs) if o["servers"]]
+    for number, o in found:
+        line = f"output {number:<5}{o['servers_up']} of {o['servers']} servers up"
+        line += f", {o['unacknowledged']} chunks under way"
+        if o["spool_limit"]:
+            share = o["spool_bytes"] / o["spool_limit"]
+            line += f", spool {share:.0%}, {o['spool_events']} events"
+        yield line
+    if found:
+        yield ""
 
 
 def _processes(old: Snapshot, new: Snapshot, elapsed: float, rows: int) -> Iterator[str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 
-from gazer.config import Config
+from gazer.config import Config, Output
+from gazer.config.patterns import folder_and_file
 from gazer.errors import GazerError, ProcessError
 from gazer.privileges import (
+    FOLDER,
+    READ,
     Identity,
     Place,
     as_user,
@@ -37,13 +40,32 @@ def rights_problems(config: Config) -> list[str]:
     identity, problem = identity_of(config)
     if problem:
         return [problem]
-    places = [Place(f"outputs[{i}].path", o.path) for i, o in enumerate(config.outputs)]
+    places = [place for i, o in enumerate(config.outputs) for place in _places(f"outputs[{i}]", o)]
     if config.service.quarantine:
         places.append(Place("service.quarantine", config.service.quarantine))
     try:
         return [*check_program(identity), *check_paths(identity, places)]
     except GazerError as error:
         return [f"service.user: {error}"]
+
+
+def _places(label: str, output: Output) -> list[Place]:
+    """What an output needs of the file system: a file, and where others follow it their folder; or
+    a spool, and what TLS reads."""
+    forward = output.forward
+    if forward is not None:
+        spool, tls = forward.spool.path, forward.tls
+        found = [Place(f"{label}.spool.path", spool, FOLDER)] if spool else []
+        for name in ("ca_file", "cert_file", "key_file"):
+            if path := getattr(tls, name):
+                found.append(Place(f"{label}.tls.{name}", path, READ))
+        return found
+    folder, file = folder_and_file(output)
+    label = f"{label}.path"
+    if not folder or not os.path.isdir(folder):
+        return [Place(label, file)]
+    there = [Place(label, file)] if os.path.lexists(file) else []
+    return [*there, Place(label, folder, FOLDER)]
 
 
 def remover(identity: Identity | None) -> Callable[[str], None]:

@@ -71,7 +71,10 @@ class _MovedError(Exception):
 class FileOutput:
     """One output.  `lines`: it holds lines of text.  `notice` takes a line for the operator;
     `giving_up` says when to wait no longer; `waits` is told when the output begins and ceases to
-    wait.  `lasting`: see above.  `place`: where a predecessor's last block ended."""
+    wait.  `lasting`: see above.  `place`: where a predecessor's last block ended.  `mode`: of a
+    file that is made, exactly; None: 0640 less what the umask takes."""
+
+    rotates = False     # `due` is to be asked
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class FileOutput:
         waits: Callable[[bool], None],
         lasting: bool = False,
         place: tuple[int, int] = (0, 0),
+        mode: int | None = None,
     ) -> None:
         self.name = "standard output" if path == "-" else path
         self.progress = time.monotonic()    # when it last took something, or was asked to
@@ -94,6 +98,7 @@ class FileOutput:
         self._giving_up = giving_up
         self._waits = waits
         self._lasting = lasting
+        self._mode = mode
         self._waiting = False
         self._full = False          # the operator has been told that there is no room
         self._told = -REMIND        # when
@@ -143,7 +148,7 @@ class FileOutput:
         with contextlib.suppress(OSError):
             for entry in os.listdir(folder):
                 path = os.path.join(folder, entry)
-                if not entry.startswith(name) or _file(os.lstat(path)) != place[0]:
+                if not self._near(entry, name) or _file(os.lstat(path)) != place[0]:
                     continue
                 fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
                 try:
@@ -153,6 +158,10 @@ class FileOutput:
                 finally:
                     os.close(fd)
                 return
+
+    def _near(self, entry: str, name: str) -> bool:
+        """An entry of the folder may be a file that was `name` once."""
+        return entry.startswith(name)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -171,11 +180,11 @@ class FileOutput:
 
         Its descriptor stays non-blocking, so that a reader that stands still can't hold us either.
         """
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         told = False
         while True:
             try:
-                return os.open(self._path, flags, 0o640)
+                return opened(self._path, flags, self._mode)
             except OSError as error:
                 if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(self._path).st_mode):
                     raise
@@ -189,6 +198,11 @@ class FileOutput:
             self._waits(True)
             self._waiting = True
             time.sleep(RETRY)
+
+    def due(self, size: int) -> bool:
+        """`reopen` is wanted ahead of a block of so many bytes (0: none comes just now).  Asked
+        while nothing is being written, and only where `rotates`; see rotation.py."""
+        return False
 
     def reopen(self) -> None:
         """Open the path again: whatever has that name now is written from here on.  If that can't
@@ -266,7 +280,7 @@ class FileOutput:
     def _lose_reader(self) -> None:
         """Lasting only: the reader of a FIFO has gone.  What it left unread goes with it."""
         self._tell_failing(f"nobody reads {self.name} any more: waiting for someone who does")
-        self.close()
+        self._let_go()
 
     def _fail(self, error: OutputError) -> None:
         """Lasting only: tell what is wrong, and let some time go by."""
@@ -276,7 +290,7 @@ class FileOutput:
             self._pause(RETRY)
         if not self._standard:
             with contextlib.suppress(OutputError):
-                self.close()
+                self._let_go()
 
     def _tell_failing(self, text: str) -> None:
         now = time.monotonic()
@@ -377,6 +391,10 @@ class FileOutput:
         return OutputError(f"can't {verb} {self.name}: {why}")
 
     def close(self) -> None:
+        """The end of this output."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         """Close it; a file system may find only now that it could not write."""
         fd, self._fd = self._fd, -1
         try:
@@ -384,6 +402,28 @@ class FileOutput:
                 os.close(fd)
         except OSError as error:
             raise self._failed("write to", error) from None
+
+
+def opened(path: str, flags: int, mode: int | None, *, new: bool = False) -> int:
+    """Open a file; if it is not there, make it, with exactly this mode, or (None) with 0640 less
+    what the umask takes.  `new`: FileExistsError if it is there."""
+    if mode is None:
+        return os.open(path, flags | os.O_CREAT | (os.O_EXCL if new else 0), 0o640)
+    if not new:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if new:
+            raise
+        return os.open(path, flags | os.O_CREAT, mode)      # a link to nothing; or made just now
+    try:
+        os.fchmod(fd, mode)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _cuttable(about: os.stat_result, place: tuple[int, int]) -> bool:

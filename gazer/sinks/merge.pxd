@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from gazer.counters cimport Slot
-from gazer.entry cimport EventHeader
+from gazer.entry cimport EVENT_TAGS, EventHeader
 from gazer.ring cimport Consumer
 
 cdef enum:
@@ -38,16 +38,20 @@ cdef struct Mark:
 
 cdef struct Room:
     int format
+    bint tagged             # a part for each tag, `capacity` apart, instead of one for all
     uint8_t* base
-    uint32_t capacity
-    uint32_t used
+    uint32_t capacity       # of all parts together
+    uint32_t limit          # ... with more than one event in them
+    uint32_t used           # ... and taken
     uint32_t events
     uint64_t skip           # events still to come that the output has had already
+    uint32_t lengths[EVENT_TAGS]    # of each part, if `tagged`
+    uint32_t counts[EVENT_TAGS]     # ... and its events
 
 
 cdef class Block:
     # What one output writes next: whole events.
-    cdef bytearray memory
+    cdef object memory
     cdef Room room
 
 

@@ -19,7 +19,15 @@ eighths of a ring, and make_room() settles the oldest of it. A worker needs at m
 (an entry takes up to a quarter, and so may the padding ahead of it), so it never waits for more
 than a flush while nothing is pressed. One that does all the same has a frame in hand whose events
 fill what is free: it is *starved*, and gets all that there is.
+
+A block with `tags` is for an output that wants events of one tag together and without it, as
+fluentd's Forward protocol does.  It has a part for each tag; an event goes there as `[time,
+record]`, made of its msgpack form `[tag, time, record]` by leaving out the tag, so that workers
+encode nothing more.  Such a block is full when its parts are, all together; so what it takes is
+bounded by `capacity` like any other's, whatever the mixture.
 """
+
+import mmap
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -27,12 +35,21 @@ from libc.string cimport memcpy, memmove
 
 from gazer.atomics cimport load_acquire, load_relaxed
 from gazer.counters cimport P_LANES, S_EVENTS, S_SETTLED, Slot
-from gazer.entry cimport FORMATS, EventHeader
+from gazer.entry cimport EVENT_TAGS, FORMATS, EventHeader
 from gazer.ring cimport (
     MARK_END, Consumer, Ring, bell_wait, ring_consumer_awake, ring_consumer_sleeps, ring_poll,
     ring_release_to)
 
 from gazer.errors import SharedMemoryError
+from gazer.event import TAGS
+
+# What stands before the time in the msgpack form of an event with this tag: the array's octet, the
+# string's and the tag itself.
+cdef uint32_t CUTS[EVENT_TAGS]
+
+assert len(TAGS) == EVENT_TAGS and max(map(len, TAGS)) < 32
+for _i, _tag in enumerate(TAGS):
+    CUTS[<int>_i] = <uint32_t>(2 + len(_tag))
 
 cdef enum:
     NAP = 100               # ms; the longest sleep
@@ -40,15 +57,23 @@ cdef enum:
 
 cdef class Block:
     """A block of whole events for one output: appended to by Merge, written and emptied by the
-    output.  `capacity` must hold the largest event."""
+    output.  `capacity` must hold the largest event; several events take `limit` at most (0: what
+    there is).  `tagged`: it has a part for each tag, and `format` is one of the two msgpack forms.
+    """
 
-    def __init__(self, *, int format, uint32_t capacity):
+    def __init__(self, *, int format, uint32_t capacity, uint32_t limit=0, bint tagged=False):
         cdef uint8_t[::1] view
-        self.memory = bytearray(capacity)
+        if tagged:      # pages that no event came to cost nothing
+            self.memory = mmap.mmap(-1, EVENT_TAGS * capacity,
+                                    flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        else:
+            self.memory = bytearray(capacity)
         view = self.memory
         self.room.format = format
+        self.room.tagged = tagged
         self.room.base = &view[0]
         self.room.capacity = capacity
+        self.room.limit = min(limit, capacity) if limit else capacity
 
     @property
     def used(self):
@@ -63,9 +88,25 @@ cdef class Block:
         """What stands in the block, without a copy; good until clear()."""
         return memoryview(self.memory)[:self.room.used]
 
+    def parts(self):
+        """What stands in a block with tags: (tag, data, events) of each that has any; data without
+        a copy, good until clear()."""
+        cdef size_t i
+        view = memoryview(self.memory)
+        found = []
+        for i in range(EVENT_TAGS):
+            if self.room.counts[i]:
+                start = i * self.room.capacity
+                found.append((TAGS[i], view[start:start + self.room.lengths[i]],
+                              self.room.counts[i]))
+        return found
+
     def clear(self):
+        cdef int i
         self.room.used = 0
         self.room.events = 0
+        for i in range(EVENT_TAGS):
+            self.room.lengths[i] = self.room.counts[i] = 0
 
 
 cdef inline bint before(uint64_t clock, uint64_t sequence, uint64_t other_clock,
@@ -304,19 +345,24 @@ cdef class Merge:
         return False
 
     cdef bint append(self, const Lane* lane) noexcept nogil:
-        """Copy the lane's event to each block; False (and nothing copied) if one has no room."""
+        """Copy the lane's event to each block; False (and nothing copied) if one has no room, or
+        would never take such an event."""
         cdef const EventHeader* header = &lane.header
         cdef const uint8_t* parts[FORMATS]
         cdef const uint8_t* p = lane.entry + sizeof(EventHeader)
         cdef Room* room
-        cdef uint32_t n
+        cdef uint8_t* to
+        cdef uint32_t n, cut
         cdef int i
         for i in range(FORMATS):
             parts[i] = p
             p += header.lengths[i]
         for i in range(self.block_count):
             room = self.rooms[i]
-            if room.capacity - room.used < header.lengths[room.format] and not room.skip:
+            n = header.lengths[room.format]
+            if not room.skip and (
+                    room.used + n > (room.limit if room.used else room.capacity)
+                    or (room.tagged and n <= CUTS[header.tag])):
                 return False
         for i in range(self.block_count):
             room = self.rooms[i]
@@ -324,7 +370,18 @@ cdef class Merge:
                 room.skip -= 1
                 continue
             n = header.lengths[room.format]
-            memcpy(room.base + room.used, parts[room.format], n)
+            if room.tagged:
+                cut = CUTS[header.tag]
+                n -= cut
+                to = (room.base + <size_t>header.tag * room.capacity
+                      + room.lengths[header.tag])
+                to[0] = 0x92        # an array of two: time and record
+                memcpy(to + 1, parts[room.format] + cut, n)
+                n += 1
+                room.lengths[header.tag] += n
+                room.counts[header.tag] += 1
+            else:
+                memcpy(room.base + room.used, parts[room.format], n)
             room.used += n
             room.events += 1
         return True
@@ -399,8 +456,8 @@ cdef inline bint sound(const Lane* lane) noexcept nogil:
     cdef const EventHeader* header = &lane.header
     cdef uint64_t n = sizeof(EventHeader)
     cdef int i
-    if header.clock == MARK_END:
-        return False        # would be taken for the lane's end
+    if header.clock == MARK_END or header.tag >= EVENT_TAGS:
+        return False        # the first would be taken for the lane's end
     for i in range(FORMATS):
         n += header.lengths[i]
     return n <= lane.length

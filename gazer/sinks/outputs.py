@@ -8,6 +8,15 @@ each block and puts it into its output's queue.  Each output works through its o
 - **In a live run** in a thread of its own (threads.py).  Nothing waits for it: it may be behind by
   QUEUE bytes in full blocks.  What is beyond that is dropped, for this output alone, and counted
   at once.
+- **A fluentd output** (link.py) has its thread in both, and has up to `window` tasks in hand: a
+  server is sent more before it has acknowledged what it has.  Over files the run waits for it where
+  its queue is full, and at the end for the last acknowledgement.
+
+**Memory** of an output is what waits: of a file QUEUE and four spare blocks of BLOCK (or the
+largest event); of a fluentd output `queue` (16 MiB) and `window` tasks (32; twice as many with a
+spool) of `chunk_size` (256 KiB), whatever the mixture of tags: 24 MiB by default, 32 with a spool.
+A task of a fluentd output that is less than half a block is copied, so what waits takes no more
+than twice its bytes; there are at most TASKS of them.
 
 **What the rings keep.**  An event stays in its ring until every output has written or dropped it;
 `done` is how many an output is through with, in their order, and the least of these is settled
@@ -22,9 +31,11 @@ rings give up the oldest of what waits.  Whoever is behind by so much still has 
 writes it some time; if the sink is killed before that, it is lost, and the successor counts it as
 dropped.
 
-A rotating, compressing or sending output goes where FileOutput does now: what it needs is `write`,
-`reopen`, `place`, `cuttable`, `wanted`, `progress`, `close` and the exceptions of files.py.  An
-output that spools has no limit by QUEUE; that is the `room` of its Output.
+A rotating output is a FileOutput that says when it is `due` for a new file (rotation.py).
+
+A fluentd output is through with a task when all of it was acknowledged, stands in the spool or was
+given up.  A sink that is killed so repeats at most what was in hand.  What the spool has is not
+repeated: the spool knows up to which event that is, though no commit says so (Link.begin).
 """
 
 from __future__ import annotations
@@ -34,104 +45,35 @@ from collections import deque
 from functools import partial
 
 from gazer.errors import OutputError
+from gazer.event import TAG_STATS
 from gazer.sinks.files import TORN_PIPE, ClosedError, FileOutput, GaveUpError
+from gazer.sinks.link import Link
 from gazer.sinks.merge import Block, Merge
+from gazer.sinks.output import REMIND, Output
+from gazer.sinks.tasks import Answer, Task, perform, untagged
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gazer.counters import Slot
+    from gazer.sinks.fluentd import Forwarder
     from gazer.sinks.threads import Hand
 
 BLOCK = 256 * 1024          # bytes written at once; fits a core's cache
 QUEUE = 16 * 1024 * 1024    # bytes of blocks that may wait for an output of a live run
 SPARE = 4                   # empty blocks kept for each output
-REMIND = 30.0               # seconds between two lines about events that are dropped
 BRIEF = 0.25                # seconds for which the others wait for an output that stands still
 STUCK = 1.0                 # seconds without progress after which an output counts as stuck
 LAST = 0.5                  # ... that the last write may take when all is to end at once
-
-
-class Task:
-    """One piece of an output's work: a block to write, events that had no room, or a file to open.
-
-    events: of them from the rings.  stats: events about the sensor.  upto: how many merged events
-    the output is through with when this is done.
-    """
-
-    __slots__ = ("block", "data", "events", "reopen", "stats", "upto")
-
-    def __init__(self, upto: int, data: memoryview | None = None, events: int = 0, *,
-                 block: Block | None = None, stats: int = 0, reopen: bool = False) -> None:
-        self.upto = upto
-        self.data = data
-        self.block = block
-        self.events = events
-        self.stats = stats
-        self.reopen = reopen
-
-
-class Answer:
-    """What came of a task: bytes and events that went out, and what went wrong."""
-
-    __slots__ = ("bytes", "events", "failure", "task")
-
-    def __init__(self, task: Task, failure: Exception | None = None) -> None:
-        self.task = task
-        self.failure = failure
-        self.events = self.bytes = 0
-
-
-def perform(file: FileOutput, lines: bool, task: Task) -> Answer:
-    """Do a task; every exception becomes part of the answer."""
-    answer = Answer(task)
-    try:
-        if task.reopen:
-            file.reopen()
-        elif task.data is not None:
-            file.write(task.data)
-            answer.events, answer.bytes = task.events + task.stats, len(task.data)
-    except ClosedError as why:
-        answer.failure = why
-        answer.bytes = why.taken
-        if lines and task.data is not None:     # an event is a line
-            answer.events = bytes(task.data[: why.taken]).count(b"\n")
-    except Exception as error:
-        answer.failure = error
-    return answer
-
-
-class Output:
-    """One output: its file, its block, and what waits for it."""
-
-    def __init__(self, number: int, file: FileOutput, block: Block, lines: bool, room: int) -> None:
-        self.number = number
-        self.file = file
-        self.block = block
-        self.lines = lines
-        self.room = room                # blocks that may wait
-        self.queue: deque[Task] = deque()
-        self.waiting = 0                # ... that do
-        self.spare: list[Block] = []
-        self.hand: Hand | None = None
-        self.busy: Task | None = None   # what its thread does
-        self.done = 0                   # merged events that it is through with
-        self.ended = False              # takes no more
-        self.lost = 0                   # dropped since it ceased to keep up
-        self.told = -REMIND
-
-    @property
-    def idle(self) -> bool:
-        return self.busy is None and not self.queue
-
-    def stuck(self, seconds: float) -> bool:
-        """It has work, and has not moved for so long."""
-        return self.busy is not None and time.monotonic() - self.file.progress > seconds
+GIVE_UP = 1.0               # ... after which an interrupted run over files waits no longer
+JOIN = 5.0                  # seconds for a Forwarder to let go of what it has
+NAP_MS = 100
 
 
 class Outputs:
-    """All outputs, from the sink's loop.  `hand` makes the thread of an output of a live run.
+    """All outputs, from the sink's loop.  `files`: a FileOutput or a Link for each; `hand` makes
+    the thread of a file in a live run.
 
     An output that has ended (its reader has gone, or it gave up waiting for room) takes no more;
     what would have gone there is counted as dropped.  The others go on.
@@ -140,7 +82,7 @@ class Outputs:
     def __init__(
         self,
         *,
-        files: Sequence[FileOutput],
+        files: Sequence[FileOutput | Link],
         forms: Sequence[int],
         lines: Sequence[bool],
         slot: Slot,
@@ -154,8 +96,7 @@ class Outputs:
         self._notice = notice
         self._fault = fault
         self.live = hand is not None
-        self._forms = forms
-        self._capacity = capacity
+        self.threaded = self.live or any(isinstance(file, Link) for file in files)
         self._closed = False        # a reader of standard output has gone
         self._failure: OutputError | None = None
         self._moved = False         # there is something to commit
@@ -163,12 +104,16 @@ class Outputs:
         self._merge: Merge | None = None
         self._through: Callable[[], None] | None = None     # for the stats event under way
         self.all = [
-            Output(i, file, Block(format=forms[i], capacity=capacity), lines[i],
-                   max(2, queue // capacity))
+            Output(i, file, forms[i], lines[i], capacity=file.capacity, room=file.queue)
+            if isinstance(file, Link) else
+            Output(i, file, forms[i], lines[i], capacity=capacity, room=max(2, queue // capacity))
             for i, file in enumerate(files)
         ]
+        # How long the loop may sleep, in ms, so that events leave their block in time.
+        self.nap = max(1, min([NAP_MS, *(int(1000 * o.flush_after) for o in self.all)]))
+        self.rotate = any(output.rotates for output in self.all)
         for output in self.all:
-            if hand is not None:
+            if hand is not None and output.file is not None:
                 output.hand = hand(partial(perform, output.file, output.lines))
 
     @property
@@ -179,6 +124,8 @@ class Outputs:
         """Take from this merge, which appends to our blocks.  A successor goes on from there."""
         self._merge = merge
         for output in self.all:
+            if output.link is not None:
+                output.link.begin(self._slot, output.number)
             ahead = self._slot.resume_output(output.number)
             merge.skip(output.number, ahead)
             output.done = merge.merged + ahead
@@ -193,14 +140,23 @@ class Outputs:
         return (merge.pressed and not merge.crowded
                 and not any(output.stuck(BRIEF) for output in self.all))
 
-    def ready(self) -> bool:
-        """There is something to write, and someone to write it."""
-        return any(output.block.events and output.idle for output in self.all)
+    def due(self, now: float) -> bool:
+        """Something has stood in a block for as long as it may, and can be written."""
+        found = False
+        for output in self.all:
+            if not output.block.events:
+                output.since = 0.0
+            elif not output.since:
+                output.since = now
+            elif now - output.since >= output.flush_after and output.free:
+                found = True
+        return found
 
     # --- from blocks to tasks ------------------------------------------------------------------
 
     def flush(self, *, all_: bool = True) -> None:
-        """Put what is in the blocks on its way; without `all_`, of the outputs that are idle.
+        """Put what is in the blocks on its way; without `all_`, of the outputs that would begin
+        with it at once.
 
         Raises ClosedError if nobody reads any output any more, OutputError when one can't be
         written and all others are.
@@ -212,7 +168,7 @@ class Outputs:
         assert merge is not None
         upto = merge.mark()
         for output in self.all:
-            if output.block.events and (all_ or output.idle):
+            if output.block.events and (all_ or output.free):
                 self._seal(output, upto)
             elif output.idle and not output.block.events:
                 output.done = max(output.done, upto)
@@ -228,16 +184,18 @@ class Outputs:
         upto = self._merge.merged
         self._through = through
         for output in self.all:
-            self._queue(output, Task(upto, data=memoryview(events[output.number]), stats=1))
+            event = events[output.number]
+            self._queue(output, Task(upto, data=memoryview(event), stats=1)
+                        if output.link is None else
+                        Task(upto, parts=[(TAG_STATS, untagged(event), 1)], stats=1))
         self.turn()
 
     def reopen(self) -> None:
-        """Open all files again, each as soon as the block in hand is written."""
+        """Live only: open all files again, each as soon as the block in hand is written; a fluentd
+        output connects anew."""
         for output in self.all:
-            if not self.live:
-                output.file.reopen()
-            elif not output.ended:
-                output.file.wanted = True
+            if not output.ended:
+                output.target.wanted = True
                 output.queue.appendleft(Task(output.done, reopen=True))
         self.turn()
 
@@ -253,6 +211,10 @@ class Outputs:
                 continue
             if output.ended:
                 self._slot.add_output(output.number, 0, 0, events, 0, upto)
+            elif output.file is None:
+                self._wait_for(output, lambda output=output: not output.full)
+                self._seal(output, upto)
+                continue
             else:
                 answer = perform(output.file, output.lines, Task(upto, block.data(), events))
                 self._slot.add_output(output.number, answer.events, answer.bytes,
@@ -260,22 +222,39 @@ class Outputs:
                 if answer.failure is not None:
                     self._end(output, answer.failure)
             block.clear()
+            output.since = 0.0
             output.done = upto
         merge.settle_all()
-        if self._closed or self._failure is not None:
-            self._raise()
+        if self.threaded:
+            self._go_on()
+        self._raise()
+
+    def _wait_for(self, output: Output, what: Callable[[], bool]) -> None:
+        """In a run over files: until it is so, or the output has ended.  An interrupted run waits
+        as long as there is progress."""
+        merge = self._merge
+        assert merge is not None
+        while not what() and not output.ended:
+            self._slot.waits(True)
+            merge.nap(NAP_MS)
+            self._go_on()
+            if self._slot.draining and output.stuck(LAST if self._slot.quitting else GIVE_UP):
+                self._end(output, GaveUpError())
+                self._abandon(output)
+        self._slot.waits(False)
 
     def _seal(self, output: Output, upto: int) -> None:
         block = output.block
-        task = Task(upto, data=block.data(), block=block, events=block.events)
-        if not output.ended and output.waiting < output.room:
-            output.block = output.spare.pop() if output.spare else Block(
-                format=self._forms[output.number], capacity=self._capacity)
+        task = output.task(upto)
+        output.since = 0.0
+        if task.block is not None and not output.ended and not output.full:
+            output.block = output.spare.pop() if output.spare else output.empty()
             assert self._merge is not None
             self._merge.swap(output.number, output.block)
         self._queue(output, task)
-        if output.block is block:       # dropped
-            task.data = None
+        if output.block is block:       # dropped, or copied
+            if task.block is not None:
+                task.let_go()
             block.clear()
 
     def _queue(self, output: Output, task: Task) -> None:
@@ -283,14 +262,14 @@ class Outputs:
             self._drop(output, task)
             output.done = max(output.done, task.upto)
             self._count(output, done=output.done)
-        elif output.waiting < output.room:
-            output.waiting += 1
+        elif not output.full:
+            output.waiting += output.weight(task)
             output.queue.append(task)
         else:
             self._drop(output, task)
             self._tell_dropped(output, task.events + task.stats)
             last = output.queue[-1] if output.queue else None
-            if last is not None and last.data is None and not last.reopen:
+            if last is not None and last.gap:
                 last.upto = task.upto           # one gap for all that had no room
             else:
                 output.queue.append(Task(task.upto))
@@ -298,45 +277,73 @@ class Outputs:
     # --- what becomes of tasks -----------------------------------------------------------------
 
     def turn(self) -> None:
-        """Live only: take what the threads have done, commit it, and give them more to do."""
+        """Where there are threads: take what they have done, commit it, and give them more."""
+        self._go_on()
+        self._raise()
+
+    def _go_on(self) -> None:
         self._take()
         self._settle()
         for output in self.all:
-            self._hand_on(output)
+            if output.hand is not None:
+                self._hand_on(output)
         self._watch()
-        self._raise()
 
     def _take(self) -> None:
         for output in self.all:
-            if output.busy is not None:
+            if output.link is not None:     # ahead of the answers, see Account.imbalances
+                self._moved |= output.link.account(self._slot, output.number)
+            while output.busy:
                 assert output.hand is not None
                 answer = output.hand.take()
-                if answer is not None:
-                    output.busy = None
-                    self._account(output, answer)
+                if answer is None:
+                    break
+                output.busy.popleft()
+                self._account(output, answer)
             self._skip_gaps(output)
-            if output.lost and output.idle and not output.ended:
-                self._notice(f"{output.file.name} keeps up again: {_events(output.lost)} dropped")
+            if output.lost and output.free and not output.ended:
+                self._notice(f"{output.name} keeps up again: {_events(output.lost)} dropped")
                 output.lost = 0
 
     def _skip_gaps(self, output: Output) -> None:
-        while (output.busy is None and output.queue and not output.queue[0].reopen
-               and output.queue[0].data is None):
+        while not output.busy and output.queue and output.queue[0].gap:
             self._count(output, done=max(output.done, output.queue.popleft().upto))
 
+    def turn_files(self) -> None:
+        """In a run over files: close what is to be closed while there is nothing to write."""
+        for output in self.all:
+            if output.rotates and not output.ended and output.file.due(0):
+                output.file.reopen()
+
+    def _next(self, output: Output) -> Task | None:
+        """What its thread is to do now.  A new file is a task of its own, committed before anything
+        is written to it: so a successor knows in which file the last block is."""
+        task = output.queue[0] if output.queue else None
+        if task is not None and task.gap:
+            return None
+        if output.ended or (task is not None and task.reopen):
+            return output.queue.popleft() if output.queue else None
+        size = 0 if task is None or task.data is None else len(task.data)
+        if output.rotates and output.file.due(size):
+            return Task(output.done, reopen=True)
+        return output.queue.popleft() if output.queue else None
+
     def _hand_on(self, output: Output) -> None:
-        if output.busy is not None or not output.queue:
-            return
-        task = output.busy = output.queue.popleft()
         assert output.hand is not None
-        output.file.progress = time.monotonic()
-        if not task.reopen:
-            output.waiting -= 1
-            if not output.file.cuttable:
-                # A successor must know that a line may be torn.
-                self._slot.place_output(output.number, *TORN_PIPE)
-                self._slot.publish()
-        output.hand.give(task)
+        while len(output.busy) < output.window:
+            task = self._next(output)
+            if task is None:
+                break
+            if not output.busy:
+                output.target.progress = time.monotonic()
+            output.busy.append(task)
+            if not task.reopen:
+                output.waiting -= output.weight(task)
+                if output.file is not None and not output.file.cuttable:
+                    # A successor must know that a line may be torn.
+                    self._slot.place_output(output.number, *TORN_PIPE)
+                    self._slot.publish()
+            output.hand.give(task)
 
     def _account(self, output: Output, answer: Answer) -> None:
         task = answer.task
@@ -345,14 +352,14 @@ class Outputs:
         if not task.reopen:
             self._count(
                 output, events=answer.events, bytes_=answer.bytes,
-                dropped=task.events + task.stats - answer.events, stats=task.stats,
-                done=max(output.done, task.upto),
+                dropped=task.events + task.stats - answer.events - answer.spooled,
+                stats=task.stats, done=max(output.done, task.upto), spooled=answer.spooled,
             )
-        if failure is not None:
+        if failure is not None and not output.ended:
             self._end(output, failure)
         block = task.block
         if block is not None and block is not output.block:
-            task.data = None
+            task.let_go()
             block.clear()
             if len(output.spare) < SPARE:
                 output.spare.append(block)
@@ -360,37 +367,47 @@ class Outputs:
     def _end(self, output: Output, failure: Exception) -> None:
         """It takes no more: what waits for it is dropped."""
         output.ended = True
-        name = output.file.name
+        name = output.name
         if isinstance(failure, ClosedError):
             self._closed = True
             if not all(o.ended for o in self.all):
                 self._notice(f"nobody reads {name} any more; the other outputs go on")
+        elif isinstance(failure, GaveUpError) and output.link is not None:
+            self._fault(f"interrupted while {name} took nothing: the rest is not delivered")
         elif isinstance(failure, GaveUpError):
             self._fault(f"interrupted while {name} had no room: the rest is not written to it")
         elif isinstance(failure, OutputError):
             self._failure = self._failure or failure
         else:
             raise failure
-        for task in output.queue:
-            if task.data is not None:
-                self._drop(output, task)
-            output.done = max(output.done, task.upto)
-        output.queue.clear()
+        # What a Forwarder has in hand it answers still, and knows what of it was acknowledged.
+        self._lose(output, output.queue if output.link is not None else output.busy)
+        self._lose(output, output.queue)
         output.waiting = 0
         self._count(output, done=output.done)
+
+    def _lose(self, output: Output, tasks: deque[Task]) -> None:
+        """Drop all of these."""
+        for task in tasks:
+            if not task.gap and not task.reopen:
+                self._drop(output, task)
+            output.done = max(output.done, task.upto)
+        tasks.clear()
 
     def _drop(self, output: Output, task: Task) -> None:
         self._count(output, dropped=task.events + task.stats, stats=task.stats)
 
     def _count(self, output: Output, *, events: int = 0, bytes_: int = 0, dropped: int = 0,
-               stats: int = 0, done: int | None = None) -> None:
+               stats: int = 0, done: int | None = None, spooled: int = 0) -> None:
         if done is not None:
             output.done = done
-        self._slot.add_output(output.number, events, bytes_, dropped, stats, done)
+        self._slot.add_output(output.number, events, bytes_, dropped, stats, done, spooled)
         self._moved = True
 
     def _place(self, output: Output) -> None:
-        self._slot.place_output(output.number, *output.file.place)
+        if output.file is not None:
+            self._slot.place_output(output.number, *output.file.place)
+            self._moved = True      # committed ahead of what is written there
 
     def _settle(self) -> None:
         """Commit, and give back to the rings what no output needs any more."""
@@ -399,8 +416,11 @@ class Outputs:
         if not self._moved and not merge.pressed:
             return
         self._moved = False
+        if not self.live:
+            self._slot.publish()    # the rings have been given back, there is no successor
+            return
         if self._through is not None and not any(
-            task.stats for o in self.all for task in (*o.queue, *([o.busy] if o.busy else ()))
+            task.stats for o in self.all for task in (*o.queue, *o.busy)
         ):
             self._through()
             self._through = None
@@ -418,6 +438,8 @@ class Outputs:
 
     def _watch(self) -> None:
         """Say that the sink is blocked when nothing can go on."""
+        if not self.live:
+            return
         open_ = [output for output in self.all if not output.ended]
         stuck = bool(open_) and all(output.stuck(STUCK) for output in open_)
         if stuck != self._stuck:
@@ -429,7 +451,7 @@ class Outputs:
         now = time.monotonic()
         if now - output.told >= REMIND:
             output.told = now
-            self._notice(f"{output.file.name} does not keep up: {_events(output.lost)} dropped, "
+            self._notice(f"{output.name} does not keep up: {_events(output.lost)} dropped, "
                          "and more will be; the other outputs go on")
 
     # --- the end -------------------------------------------------------------------------------
@@ -439,7 +461,14 @@ class Outputs:
         the run is to stop, is given up; all are when it is to end at once."""
         merge = self._merge
         assert merge is not None
+        if not self.threaded:
+            return
         if not self.live:
+            for output in self.all:
+                if output.link is not None:
+                    self._wait_for(output, lambda output=output: output.idle)
+            self._sum_up()
+            self._raise()
             return
         self.turn()
         while any(not output.idle for output in self.all):
@@ -451,25 +480,59 @@ class Outputs:
                     quitting or self._slot.draining
                 ):
                     self._abandon(output)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """The last commit: what all outputs have done."""
+        for output in self.all:
+            if output.link is not None:
+                output.link.account(self._slot, output.number, now=True)
+        self._moved = True
         self._settle()
 
     def _abandon(self, output: Output) -> None:
-        """Its thread is stuck in a write for good.  It ends with the process."""
-        task = output.busy
-        output.busy = None
-        output.hand = None
-        if task is not None and not task.reopen:
-            self._drop(output, task)
-            output.done = max(output.done, task.upto)
-        self._end(output, GaveUpError())
+        """A thread that is stuck in a write for good ends with the process.  A Forwarder is told to
+        answer for what it has in hand."""
+        merge = self._merge
+        assert merge is not None
+        if output.link is None:
+            output.hand = None
+            self._end(output, GaveUpError())
+            return
+        output.link.forwarder.end(0.0)
+        deadline = time.monotonic() + JOIN
+        while output.busy and time.monotonic() < deadline:
+            merge.nap(NAP_MS)
+            self._take()
+        if not output.ended and not output.idle:
+            self._end(output, GaveUpError())
+        output.ended = True
+        self._lose(output, output.busy)
 
     def close(self) -> None:
+        """Let go of files and servers.  What is on its way out of a spool may still arrive, or it
+        comes once more with the next start."""
+        links = [output.link for output in self.all if output.link is not None]
+        for link in links:
+            link.forwarder.end(LAST)
+        deadline = time.monotonic() + STUCK
         for output in self.all:
+            if output.link is not None:
+                self._join(output.link.forwarder, deadline)
+                output.link.forwarder.end(0.0)
+                self._join(output.link.forwarder, deadline + JOIN)
+                output.link.account(self._slot, output.number, now=True)
+                continue
             if output.hand is not None:
                 output.hand.end()
+            if output.file is not None and (output.hand is not None or not self.live):
                 output.file.close()
-            elif not self.live:
-                output.file.close()
+        if links:
+            self._slot.publish()
+
+    def _join(self, forwarder: Forwarder, deadline: float) -> None:
+        while not forwarder.join(NAP_MS / 1000) and time.monotonic() < deadline:
+            self._slot.heartbeat_now()
 
 
 def _events(n: int) -> str:

@@ -10,19 +10,20 @@ from gazer.config import OutputKind
 from gazer.counters import Slot
 from gazer.errors import ProcessError
 from gazer.sinks.files import ClosedError, FileOutput
+from gazer.sinks.link import Link
 from gazer.sinks.merge import Merge
-from gazer.sinks.outputs import BLOCK, Outputs
+from gazer.sinks.outputs import BLOCK, NAP_MS, Outputs
 from gazer.topology import Topology
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
+    from gazer.config import Forward, Output
     from gazer.sinks.stats import Interval
     from gazer.summary import Account
 
-FLUSH_AFTER = 0.2       # seconds that an event stays in a block while there is nothing to do
-NAP_MS = 100
 PATIENCE = 5.0          # seconds without progress after which a stop gives an output up; at most
 PATIENCE_SHARE = 1 / 3  # ... this share of service.shutdown_timeout
 
@@ -59,38 +60,43 @@ def sink(child: Child) -> None:
 
 
 def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
-    """Open all outputs; each of a live run has a thread of its own."""
+    """Open all outputs; each of a live run, and each that goes to fluentd, has a thread of its
+    own."""
     config = child.boot.config
     slot = child.slot
     hand: Callable[..., object] | None = None
     if live:
         from functools import partial
 
-        from gazer.sinks.threads import Hand  # here: a run over files has no threads
+        from gazer.sinks.threads import Hand  # here: files of a run over files have no threads
 
         hand = partial(Hand, bell=child.boot.bell)
     lines = [output.kind in (OutputKind.TEXT, OutputKind.JSON) for output in config.outputs]
-    files: list[FileOutput] = []
+    files: dict[int, FileOutput] = {}
+    links: dict[int, Link] = {}
 
     def giving_up(number: int) -> bool:
         """Whether to wait no longer; while a live run stops, only for who does not move."""
         if not live:
             return slot.draining
-        stands = number < len(files) and time.monotonic() - files[number].progress > patience
+        stands = number in files and time.monotonic() - files[number].progress > patience
         return slot.quitting or (slot.draining and stands)
 
     for number, output in enumerate(config.outputs):
-        files.append(FileOutput(
-            output.path,
+        if output.forward is not None:
+            links[number] = open_link(child, output.name, output.forward, live=live)
+            continue
+        files[number] = file_output(
+            output,
             lines=lines[number],
             notice=lambda text: child.report(NOTICE, text),
-            giving_up=lambda number=number: giving_up(number),    # type: ignore[misc]
+            giving_up=lambda number=number: giving_up(number),
             waits=(lambda _: None) if live else slot.waits,
             lasting=live,
             place=slot.output_place(number),
-        ))
+        )
     return Outputs(
-        files=files,
+        files=[files[i] if i in files else links[i] for i in range(len(config.outputs))],
         forms=[int(output.kind) for output in config.outputs],
         lines=lines,
         slot=slot,
@@ -101,15 +107,62 @@ def open_outputs(child: Child, *, live: bool, patience: float) -> Outputs:
     )
 
 
+def open_link(child: Child, name: str, settings: Forward, *, live: bool) -> Link:
+    """A fluentd output, with its spool if the run is live and there is one."""
+    from gazer.sinks.fluentd import Forwarder  # here, as most have none
+
+    def notice(text: str) -> None:
+        child.report(NOTICE, text)
+
+    run = child.slot.run()["started"]
+    spool = None
+    if live and settings.spool.path:
+        from gazer.sinks.spool import Spool
+
+        kept = settings.spool
+        spool = Spool(kept.path, max_bytes=kept.max_bytes, drop=kept.drop, notice=notice)
+    forwarder = Forwarder(
+        settings, spool=spool, bell=child.boot.bell, notice=notice,
+        fault=lambda text: child.report(FAULT, text), live=live, name=name, run=run,
+    )  # fmt: skip
+    return Link(
+        forwarder,
+        spool=spool,
+        capacity=max(settings.chunk_size, child.boot.config.events.max_size + 1024),
+        limit=settings.chunk_size,
+        queue=settings.queue,
+        flush_after=settings.flush_interval_ns / 1e9,
+        most=settings.spool.max_bytes if spool is not None else 0,
+        run=run,
+    )
+
+
+def file_output(output: Output, **rest: Any) -> FileOutput:
+    """The file of an output, which may be one after the other."""
+    plain = output.path
+    if output.rotation is not None or "%" in output.path:
+        from gazer.config.patterns import Names, turning
+
+        rotation = turning(output)
+        if rotation is not None:
+            from gazer.sinks.rotation import RotatingOutput
+
+            return RotatingOutput(output.path, rotation=rotation, **rest)
+        plain = Names(output.path).path
+    mode = output.rotation.mode if output.rotation is not None else None
+    return FileOutput(plain, mode=mode, **rest)
+
+
 def pump(
     child: Child, merge: Merge, outputs: Outputs, stats: Stats | None, patience: float
 ) -> None:
     """Merge, and write a block when it is full or has waited.  In the end all is written, or given
     up."""
     slot = child.slot
-    since = 0.0
     reloads = slot.reloads
     live = outputs.live
+    threaded = outputs.threaded
+    nap = outputs.nap
     while not slot.quitting:
         if live:        # whatever comes next: under load the sink may never be idle
             if slot.reloads != reloads:
@@ -124,7 +177,6 @@ def pump(
         state = merge.run()
         if state == "full":
             outputs.flush()
-            since = 0.0
         elif state == "end":
             outputs.flush()
             if stats is not None:
@@ -135,18 +187,15 @@ def pump(
             raise ProcessError("gazer:sink: an event ring is damaged")
         else:
             # Thousands of times a second at some rates: a run over files takes the short way.
-            if live:
-                if merge.starved:
-                    outputs.flush()     # ready or not: what is in the blocks still fills a ring
+            if live and merge.starved:
+                outputs.flush()     # ready or not: what is in the blocks still fills a ring
+            if threaded:
                 outputs.turn()
-            if merge.unwritten:
-                now = time.monotonic()
-                since = since or now
-                if now - since >= FLUSH_AFTER:
-                    if outputs.ready():
-                        outputs.flush(all_=False)
-                    since = 0.0
-            merge.wait(NAP_MS)
+            if outputs.rotate and not live:
+                outputs.turn_files()
+            if merge.unwritten and outputs.due(time.monotonic()):
+                outputs.flush(all_=False)
+            merge.wait(nap)
     outputs.flush()
     outputs.drain(patience)
 
@@ -229,6 +278,13 @@ def counted(account: Account, supervisor: Slot) -> dict[str, int]:
         **{
             f"output{number}_{name}": output[key]
             for number, output in enumerate(account.outputs)
-            for name, key in (("written", "events"), ("dropped", "dropped"))
+            for name, key in (
+                ("delivered", "delivered"), ("dropped", "dropped"), ("spooled", "spooled"),
+                ("written", "events"),
+            )
+        },
+        **{
+            f"output{number}_spool_dropped": output["spool_dropped"] + output["spool_damaged"]
+            for number, output in enumerate(account.outputs)
         },
     }

@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gazer.sinks.outputs import Answer, Task
+    from gazer.sinks.tasks import Answer, Task
 
 
 class Hand:

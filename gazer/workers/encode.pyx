@@ -13,7 +13,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 
 from gazer.entry cimport (
-    EVENT_RECORD, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK, FORMAT_TEXT, EventHeader)
+    EVENT_KINDS, EVENT_RECORD, EVENT_TAGS, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK,
+    FORMAT_TEXT, EventHeader)
 from gazer.packet cimport MAX_TAGS, PROTOCOLS
 from gazer.text cimport put, put_bytes, put_digits, put_hex, put_u16, put_u64
 from gazer.workers.anomaly cimport OK, anomaly_name
@@ -54,6 +55,7 @@ _TEXTS = [[gazer.event.tag_of(protocol, kind).encode() for kind in ("tx", "recor
           for protocol in gazer.event.PROTOCOLS]
 _STATUSES = [name.encode() for name in gazer.event.STATUSES]
 assert len(_STATUSES) == STATUSES and len(_TEXTS) == PROTOCOLS
+assert PROTOCOLS * EVENT_KINDS == EVENT_TAGS
 
 cdef const char* TAGS[PROTOCOLS][2]
 cdef const char* STATUS[STATUSES]
@@ -488,7 +490,7 @@ cdef class Encoder:
         header.clock = clock
         header.sequence = sequence
         header.time = time
-        header.kind = kind
+        header.tag = <uint32_t>x.protocol * EVENT_KINDS + <uint32_t>kind
         for format in range(FORMATS):
             if not self.use[format]:
                 header.lengths[format] = 0

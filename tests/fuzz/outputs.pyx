@@ -8,7 +8,7 @@ makes each event that is checked a Python object, too.
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp
 
-from gazer.entry cimport FORMATS, FORMAT_JSON, FORMAT_TEXT, EventHeader
+from gazer.entry cimport EVENT_KINDS, FORMATS, FORMAT_JSON, FORMAT_TEXT, EventHeader
 
 cdef enum:
     DEEPEST = 8             # maps and lists within one another
@@ -42,7 +42,7 @@ cdef void event_keep(const uint8_t* entry, uint32_t n) noexcept nogil:
             if h.lengths[number]:
                 texts[number] = (<const char*>entry)[at:at + h.lengths[number]]
                 at += h.lengths[number]
-        KEPT.append((h.clock, h.sequence, h.kind, texts))
+        KEPT.append((h.clock, h.sequence, h.tag % EVENT_KINDS, texts))
 
 
 # --- JSON ----------------------------------------------------------------------------------------

@@ -1,0 +1,469 @@
+"""From chunks to acknowledgements: what is under way, what has to be sent again, what no one takes.
+
+- **The window**: `window` chunks, and at most MOST_FLYING octets, are unacknowledged at once, over
+  all servers.  So that is the most that is ever sent twice.
+- **A server** that acknowledges late, or whose connection ends, has failed (servers.py).  What it
+  had goes to the next one, as the same chunks with the same ids, ahead of what is newer.
+- **Acknowledgements** settle a chunk wherever it is by then: late ones count, those that come twice
+  or name nothing that was sent are counted as wrong and do nothing.  Ids can't be guessed.
+- **Refused chunks.**  Fluentd drops a chunk beyond its chunk_size_limit and acknowledges nothing,
+  though it goes on with the next one.  So a chunk is refused when a later one on its connection was
+  acknowledged GRACE seconds ago (fluentd's acknowledgements come in order).  After REFUSALS it is
+  halved, and so on down to one event; that is dropped, counted as `rejected`, and told.  Two cases
+  need more care, since nothing comes behind the chunk:
+
+  - It waited in vain, or was refused before, and is the last one: it is sent again with an empty
+    chunk behind it, whose acknowledgement is then the later one.
+  - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
+    of these it is tried *aside*: alone, when its server has acknowledged something else since (an
+    empty chunk, if there is nothing).  A connection that ends then has refused it.
+
+  A server that is down, flapping or frozen acknowledges nothing, so nothing is dropped for its
+  sake.  What is not solved is a single event, with no other traffic, that a server does not take
+  which does not acknowledge empty chunks either; it is tried as long as nothing else comes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from gazer.sinks import forward
+from gazer.sinks.chunks import Chunk
+from gazer.sinks.connection import CLOSED, DeniedError, ProtocolError, reason
+from gazer.sinks.servers import REMIND, STEADY, Server, Servers
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gazer.config.forward import Forward
+
+MOST_FLYING = 16 << 20  # octets that are unacknowledged at once, but for a chunk that is larger
+HEARTBEAT = 15.0        # seconds without anything sent
+GRACE = 1.0             # ... for an acknowledgement that others have overtaken
+GRACE_ONE = 5.0         # ... of a single event, which might be dropped for it
+REFUSALS = 3
+DEATHS = 2
+SCARES = 2              # connections in a row that ended behind a heartbeat; then there are no more
+
+
+class Delivery:
+    """All chunks that are to be sent.  `settled(chunk, delivered)` is called once for each that is
+    over, but for those that were divided; `more()` gives a further chunk when all that was added is
+    under way; `waiting()` says in words what waits; `denied(text)` is called when no server accepts
+    us."""
+
+    def __init__(
+        self, settings: Forward, waker: int, *, name: str,
+        notice: Callable[[str], None],
+        settled: Callable[[Chunk, bool], None],
+        more: Callable[[], Chunk | None],
+        waiting: Callable[[], str],
+        denied: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.servers = Servers(settings, waker)
+        self.known: dict[bytes, Chunk] = {}     # all that an acknowledgement can settle
+        self.ready: deque[Chunk] = deque()      # to be sent, in order
+        self.aside: deque[Chunk] = deque()      # to be tried alone
+        self.flying = self.flying_bytes = 0
+        self.acked_at = time.monotonic()
+        self.waits_since = 0.0                  # there is something without acknowledgement; or 0
+        self.stopped = False                    # nothing is connected any more
+        self.counts = dict.fromkeys(
+            ("acked", "acked_events", "resent", "connects", "failures", "rejected", "expired",
+             "wrong_acks"), 0)
+        self._settings = settings
+        self._notice = notice
+        self._settled = settled
+        self._more = more
+        self._waiting = waiting
+        self._denied = denied
+        self._limit = settings.ack_timeout_ns / 1e9
+        self._numbers = 0
+        self._rejected_told = self._halved_told = -REMIND
+        self._rejected_untold = 0
+
+    def number(self) -> tuple[int, ...]:
+        """Of the next chunk."""
+        self._numbers += 1
+        return (self._numbers,)
+
+    def add(self, chunk: Chunk) -> None:
+        """Send it when it is its turn."""
+        self.known[chunk.id] = chunk
+        self.ready.append(chunk)
+
+    def withdraw(self) -> None:
+        """Send none of those that wait.  What is under way may change from here on."""
+        for chunk in (*self.ready, *self.aside):
+            self.forget(chunk)
+        self.ready.clear()
+        self.aside.clear()
+        for server in self.servers.all:
+            server.connection.own()
+
+    def stop(self) -> None:
+        """Let go of everything."""
+        self.stopped = True
+        self.servers.close()
+        for server in self.servers.all:
+            server.flying.clear()
+        self.flying = self.flying_bytes = 0
+        self.known.clear()
+        self.ready.clear()
+        self.aside.clear()
+
+    def reopen(self) -> None:
+        """Connect anew: where something is under way, when that is acknowledged."""
+        for server in self.servers.all:
+            server.retry = 0.0
+            server.retiring = server.up
+            if not server.up:
+                server.connection.close()
+
+    # --- connections ---------------------------------------------------------------------------
+
+    def serve(self, server: Server) -> None:
+        """Go on with its connection."""
+        was_up = server.up
+        try:
+            acks = server.connection.turn()
+            if server.up and not was_up:
+                self.counts["connects"] += 1
+                self.servers.joined(server, time.monotonic())
+            for chunk in acks:
+                self._acked(server, chunk)
+        except (OSError, ProtocolError) as error:
+            self._failed(server, error)
+
+    def _failed(self, server: Server, error: Exception, *, late: bool = False) -> None:
+        """Its connection is over: what it had is sent again."""
+        now = time.monotonic()
+        chunks = [*server.flying.values()]
+        quiet = server.up and not chunks and isinstance(error, ConnectionError)
+        if quiet and server.beating and now - server.beat < STEADY:
+            server.scares += 1      # some receivers take a heartbeat for a mistake
+        server.denied = isinstance(error, DeniedError)
+        server.failed(now)
+        if quiet and server.acked > server.began:
+            server.tries, server.retry = 0, now     # a receiver that lets go of idle connections
+        for chunk in chunks:
+            self._landed(chunk)
+        if chunks:
+            self._blame(chunks[0], server, late)
+        for chunk in chunks:
+            self._again(chunk)
+        if not quiet:
+            self.counts["failures"] += 1
+            self._tell(server, reason(error), now)
+        if server.denied and self.servers.denied():
+            self._denied(f"{self.name}: {server.address}: {server.why}")
+
+    def look(self, now: float) -> None:
+        """What time alone brings."""
+        if self.stopped:
+            return
+        for server in self.servers.all:
+            if server.retiring and not server.flying:
+                server.connection.close()
+                server.retiring = False
+                server.retry = now
+            elif server.up:
+                self._look_at(server, now)
+            elif server.connection.state != CLOSED and now >= server.connection.deadline:
+                try:
+                    server.connection.late()
+                except OSError as error:
+                    self._failed(server, error)
+            elif server.since and now - server.told >= REMIND:
+                self._tell(server, server.why, now)
+        for server in self.servers.wanted():
+            if server.connection.state == CLOSED and now >= server.retry and not self.stopped:
+                try:
+                    server.connection.begin()
+                except (OSError, RuntimeError) as error:    # no more descriptors, or threads
+                    self._failed(server, OSError(str(error)))
+                else:
+                    self.serve(server)
+        self._expire()
+
+    def _look_at(self, server: Server, now: float) -> None:
+        if not server.flying:
+            if server.since and now - server.began >= STEADY:
+                self._back(server, now)
+            if server.scares < SCARES and now - server.beat >= HEARTBEAT:
+                if server.beating:
+                    server.scares = 0       # it has survived the one before
+                server.beat, server.beating = now, True
+                self._write(server, [forward.HEARTBEAT])
+            return
+        if server.overdue(now, self._limit) <= 0:
+            many = len(server.flying)
+            self._failed(server, TimeoutError(
+                f"{many} chunk{'' if many == 1 else 's'} without acknowledgement for "
+                f"{self._limit:g} s"), late=True)
+            return
+        for chunk in [*server.flying.values()]:
+            if not chunk.overtaken:
+                break
+            if now < self._refused_at(chunk):
+                continue
+            del server.flying[chunk.id]
+            self._landed(chunk)
+            if chunk.end > server.connection.written:
+                server.connection.own()     # as in _acked
+            self._refused(chunk, server)
+            self._again(chunk)
+
+    def due(self, now: float) -> float:
+        """When `look` has something to do."""
+        when = [now + 3600.0]
+        if self.stopped:
+            return when[0]
+        for server in self.servers.wanted():
+            if not server.up:
+                when.append(server.retry if server.connection.state == CLOSED
+                            else server.connection.deadline)
+        for server in self.servers.all:
+            if server.since:
+                when.append(server.told + REMIND)
+            if not server.up:
+                continue
+            if server.flying:
+                when.append(now + server.overdue(now, self._limit))
+                for chunk in server.flying.values():
+                    if not chunk.overtaken:
+                        break
+                    when.append(self._refused_at(chunk))
+            else:
+                if server.since:
+                    when.append(server.began + STEADY)
+                if server.scares < SCARES:
+                    when.append(server.beat + HEARTBEAT)
+        if self._settings.expire_ns and self.ready:
+            when.append(now + self.ready[0].born + self._settings.expire_ns / 1e9 - time.time())
+        return min(when)
+
+    def _write(self, server: Server, buffers: list[forward.Buffer]) -> None:
+        try:
+            server.connection.send(buffers)
+        except OSError as error:
+            self._failed(server, error)
+
+    # --- lines for the operator ----------------------------------------------------------------
+
+    def _tell(self, server: Server, why: str, now: float) -> None:
+        """A line when a server ceases to be up, and each REMIND seconds."""
+        news = server.denied and why != server.why
+        server.why = why
+        if server.since and now - server.told < REMIND and not news:
+            return
+        server.since = server.since or now
+        server.told = now
+        waiting = "" if self.servers.up() else f"; {self._waiting()}"
+        self._notice(f"{self.name}: {server.address}: {why}; it is tried again{waiting}")
+
+    def _back(self, server: Server, now: float) -> None:
+        self._notice(f"{self.name}: {server.address} is back after {now - server.since:.1f} s")
+        server.since = 0.0
+        server.why = ""
+
+    # --- chunks --------------------------------------------------------------------------------
+
+    def send(self, now: float) -> None:
+        """Send as much as the window allows."""
+        while self.flying < self._settings.window:
+            server = self.servers.choose()
+            if server is None:
+                break
+            chunk = self._next(server)
+            if chunk is None:
+                break
+            if self.flying and self.flying_bytes + chunk.size > MOST_FLYING:
+                self._again(chunk)
+                break
+            self._fly(server, chunk, now)
+            suspect = chunk.waits or chunk.refused
+            if suspect and not chunk.aside and not self.ready and server.free():
+                self._fly(server, self._probe(chunk), now)
+        waits = self.flying or self.ready or self.aside
+        self.waits_since = (self.waits_since or now) if waits else 0.0
+
+    def _next(self, server: Server) -> Chunk | None:
+        """What this server is to have."""
+        while self.ready:
+            chunk = self.ready.popleft()
+            if not chunk.settled and not chunk.parts:
+                return chunk
+        while self.aside and self.aside[0].settled:
+            self.aside.popleft()
+        if self.aside and not server.flying:
+            chunk = self.aside[0]
+            if server.acked > chunk.queued:
+                chunk.tested = True
+                return self.aside.popleft()
+        chunk_ = self._more()
+        if chunk_ is None and self.aside and not self.flying:
+            return self._probe(self.aside[0])
+        return chunk_
+
+    def _probe(self, chunk: Chunk) -> Chunk:
+        """An empty chunk."""
+        probe = Chunk(None, chunk.tag, b"", 0, self.number())
+        self.known[probe.id] = probe
+        return probe
+
+    def _fly(self, server: Server, chunk: Chunk, now: float) -> None:
+        connection = server.connection
+        if not server.up:
+            self._again(chunk)      # it failed with the chunk before this one
+            return
+        self.flying += 1
+        self.flying_bytes += chunk.size
+        self.counts["resent"] += chunk.tries > 0
+        chunk.tries += 1
+        chunk.queued, chunk.sent, chunk.overtaken = now, 0.0, 0.0
+        buffers = forward.message(chunk.tag, chunk.payload, events=chunk.events, chunk=chunk.id,
+                                  compressed=chunk.compressed)
+        if not server.flying:
+            server.moved, server.written = now, connection.written
+        server.flying[chunk.id] = chunk
+        server.share += max(chunk.size, 1) / server.weight
+        server.beat, server.beating = now, False
+        chunk.end = connection.queued + len(buffers[0]) + chunk.size + len(buffers[2])
+        self._write(server, buffers)
+
+    def _landed(self, chunk: Chunk) -> None:
+        """It is no longer under way."""
+        self.flying -= 1
+        self.flying_bytes -= chunk.size
+
+    def _acked(self, server: Server, id_: bytes) -> None:
+        now = time.monotonic()
+        chunk = server.flying.pop(id_, None)
+        if chunk is not None:
+            self._landed(chunk)
+            if chunk.end > server.connection.written:
+                server.connection.own()     # an old acknowledgement of what is sent again
+            for other in server.flying.values():
+                if other.end > chunk.end:
+                    break
+                other.overtaken = other.overtaken or now
+        else:
+            chunk = self.known.get(id_)
+            if chunk is None or chunk.settled:
+                self.counts["wrong_acks"] += 1
+                return
+        server.acked = self.acked_at = now
+        server.tries = 0
+        if server.since:
+            self._back(server, now)
+        self.settle(chunk, delivered=True)
+        if not server.connection.keepalive and not server.flying:
+            server.retiring = True
+
+    def settle(self, chunk: Chunk, *, delivered: bool) -> None:
+        """Its events are with a server; or with nobody, and counted."""
+        if chunk.parts:
+            for part in chunk.parts:
+                if not part.settled:
+                    self.settle(part, delivered=delivered)
+            return
+        chunk.settled = True
+        self.forget(chunk)
+        for server in self.servers.all:     # it may be under way a second time
+            if server.flying.pop(chunk.id, None) is not None:
+                self._landed(chunk)
+                server.connection.own()
+        if delivered and chunk.events:
+            self.counts["acked"] += 1
+            self.counts["acked_events"] += chunk.events
+        self._settled(chunk, delivered)
+
+    def forget(self, chunk: Chunk) -> None:
+        """No acknowledgement is of interest any more; nor of what it is a part of, when that holds
+        for all parts."""
+        self.known.pop(chunk.id, None)
+        parent = chunk.parent
+        while parent is not None and not any(part.id in self.known for part in parent.parts):
+            self.known.pop(parent.id, None)
+            parent = parent.parent
+
+    def _again(self, chunk: Chunk) -> None:
+        """Send it, unless it is settled, or nobody's."""
+        if chunk.settled or chunk.parts:
+            return
+        if chunk.work is None:
+            self.counts["resent"] += chunk.tries > 0 and chunk.events > 0   # as another Chunk
+            self.forget(chunk)
+        elif chunk.aside:
+            self.aside.append(chunk)
+        elif not self.ready or chunk.number < self.ready[0].number:
+            self.ready.appendleft(chunk)
+        else:
+            self.ready = deque(sorted([*self.ready, chunk], key=lambda c: c.number))
+
+    # --- what no server takes ------------------------------------------------------------------
+
+    def _blame(self, chunk: Chunk, server: Server, late: bool) -> None:
+        """The connection ended, or was given up, while this was the first one unacknowledged."""
+        if chunk.tested:
+            chunk.tested = False
+            self._refused(chunk, server)
+        elif late:
+            chunk.waits += 1
+        else:
+            chunk.deaths += 1
+            chunk.aside = chunk.deaths >= DEATHS
+
+    def _refused_at(self, chunk: Chunk) -> float:
+        """When one that was overtaken is refused."""
+        return chunk.overtaken + min(GRACE if chunk.events > 1 else GRACE_ONE, self._limit)
+
+    def _refused(self, chunk: Chunk, server: Server) -> None:
+        """Not acknowledged, although the server is well."""
+        chunk.refused += 1
+        if chunk.refused < REFUSALS or chunk.work is None:
+            return
+        now = time.monotonic()
+        try:
+            parts = chunk.divide(chunk.events // 2)
+        except ValueError:      # one event
+            self._reject(chunk, server, now)
+            return
+        for part in parts:
+            part.waits = 1      # suspect, too
+            self.known[part.id] = part
+            self._again(part)
+        if now - self._halved_told >= REMIND:
+            self._halved_told = now
+            self._notice(
+                f"{self.name}: {server.address} does not acknowledge a chunk of {chunk.size} "
+                "octets though it does others: it is sent in halves (see chunk_size here, "
+                "chunk_size_limit there)")
+
+    def _reject(self, chunk: Chunk, server: Server, now: float) -> None:
+        self.counts["rejected"] += chunk.events
+        self._rejected_untold += chunk.events
+        self.settle(chunk, delivered=False)
+        if now - self._rejected_told >= REMIND:
+            self._rejected_told = now
+            self._notice(
+                f"{self.name}: {server.address} does not take an event of {chunk.size} octets, as "
+                f"its chunk_size_limit may say: {self._rejected_untold} dropped")
+            self._rejected_untold = 0
+
+    def _expire(self) -> None:
+        """Drop what is too old, if the configuration wants that."""
+        for waiting in (self.ready, self.aside):
+            while waiting and self.expired(waiting[0]):
+                chunk = waiting.popleft()
+                if not chunk.settled and not chunk.parts:
+                    self.counts["expired"] += chunk.events
+                    self.settle(chunk, delivered=False)
+
+    def expired(self, chunk: Chunk) -> bool:
+        limit = self._settings.expire_ns
+        return bool(limit) and chunk.born < time.time() - limit / 1e9

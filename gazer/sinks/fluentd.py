@@ -1,0 +1,505 @@
+"""A fluentd output: its thread, from the sink's tasks to servers that have acknowledged them.
+
+    give(task) ─▶ Work ─▶ chunks ─▶ servers ─▶ acks ─▶ Answer ─▶ take()      (directly)
+                    │                                  ▲
+                    └───▶ spool ───────────────────────┘
+                            └─────▶ chunks ─▶ servers ─▶ acks                (spooling)
+
+A task is answered, in order, when each of its chunks was acknowledged, stands in the spool, or was
+dropped by a policy that is counted.  That a write succeeded proves nothing.  Everything happens in
+one thread, in one loop around poll(2): connections, TLS, writes as far as they go, acks, time-outs
+(delivery.py); an eventfd tells it of new tasks.  It sleeps until the next of these is due, which
+for an output without work is a heartbeat each 15 s.
+
+- **Spooling** begins when no server can be had, when nothing was acknowledged for SLOW seconds
+  although chunks wait, or when many have waited behind the window for BRIEF seconds.  All that is
+  unanswered goes into the spool in order, under the ids with which it was sent, and all new tasks
+  behind it; chunks are read from there in order and sent.  What is under way at that moment is not
+  sent again: when it is read it is found to be, or to be acknowledged already.  Spooling ends when
+  all has been read and sent and acknowledgements come.
+- **A spool that can't be written** keeps its task here and tries again each second; what the output
+  then has no room for is dropped by the sink (outputs.py), as without a spool.  It is synced by a
+  thread of its own: a slow disk holds up neither sending nor appending.
+- **Rejected credentials**: in a live run told and tried again; in a run over files, when no server
+  accepts us, the end: every task is answered with an OutputError.
+- **The end** (`end`): what is unanswered when nothing has moved for `patience` goes into the spool,
+  or is given up: its task is answered with GaveUpError, and its events were not delivered.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+
+from gazer.errors import OutputError
+from gazer.sinks import forward
+from gazer.sinks.chunks import Chunk, Work
+from gazer.sinks.delivery import Delivery
+from gazer.sinks.files import GaveUpError
+from gazer.sinks.servers import REMIND
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from gazer.config.forward import Forward
+    from gazer.sinks.chunks import Answer
+    from gazer.sinks.servers import Server
+
+SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
+BRIEF = 0.1     # ... for which many may wait behind the window
+AGAIN = 1.0     # ... between two tries to write to a spool
+LAST = 1.0      # ... at the end, for acknowledgements of what stands in the spool anyway
+BEHIND = 8      # tasks that may wait behind the window, at least, before they are spooled
+SKIPS = 256     # records that are over already, read from the spool at one go
+
+
+class Forwarder:
+    """One output of type fluentd.  `bell` is an eventfd that is rung when there is an Answer to
+    take; `notice` takes a line for the operator, `fault` one that ends the run.  `run` is a number
+    that tells this run of the sensor from others, for the spool.  The spool is used by this thread
+    alone, and closed by it at the end.
+    """
+
+    def __init__(
+        self, settings: Forward, *, spool: Any = None, bell: int, notice: Callable[[str], None],
+        fault: Callable[[str], None], live: bool, name: str, run: int = 0,
+    ) -> None:
+        self.name = name
+        self.wanted = False                 # connect anew; a task with `reopen` does so
+        self.progress = time.monotonic()    # when anything last went forward
+        self.finished = threading.Event()
+        # A spool sees by what waits behind the window that servers are slow.
+        behind = max(settings.window, 2 * BEHIND) if spool is not None else 0
+        self.window = settings.window + behind
+        self._behind = behind // 2
+        self._behind_since = 0.0
+        self._settings = settings
+        self._spool = spool
+        self._bell = bell
+        self._notice = notice
+        self._fault = fault
+        self._live = live
+        self._number = run
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._given: deque[Any] = deque()
+        self._answers: deque[Answer] = deque()
+        self._works: deque[Work] = deque()      # tasks that are not answered, in order
+        self._fatal: Exception | None = None    # why nothing more is sent
+        self._ending: float | None = None       # the patience
+        self._ending_since = 0.0
+        self._delivery = Delivery(
+            settings, self._waker, name=name, notice=notice, settled=self._settled,
+            more=self._more, waiting=self._waiting, denied=self._denied,
+        )
+        self._spooling = spool is not None and not spool.empty
+        self._since = self.progress             # spooling, or not
+        self._all_read = False
+        self._hurry = False                     # there is more to read at once
+        self._early: set[bytes] = set()         # acknowledged before they were read
+        self._again = 0.0                       # when to write to the spool again
+        self._failing_told = self._spooling_told = -REMIND
+        self._failing = self._spooling_told_of = False
+        self._lost = 0                          # events of records that no server has
+        self._dirty = threading.Event()         # there is something to sync
+        self._closing = threading.Event()
+        self._syncing: threading.Thread | None = None
+        if spool is not None:
+            self._syncing = threading.Thread(target=self._sync, daemon=True, name="gazer:fsync")
+            self._syncing.start()
+        # A thread that is stuck in a write to a disk must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, daemon=True, name="gazer:fluentd")
+        self._thread.start()
+
+    # --- for the sink's loop -------------------------------------------------------------------
+
+    def give(self, task: Any) -> None:
+        """One more task, of at most `window` that are not answered.  Its parts must stay as they
+        are until then."""
+        self._given.append(task)
+        self._wake()
+
+    def take(self) -> Answer | None:
+        """The next answer, in the order of the tasks."""
+        return self._answers.popleft() if self._answers else None
+
+    def end(self, patience: float = 0.0) -> None:
+        """No more tasks will come.  Returns at once.  Each that was given is still answered, at
+        the latest when nothing has gone forward for `patience` seconds; then `finished` is set and
+        the bell rung.  May be called again, with less patience."""
+        self._ending_since = self._ending_since or time.monotonic()
+        self._ending = patience
+        self._wake()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread, after `end`; whether it is over."""
+        self._thread.join(timeout)
+        over = not self._thread.is_alive()
+        if over and self._waker >= 0:
+            os.close(self._waker)
+            self._waker = -1
+        return over
+
+    def counts(self) -> dict[str, int]:
+        """What the ledger shows of this output; any thread may ask.  From `servers` on they are as
+        they are now, the others since the start."""
+        delivery, spool = self._delivery, self._spool
+        kept = dict.fromkeys(("spooled", "delivered", "dropped", "damaged", "found", "there"), 0)
+        if spool is not None:
+            told = spool.counts()
+            kept = {name: int(told.get(name, 0)) for name in kept}
+            # The spool only knows that these are over.
+            kept["delivered"] -= self._lost
+            kept["dropped"] += self._lost
+        return {
+            **delivery.counts, **kept,
+            "servers": len(delivery.servers.proper()),
+            "servers_up": sum(server.up for server in delivery.servers.proper()),
+            "unacknowledged": delivery.flying,
+            "unacknowledged_bytes": delivery.flying_bytes,
+            "spooling": int(self._spooling),
+            "spool_bytes": 0 if spool is None else spool.bytes,
+        }
+
+    def _wake(self) -> None:
+        if self._waker >= 0:
+            os.eventfd_write(self._waker, 1)
+
+    # --- the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:      # a mistake of ours: tell the sink, which ends with it
+            self._fatal = error
+            self._give_up(error)
+            while self._ending is None:
+                self._poll(60.0)
+                self._take_tasks()
+                self._answer()
+        finally:
+            self._delivery.stop()
+            self._close_spool()
+            self.finished.set()
+            os.eventfd_write(self._bell, 1)
+
+    def _loop(self) -> None:
+        timeout = 0.0
+        while True:
+            for server in self._poll(timeout):
+                self._delivery.serve(server)
+            self._take_tasks()
+            now = time.monotonic()
+            self._delivery.look(now)
+            if self._spool is not None:
+                self._look_at_spool(now)
+            self._delivery.send(now)
+            self._answer()
+            if self._ending is not None and self._over(now):
+                return
+            timeout = self._due(now)
+
+    def _poll(self, timeout: float) -> list[Server]:
+        """Wait; the servers whose connections can go on."""
+        poll = select.poll()
+        poll.register(self._waker, select.POLLIN)
+        servers = {}
+        for server in self._delivery.servers.all:
+            connection = server.connection
+            mask = connection.mask
+            if mask and connection.socket is not None:
+                servers[connection.socket.fileno()] = server
+                poll.register(connection.socket, mask)
+        found = []
+        for fd, _ in poll.poll(int(timeout * 1000) + 1 if timeout > 0 else 0):
+            if fd == self._waker:
+                os.eventfd_read(fd)
+                found += [s for s in self._delivery.servers.all if s.connection.resolved]
+            else:
+                found.append(servers[fd])
+        return found
+
+    def _due(self, now: float) -> float:
+        """Seconds until there is something to do without being woken."""
+        if self._given or self._hurry:
+            return 0.0
+        delivery = self._delivery
+        when = delivery.due(now)
+        if self._spool is not None and not self._spooling and delivery.waits_since:
+            when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
+        if self._behind_since and not self._spooling:
+            when = min(when, self._behind_since + BRIEF)
+        if self._again:
+            when = min(when, self._again)
+        if self._ending is not None:
+            when = min(when, self._deadline())
+        return max(when - now, 0.0)
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    def _take_tasks(self) -> None:
+        while self._given:
+            work = Work(self._given.popleft())
+            self._works.append(work)
+            assert work.answer is not None
+            task = work.answer.task
+            if task.reopen:
+                self.wanted = False
+                self._delivery.reopen()
+            elif self._fatal is not None:
+                work.answer.failure = self._fatal
+            else:
+                self._cut(work, task.parts or ())
+        if self._spooling and not self._again:
+            self._spool_works()
+
+    def _cut(self, work: Work, parts: Any) -> None:
+        """Chunks of a task, one for each part."""
+        how = self._settings.compress
+        for tag, payload, events in parts:
+            if not events:
+                continue
+            chunk = Chunk(work, tag, forward.compress(payload, how) if how else payload, events,
+                          self._delivery.number(), compressed=how)
+            work.chunks.append(chunk)
+            if not self._spooling:
+                self._delivery.add(chunk)
+
+    def _answer(self) -> None:
+        """Answer what is done, in order."""
+        rung = False
+        while self._works and not self._works[0].left:
+            answer = self._works.popleft().answer
+            assert answer is not None
+            self._answers.append(answer)
+            rung = True
+        if rung:
+            os.eventfd_write(self._bell, 1)
+
+    def _settled(self, chunk: Chunk, delivered: bool) -> None:
+        """A chunk is over."""
+        self.progress = time.monotonic()
+        work = chunk.work
+        if work is None:
+            if chunk.events:
+                self._early.add(chunk.id)
+            return
+        work.left -= 1
+        answer = work.answer
+        if answer is None:
+            if not delivered:
+                work.lost += chunk.events
+            if not work.left and self._spool.ack(work.record):
+                self._lost += work.lost
+        elif delivered:
+            answer.events += chunk.events
+            answer.bytes += chunk.size
+        else:
+            answer.dropped += chunk.events
+
+    def _waiting(self) -> str:
+        events = sum(chunk.events for work in self._works for chunk in work.leaves())
+        text = f"{events} event{' waits' if events == 1 else 's wait'}"
+        return text if self._spool is None else f"{text}, {self._spool.events} in the spool"
+
+    def _denied(self, text: str) -> None:
+        """No server accepts us."""
+        if not self._live:
+            self._fatal = OutputError(text)
+            self._fault(text)
+            self._give_up(self._fatal)
+
+    # --- the spool -----------------------------------------------------------------------------
+
+    def _look_at_spool(self, now: float) -> None:
+        """Whether to begin or to end spooling, or to write to it again."""
+        delivery = self._delivery
+        if not self._spooling:
+            since = max(delivery.waits_since, delivery.acked_at)
+            slow = delivery.waits_since and now - since >= SLOW
+            if len(delivery.ready) <= self._behind:
+                self._behind_since = 0.0
+            elif not self._behind_since:
+                self._behind_since = now
+            slow = slow or (self._behind_since and now - self._behind_since >= BRIEF)
+            if self._works and (slow or delivery.servers.hopeless()):
+                self._begin_spooling(now)
+            return
+        if self._again and now >= self._again:
+            self._again = 0.0
+            self._spool_works()
+        if self._again and self._all_read and delivery.servers.up():
+            self._end_spooling(now)     # what waits is next, and there is somewhere else for it
+            for work in self._works:
+                for chunk in work.leaves():
+                    if chunk.id not in delivery.known:
+                        delivery.add(chunk)
+        elif (self._all_read and not self._works and not delivery.ready and not delivery.aside
+                and (not delivery.flying
+                     or (delivery.acked_at > self._since and now - delivery.acked_at < SLOW))):
+            self._end_spooling(now)
+
+    def _end_spooling(self, now: float) -> None:
+        self._spooling = False
+        self._since = now
+        self._again = 0.0
+        self._early.clear()     # a record that was not read by now has been dropped
+        if self._spooling_told_of:
+            self._spooling_told_of = False
+            self._notice(f"{self.name}: its servers keep up again, and the spool is read")
+
+    def _begin_spooling(self, now: float) -> None:
+        self._spooling = True
+        self._behind_since = 0.0
+        self._since = now
+        self._delivery.withdraw()
+        self._spool_works()
+        if now - self._spooling_told >= REMIND:
+            self._spooling_told, self._spooling_told_of = now, True
+            self._notice(f"{self.name}: its servers do not keep up; events go into the spool "
+                         f"({self._spool.events} so far) until they do")
+
+    def _spool_works(self) -> None:
+        """Put all that is unanswered into the spool."""
+        for work in self._works:
+            leaves = [*work.leaves()]
+            for i, chunk in enumerate(leaves):
+                if not self._append(work, chunk, last=i == len(leaves) - 1):
+                    return
+        self._answer()
+
+    def _append(self, work: Work, chunk: Chunk, *, last: bool) -> bool:
+        """Put a chunk into the spool; False: later.  With the last one of a task stands how far a
+        successor of the sink need not go back."""
+        answer = work.answer
+        assert answer is not None
+        try:
+            kept = self._spool.append(
+                chunk.payload, tag=chunk.tag.encode(), events=chunk.events, chunk=chunk.id,
+                compressed=chunk.compressed, run=self._number,
+                upto=answer.task.upto if last else 0,
+            )
+        except OSError as error:
+            self._again = time.monotonic() + AGAIN
+            self._spool_failed(error)
+            return False
+        if self._failing:
+            self._failing = False
+            self._notice(f"{self.name}: its spool is written again")
+        if kept:
+            answer.spooled += chunk.events
+            self._all_read = False
+            self._dirty.set()
+        else:
+            answer.dropped += chunk.events
+        chunk.work = None
+        work.left -= 1
+        # One that is under way stays known: its acknowledgement is the record's.
+        if not kept or not any(chunk.id in s.flying for s in self._delivery.servers.all):
+            self._delivery.forget(chunk)
+        self.progress = time.monotonic()
+        return True
+
+    def _spool_failed(self, error: OSError) -> None:
+        now = time.monotonic()
+        self._failing = True
+        if now - self._failing_told >= REMIND:
+            self._failing_told = now
+            self._notice(f"{self.name}: its spool: {error.strerror or error}; it is tried again")
+
+    def _more(self) -> Chunk | None:
+        """The next chunk out of the spool."""
+        self._hurry = False
+        if not self._spooling or self._ending is not None:
+            return None
+        for _ in range(SKIPS):
+            record = self._spool.next()
+            if record is None:
+                self._all_read = True
+                return None
+            id_ = bytes(record.chunk)
+            if id_ in self._early:
+                self._early.discard(id_)
+                self._spool.ack(record)
+                continue
+            work = Work(record=record)
+            chunk = self._delivery.known.get(id_)
+            if chunk is not None and chunk.work is None:    # under way
+                chunk.work, chunk.payload = work, record.payload
+                work.left = 1
+                continue
+            chunk = Chunk(
+                work, bytes(record.tag).decode(), record.payload, record.events,
+                self._delivery.number(), id_=id_, compressed=record.compressed,
+            )
+            if self._delivery.expired(chunk):
+                self._delivery.counts["expired"] += chunk.events
+                if self._spool.ack(record):
+                    self._lost += chunk.events
+                continue
+            self._delivery.known[id_] = chunk
+            return chunk
+        self._hurry = True
+        return None
+
+    def _sync(self) -> None:
+        """The thread that brings the spool to the disk."""
+        while True:
+            self._dirty.wait()
+            if self._closing.wait(self._settings.spool.fsync_ns / 1e9):
+                return
+            self._dirty.clear()
+            try:
+                self._spool.sync()
+            except OSError as error:
+                self._spool_failed(error)
+
+    def _close_spool(self) -> None:
+        if self._spool is None:
+            return
+        self._closing.set()
+        self._dirty.set()
+        if self._syncing is not None:
+            self._syncing.join()
+        try:
+            self._spool.sync()
+            self._spool.close()
+        except OSError as error:
+            self._spool_failed(error)
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        """When to wait no longer, at the end."""
+        patience = self._ending or 0.0
+        if self._works:
+            return max(self.progress, self._ending_since) + patience
+        return max(self._delivery.acked_at, self._ending_since) + min(patience, LAST)
+
+    def _over(self, now: float) -> bool:
+        """After `end`: whether this is it."""
+        if self._given:
+            return False
+        if now < self._deadline() and (self._works or self._delivery.flying):
+            return False
+        if self._works and self._spool is not None:
+            if self._spooling:
+                self._spool_works()
+            else:
+                self._begin_spooling(now)
+        if self._works:
+            self._give_up(GaveUpError())
+        return True
+
+    def _give_up(self, failure: Exception) -> None:
+        """Answer all that is unanswered: it was not delivered."""
+        self._delivery.stop()       # the parts of tasks are no longer ours once they are answered
+        for work in self._works:
+            if work.left and work.answer is not None:
+                work.left = 0
+                work.answer.failure = failure
+        self._answer()

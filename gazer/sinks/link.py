@@ -1,0 +1,92 @@
+"""A fluentd output as the sink's loop sees it: its Forwarder, its spool's account, its sizes.
+
+The Forwarder has a thread that talks to the servers; here is what the ledger says of it.  Events
+that went into the spool are counted with the tasks they belong to (outputs.py).  What becomes of
+them then the Forwarder counts, from 0 on with each sink; the ledger goes on from where the sink
+before stood.  So
+
+    found + spooled = delivered + dropped + damaged + still in the spool
+
+holds over all sinks of a run, and the spool is the judge of it: a sink that was killed may have put
+events there, or had them acknowledged, without a commit that says so.  What its successor finds
+beyond what the ledger knows was put there (or was delivered, and not yet forgotten on disk: it is
+delivered again) counts as found; what it does not find was delivered.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gazer.counters import Slot
+    from gazer.sinks.fluentd import Forwarder
+    from gazer.sinks.spool import Spool
+
+LOOK = 0.1      # seconds between two looks at what the Forwarder counts
+
+# Counted from 0 by each Forwarder, and how things are now: names in the ledger and in its counts.
+GROWING = {
+    "delivered": "delivered", "spool_dropped": "dropped", "spool_damaged": "damaged",
+    "resent": "resent", "rejected": "rejected",
+}  # fmt: skip
+NOW = {
+    "spool_events": "there", "spool_bytes": "spool_bytes", "unacknowledged": "unacknowledged",
+    "servers": "servers", "servers_up": "servers_up",
+}  # fmt: skip
+
+
+class Link:
+    """capacity: of a block; limit: what it takes, unless that is one event.  queue: bytes of
+    blocks that may wait.  flush_after: seconds that an event may stay in a block.  most: what the
+    spool may take on disk.  run: what tells this run from others in the spool."""
+
+    def __init__(self, forwarder: Forwarder, *, spool: Spool | None, capacity: int, limit: int,
+                 queue: int, flush_after: float, most: int = 0, run: int = 0) -> None:
+        self.forwarder = forwarder
+        self.capacity = capacity
+        self.limit = limit
+        self.queue = queue
+        self.flush_after = flush_after
+        self._spool = spool
+        self._run = run
+        self._most = most
+        self._base: dict[str, int] = {}
+        self._looked = -LOOK
+
+    def begin(self, slot: Slot, number: int) -> None:
+        """Ahead of Slot.resume_output: what the spool has already need not come again."""
+        if self._spool is not None:
+            last = self._spool.last(self._run)
+            done = slot.own_output(number)["done"]
+            if last > done:
+                slot.add_output(number, 0, 0, 0, done=last, spooled=last - done)
+        known = slot.own_output(number)
+        there = (known["spool_found"] + known["spooled"] - known["delivered"]
+                 - known["spool_dropped"] - known["spool_damaged"])
+        found = self.forwarder.counts()["found"]
+        if found > there:
+            known["spool_found"] += found - there
+        else:
+            known["delivered"] += there - found
+        self._base = {name: known[name] for name in GROWING}
+        slot.set_output(number, {
+            "spool_found": known["spool_found"], "delivered": known["delivered"],
+            "spool_limit": self._most,
+        })  # fmt: skip
+        self.account(slot, number, now=True)
+
+    def account(self, slot: Slot, number: int, *, now: bool = False) -> bool:
+        """Bring the ledger up to date, some times a second; True if it was."""
+        moment = time.monotonic()
+        if not now and moment - self._looked < LOOK:
+            return False
+        self._looked = moment
+        counts: Mapping[str, int] = self.forwarder.counts()
+        slot.set_output(number, {
+            **{name: self._base[name] + max(0, counts[key]) for name, key in GROWING.items()},
+            **{name: counts[key] for name, key in NOW.items()},
+        })  # fmt: skip
+        return True

@@ -1,0 +1,91 @@
+"""One output of the sink: its file or its link, the block that the merge fills, and what waits."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from gazer.sinks.link import Link
+from gazer.sinks.merge import Block
+from gazer.sinks.tasks import Task
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from gazer.sinks.files import FileOutput
+    from gazer.sinks.fluentd import Forwarder
+    from gazer.sinks.threads import Hand
+
+TASKS = 4096                # that may wait for one output, however small they are
+FLUSH_AFTER = 0.2           # seconds that an event stays in a block while there is nothing to do
+REMIND = 30.0               # seconds between two lines about events that are dropped
+
+
+class Output:
+    """One output: its file or its link, its block, and what waits for it."""
+
+    def __init__(self, number: int, to: FileOutput | Link, form: int, lines: bool, *,
+                 capacity: int, room: int) -> None:
+        self.number = number
+        self.link = to if isinstance(to, Link) else None
+        self.file = None if isinstance(to, Link) else to
+        self.target: FileOutput | Forwarder = to.forwarder if isinstance(to, Link) else to
+        self.form = form
+        self.lines = lines
+        self.capacity = capacity
+        self.block = self.empty()
+        self.rotates = getattr(self.file, "rotates", False)
+        self.room = room                # what may wait: blocks of a file, or bytes
+        self.queue: deque[Task] = deque()
+        self.waiting = 0                # ... what does
+        self.spare: list[Block] = []
+        self.hand: Hand | Forwarder | None = self.link.forwarder if self.link else None
+        self.window = self.link.forwarder.window if self.link else 1
+        self.busy: deque[Task] = deque()    # what its thread has in hand
+        self.done = 0                   # merged events that it is through with
+        self.ended = False              # takes no more
+        self.lost = 0                   # dropped since it ceased to keep up
+        self.told = -REMIND
+        self.since = 0.0                # when something was seen in the block
+        self.flush_after = self.link.flush_after if self.link else FLUSH_AFTER
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way to it."""
+        return not self.busy and not self.queue
+
+    @property
+    def free(self) -> bool:
+        """It would begin with a task at once."""
+        return not self.queue and len(self.busy) < self.window
+
+    @property
+    def full(self) -> bool:
+        return self.waiting >= self.room or len(self.queue) >= TASKS
+
+    def stuck(self, seconds: float) -> bool:
+        """It has work, and has not moved for so long."""
+        return bool(self.busy) and time.monotonic() - self.target.progress > seconds
+
+    def empty(self) -> Block:
+        if self.link is None:
+            return Block(format=self.form, capacity=self.capacity)
+        return Block(format=self.form, capacity=self.capacity, limit=self.link.limit, tagged=True)
+
+    def weight(self, task: Task) -> int:
+        """What a task that waits takes of `room`."""
+        return 1 if self.link is None else task.size
+
+    def task(self, upto: int) -> Task:
+        """What stands in the block, as a task."""
+        block = self.block
+        if self.link is None:
+            return Task(upto, data=block.data(), block=block, events=block.events)
+        parts = block.parts()
+        if 2 * block.used >= self.link.limit:
+            return Task(upto, parts=parts, block=block, events=block.events)
+        return Task(upto, parts=[(tag, bytes(data), n) for tag, data, n in parts],
+                    events=block.events)

@@ -1,0 +1,415 @@
+"""The Forwarder with a spool: what goes in comes out, and nothing is lost in between."""
+
+import errno
+import random
+import threading
+import time
+
+import pytest
+
+from gazer.sinks import delivery, fluentd
+from gazer.sinks.spool import Spool
+from tests.forwarding import SECOND, TX, Sink, Task, entries, quick
+from tests.receiver import ACK, CLOSE, LOSE, TWICE, Receiver, late
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    quick(monkeypatch)
+    monkeypatch.setattr(fluentd, "SLOW", 0.2)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Open the spool (again), and a sink with it."""
+
+    def opened(*to, max_bytes=64 * MIB, drop="oldest", **more):
+        spool = Spool(str(tmp_path / "spool"), max_bytes=max_bytes, drop=drop,
+                      segment_bytes=MIB, notice=[].append)
+        return Sink(*to, spool=spool, **more)
+
+    return opened
+
+
+def balance(sink):
+    counts = sink.counts()
+    assert counts["found"] + counts["spooled"] == (
+        counts["delivered"] + counts["dropped"] + counts["damaged"] + counts["there"]), counts
+    return counts
+
+
+def pause(sink, seconds):
+    """Let things happen."""
+    over = time.monotonic() + seconds
+    sink.wait(lambda: time.monotonic() > over)
+
+
+def drained(sink):
+    return lambda: sink.spool.empty and not sink.counts()["unacknowledged"]
+
+
+def test_while_all_is_well_nothing_is_spooled(make):
+    with Receiver() as receiver, make(receiver) as sink:
+        sink.feed(100, 5)
+        sink.settle()
+        assert sink.total("events") == 500 and sink.total("spooled") == 0
+        assert balance(sink)["spooled"] == 0
+    assert receiver.numbers == [*range(500)]
+
+
+def test_events_go_to_disk_while_no_server_can_be_had_and_on_in_order_when_one_can(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(200, 5)
+            sink.settle()
+            assert sink.total("spooled") == 1000
+            assert balance(sink)["there"] == 1000
+            assert any("spool" in line for line in sink.notices)
+            receiver.listen()
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == 1000
+            assert sink.counts()["resent"] == 0
+            sink.wait(lambda: not sink.counts()["spooling"])
+            sink.give(5)
+            sink.settle()
+            assert sink.total("spooled") == 1000 and sink.total("events") == 5
+    assert receiver.numbers == [*range(1005)]
+
+
+def test_what_is_under_way_when_spooling_begins_is_not_sent_again(make):
+    with Receiver(plan=lambda _: late(0.6)) as receiver, \
+            make(receiver, window=4, ack_timeout_ns=10 * SECOND) as sink:
+        sink.give(1, 1, 1, 1, 1, 1)
+        sink.settle()
+        assert sink.total("spooled") == 6           # answered long before the first ack
+        assert not receiver.acked
+        sink.wait(drained(sink))
+        assert balance(sink)["delivered"] == 6
+        assert sink.counts()["resent"] == 0
+    assert receiver.numbers == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_block_that_was_answered_may_be_used_again(make):
+    """It is still being written to the socket: a copy is."""
+    with Receiver() as receiver, make(receiver, ack_timeout_ns=10 * SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 1)
+        receiver.stalled.set()
+        size = 8 << 20
+        block = bytearray(entries([0], size))
+        sink.put(Task([(TX, memoryview(block), 1)], upto=1))
+        sink.settle()
+        assert sink.total("spooled") == 1
+        block[:] = b"z" * len(block)
+        receiver.stalled.clear()
+        sink.wait(drained(sink))
+    assert receiver.numbers == [0]
+    assert receiver.messages[0].entries[0][1]["pad"] == "x" * size
+
+
+def test_a_server_that_dies_with_what_was_spooled(make):
+    """What it had is read from the spool, under the same ids."""
+    with Receiver(plan=lambda _: LOSE) as receiver, \
+            make(receiver, window=3, ack_timeout_ns=10 * SECOND) as sink:
+        sink.give(1, 1, 1, 1, 1)
+        sink.settle()
+        assert sink.total("spooled") == 5
+        receiver.plan = lambda _: ACK
+        receiver.hang_up()
+        sink.wait(drained(sink))
+        assert balance(sink)["delivered"] == 5
+        assert sink.counts()["resent"] == 3
+    ids = {}
+    for message in receiver.messages:
+        assert ids.setdefault(message.first, message.chunk) == message.chunk
+    assert [m.first for m in receiver.messages if m.connection == 2] == [0, 1, 2, 3, 4]
+
+
+def test_a_server_that_is_slower_than_the_events_makes_them_wait_on_disk(make):
+    """No event waits for it: they are answered at the speed of the disk, while it drains."""
+    def plan(_):
+        time.sleep(0.02)
+        return ACK
+
+    with Receiver(plan=plan) as receiver, make(receiver, window=4) as sink:
+        before = time.monotonic()
+        sink.feed(150, 1)
+        sink.settle()
+        assert time.monotonic() - before < 2        # 150 x 0.02 s = 3 s
+        assert sink.total("spooled") > 50
+        sink.wait(drained(sink), 20)
+        sink.wait(lambda: not sink.counts()["spooling"])
+    assert receiver.numbers == [*range(150)]
+
+
+def test_the_next_start_goes_on_where_the_last_ack_stood(make):
+    with Receiver(plan=lambda m: ACK if (m.first or 0) < 40 else LOSE) as receiver, \
+            make(receiver, window=8, ack_timeout_ns=60 * SECOND) as sink:
+        sink.feed(100, 1)
+        sink.settle()
+        sink.wait(lambda: {*range(40)} <= receiver.acked)
+        spooled, acked = sink.total("spooled"), sink.total("events")
+        assert spooled + acked == 100
+    with Receiver() as second, make(second, first=100, run=2) as sink:
+        assert sink.counts()["found"] <= 100 - 40
+        sink.give(1)
+        sink.wait(drained(sink))
+        sink.settle()
+        balance(sink)
+    assert {*receiver.acked} | {*second.numbers} == {*range(101)}
+    again = {m.chunk for m in receiver.messages} & {m.chunk for m in second.messages}
+    assert len(again) <= 8          # no more than the window
+    assert second.numbers == sorted(second.numbers)
+
+
+def test_the_end_puts_what_is_unanswered_into_the_spool(make, monkeypatch):
+    monkeypatch.setattr(fluentd, "SLOW", 60.0)
+    with Receiver(plan=lambda _: LOSE) as receiver:
+        sink = make(receiver, ack_timeout_ns=60 * SECOND)
+        sink.give(2, 3)
+        sink.wait(lambda: len(receiver.messages) == 2)
+        assert not sink.answers
+        sink.end(patience=0.2)
+        assert [(a.spooled, a.failure) for a in sink.answers] == [(2, None), (3, None)]
+    with Receiver() as second, make(second, first=5) as sink:
+        assert sink.spool.last(1) == 5
+        sink.wait(drained(sink))
+    assert second.numbers == [*range(5)]
+    assert [m.chunk for m in second.messages] == [m.chunk for m in receiver.messages]
+
+
+def test_the_end_does_not_wait_for_what_is_in_the_spool(make):
+    def plan(_):
+        time.sleep(0.05)
+        return ACK
+
+    with Receiver(plan=plan) as receiver:
+        receiver.refuse()
+        with make(receiver, window=2) as sink:
+            sink.feed(100, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len(receiver.messages) >= 2)
+            before = time.monotonic()
+            sink.end(patience=10)
+            assert time.monotonic() - before < 2
+            assert len(receiver.messages) < 60
+            assert sink.counts()["there"] >= 100 - len(receiver.messages)
+
+
+def test_how_far_a_successor_need_not_go_back_stands_with_a_tasks_last_chunk(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, run=7) as sink:
+            upto = []
+            real = sink.spool.append
+
+            def append(payload, **more):
+                upto.append(more["upto"])
+                return real(payload, **more)
+
+            sink.spool.append = append
+            sink.give(2, 3, tags=("a", "b", "c"))
+            sink.settle()
+            assert upto == [0, 0, 6, 0, 0, 15]
+            assert sink.spool.last(7) == 15 and sink.spool.last(6) == 0
+
+
+def test_a_full_disk_keeps_the_tasks_here_and_the_servers_get_them(make, monkeypatch):
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            tries = []
+
+            def append(*_, **__):
+                tries.append(time.monotonic())
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(sink.spool, "append", append)
+            sink.give(1, 1, 1)
+            sink.wait(lambda: len(tries) >= 3)
+            assert not sink.answers
+            assert sum("No space left" in line for line in sink.notices) == 1
+            assert tries[2] - tries[0] > 0.15
+            receiver.listen()
+            sink.settle()
+            assert sink.total("events") == 3 and sink.total("spooled") == 0
+    assert receiver.numbers == [0, 1, 2]
+
+
+def test_a_disk_that_has_room_again(make, monkeypatch):
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real, full = sink.spool.append, [1, 1, 1]
+
+            def append(payload, **more):
+                if full:
+                    full.pop()
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(payload, **more)
+
+            monkeypatch.setattr(sink.spool, "append", append)
+            sink.give(1, 1, 1)
+            sink.settle()
+            assert sink.total("spooled") == 3
+            assert "its spool is written again" in sink.notices[-1]
+            receiver.listen()
+            sink.wait(drained(sink))
+    assert receiver.numbers == [0, 1, 2]
+
+
+def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, max_bytes=MIB, drop="newest") as sink:
+            sink.feed(60, 1, size=40_000)
+            sink.settle()
+            kept, dropped = sink.total("spooled"), sink.total("dropped")
+            assert kept + dropped == 60 and 10 < kept < 30
+            receiver.listen()
+            sink.wait(drained(sink))
+            balance(sink)
+    assert receiver.numbers == [*range(kept)]
+
+
+def test_a_full_spool_drops_the_oldest(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, max_bytes=MIB) as sink:
+            sink.feed(60, 1, size=40_000)
+            sink.settle()
+            assert sink.total("spooled") == 60
+            dropped = balance(sink)["dropped"]
+            assert 30 < dropped < 55
+            receiver.listen()
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == 60 - dropped
+    assert receiver.numbers == [*range(dropped, 60)]
+
+
+def test_an_event_out_of_the_spool_that_no_server_takes(make, monkeypatch):
+    monkeypatch.setattr(delivery, "GRACE", 0.05)
+    monkeypatch.setattr(delivery, "GRACE_ONE", 0.1)
+    with Receiver(limit=20_000) as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.put(Task([(TX, entries([0, 1]) + entries([2], 30_000) + entries([3]), 4)], 4))
+            sink.next = 4
+            sink.feed(5, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(drained(sink))
+            counts = balance(sink)
+            assert (counts["rejected"], counts["dropped"], counts["delivered"]) == (1, 1, 8)
+    assert sorted(receiver.numbers) == [0, 1, 3, 4, 5, 6, 7, 8]
+
+
+def test_old_records_expire_by_the_age_in_their_ids(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(600, 1)
+            sink.settle()
+        time.sleep(0.3)
+        receiver.listen()
+        with make(receiver, first=600, expire_ns=SECOND // 4) as sink:
+            sink.wait(drained(sink))
+            assert sink.counts()["expired"] == 600 == balance(sink)["dropped"]
+            sink.give(1)
+            sink.settle()
+            sink.wait(drained(sink))
+    assert receiver.numbers == [600]
+
+
+def test_compressed_chunks_come_out_as_they_went_in(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, compress="zstd") as sink:
+            sink.feed(20, 20)
+            sink.settle()
+        receiver.listen()
+        with make(receiver, compress="") as sink:
+            sink.wait(drained(sink))
+    assert receiver.numbers == [*range(400)]
+    assert {m.option["compressed"] for m in receiver.messages} == {"zstd"}
+
+
+def test_a_slow_disk_holds_up_neither_sending_nor_appending(make):
+    hanging, began = threading.Event(), threading.Event()
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real = sink.spool.sync
+
+            def sync():
+                began.set()
+                assert hanging.wait(20)
+                real()
+
+            sink.spool.sync = sync
+            sink.give(1)
+            assert began.wait(5)
+            sink.feed(50, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len({*receiver.numbers}) == 51)
+            hanging.set()
+
+
+def test_a_sync_that_fails_is_told_and_tried_again(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real, fails = sink.spool.sync, [1]
+
+            def sync():
+                if fails:
+                    fails.pop()
+                    raise OSError(errno.EIO, "Input/output error")
+                real()
+
+            sink.spool.sync = sync
+            sink.give(1)
+            sink.wait(lambda: any("Input/output" in line for line in sink.notices))
+            sink.give(1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(drained(sink))
+    assert receiver.numbers == [0, 1]
+
+
+def test_every_event_arrives_whatever_becomes_of_receiver_and_sink(make):
+    """A receiver that comes and goes and spoils acks, a sink that ends and begins again: captured =
+    acknowledged + spooled, and in the end all of it has arrived."""
+    dice = random.Random(11)
+    plan = lambda _: dice.choices(      # noqa: E731
+        [ACK, LOSE, TWICE, CLOSE, late(0.05)], [80, 3, 3, 3, 11])[0]
+    with Receiver(plan=plan) as receiver:
+        first = 0
+        for run in range(4):
+            with make(receiver, window=6, first=first, run=run + 1,
+                      ack_timeout_ns=SECOND // 4) as sink:
+                for _ in range(5):
+                    sink.feed(dice.randrange(1, 8), 10)
+                    pause(sink, 0.05)
+                    if dice.random() < 0.5:
+                        receiver.refuse()
+                        sink.feed(dice.randrange(1, 8), 10)
+                        pause(sink, 0.1)
+                        receiver.listen()
+                sink.end(patience=dice.choice((0.0, 0.3)))
+                assert sink.total("events") + sink.total("spooled") == sink.next - first
+                balance(sink)
+                first = sink.next
+        receiver.plan = lambda _: ACK
+        with make(receiver, first=first) as sink:
+            sink.wait(drained(sink))
+    assert {*receiver.numbers} == {*range(first)} and first > 300
+    by_chunk = {}
+    for message in receiver.messages:
+        assert by_chunk.setdefault(message.chunk, message.numbers) == message.numbers
