@@ -35,8 +35,8 @@ class Sink:
     """`to`: receivers, addresses or Server; the numbers of events go up from 0."""
 
     def __init__(self, *to, spool=None, live=True, run=1, first=0, **settings):
-        settings.setdefault("ack_timeout_ns", SECOND)
-        settings.setdefault("connect_timeout_ns", SECOND)
+        settings.setdefault("ack_timeout_ns", 3 * SECOND)
+        settings.setdefault("connect_timeout_ns", 3 * SECOND)
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         self.notices, self.faults = [], []
         self.given = self.answered = 0

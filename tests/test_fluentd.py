@@ -1,7 +1,11 @@
 """The Forwarder against receivers that do what they should, and all that they should not."""
 
+import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -212,3 +216,56 @@ def test_hup_connects_anew_and_sends_nothing_twice():
         assert sink.counts()["connects"] == 2
     assert receiver.numbers == [0, 1, 2, 3, 4]
     assert [m.connection for m in receiver.messages] == [1, 1, 1, 2, 2]
+
+
+# --- a receiver that is a process ----------------------------------------------------------------
+
+
+class Process:
+    """tests.receiver as a program, whose log outlives it."""
+
+    def __init__(self, log, port=0):
+        self.log = log
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.receiver", "--port", str(port), "--log", str(log)],
+            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        self.address = self._process.stdout.readline().strip()
+        self.port = int(self.address.rpartition(":")[2])
+
+    @property
+    def numbers(self):
+        return {int(line) for line in self.log.read_text().splitlines()}
+
+    def kill(self, number):
+        self._process.send_signal(number)
+
+    def end(self):
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(20) == 0
+        self._process.stdout.close()
+
+    def die(self):
+        self._process.kill()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+
+def test_a_receiver_that_is_killed_and_one_that_is_frozen(tmp_path):
+    log = tmp_path / "log"
+    process = Process(log)
+    with Sink(process.address, ack_timeout_ns=SECOND // 2) as sink:
+        sink.feed(20, 10)
+        sink.give(10, 10, 10)
+        process.die()
+        process = Process(log, process.port)
+        sink.settle()
+        process.kill(signal.SIGSTOP)
+        sink.give(10, 10)
+        sink.wait(lambda: any("without acknowledgement" in line or "no answer" in line
+                              for line in sink.notices))
+        assert sink.given - len(sink.answers) == 2
+        process.kill(signal.SIGCONT)
+        sink.settle(20)
+        assert sink.total("events") == 250
+    process.end()
+    assert process.numbers == {*range(250)}

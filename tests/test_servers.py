@@ -65,7 +65,7 @@ def test_a_server_that_returns_does_not_get_everything():
 def test_a_frozen_server_does_not_hold_up_the_other():
     """It reads nothing; what it has goes to the other after ack_timeout, all else at once."""
     a, b = Receiver(), Receiver()
-    with a, b, Sink(a, b, window=16) as sink:
+    with a, b, Sink(a, b, window=16, ack_timeout_ns=SECOND) as sink:
         sink.wait(lambda: sink.counts()["servers_up"] == 2)
         a.stalled.set()
         for _ in range(60):
