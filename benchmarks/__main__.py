@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks import flood, jobs, measure, mixed, report, traffic
+from benchmarks import delivery, flood, jobs, measure, mixed, report, traffic
 
 
 def _positive(text: str) -> int:
@@ -38,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         help="also over a file with TCP, fragments, tags and VXLAN")  # fmt: skip
     add("--flood", action=argparse.BooleanOptionalAction, default=True,
         help="also over a flood of forged queries with real pairs inside")  # fmt: skip
+    add("--delivery", action=argparse.BooleanOptionalAction, default=True,
+        help="also into a fluentd that acknowledges, and into a spool")  # fmt: skip
     add("--json", type=Path, default=traffic.OUT / "result.json", metavar="FILE")
     add("--dns-gazer", metavar="COMMAND", help="instead of the one beside this interpreter")
     add("--gazer", metavar="COMMAND", help="instead of the one beside this interpreter")
@@ -74,6 +76,9 @@ def main() -> int:
         bench = jobs.Bench(file, counts, commands, options.beside, say, mixture=mixture,
                            flooding=flooding, against=options.against)  # fmt: skip
         jobs.measure_all(bench, runs, memory, options.check)
+        delivered = None
+        if options.delivery:
+            delivered = delivery.measure_all(commands, file, counts, runs, say)
     except measure.Failed as error:
         print(f"\nbenchmark: {error}", file=sys.stderr)
         return 1
@@ -86,7 +91,11 @@ def main() -> int:
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     print(report.render(bench))
-    options.json.write_text(json.dumps(bench.as_json(), indent=1, ensure_ascii=False) + "\n")
+    found = bench.as_json()
+    if delivered:
+        print("\n" + delivery.render(delivered))
+        found["delivery"] = delivered.as_json()
+    options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"\nall figures: {options.json}")
     wrong = jobs.wrong(bench.requirements())
     for line in wrong:

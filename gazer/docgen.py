@@ -387,6 +387,26 @@ _EVENTS_RULES = (
     "are left out from the end and counted in `omitted`.",
 )
 
+_IDS_RULES = (
+    "SENSOR is `sensor.id`. It may hold any printable text, colons too; the other parts hold none. "
+    'Whoever takes an id apart splits it from the right, as with `rsplit(":", 4)`.',
+    "RUN is when the run began, in nanoseconds since 1970, hexadecimal. A process that is started "
+    "again within a run changes nothing. Another run has other ids, over the same file too: so "
+    "with ids no two runs give the same bytes. Without, which is the default, they do.",
+    "CAPTURE is the number of the capture process, from 0; over files it is 0.",
+    "FRAME is the number of the frame, as that process counts them from 1, at which the event is "
+    "due: of a reply, its last part; of a query that waited in vain, the query's own; of one that "
+    "a limit pushed out, the frame that did.",
+    "INDEX is 0, 1, ... of the events due there, in the order in which they stand. Of those that "
+    "leave because time has passed (a timeout, an idle connection) `@` follows and the sensor "
+    "clock, in nanoseconds, hexadecimal, at which they were due.",
+    "An event that is written or sent again, by whichever process, has the id that it had: it was "
+    "encoded with it. No two events have one id.",
+    "The ids are the same for any number of workers, as far as the events are (a limit that is "
+    "reached changes both). What a worker loses when it dies is missing from the events behind it; "
+    "their INDEX may then differ from what it would have been, and is still used once.",
+)
+
 
 def _events_lines() -> Iterator[str]:
     yield "# The events"
@@ -421,7 +441,7 @@ def _events_lines() -> Iterator[str]:
     yield (
         "With `detail: classic` (what `dns-gazer` does) an event has exactly the original's "
         "fields. With `detail: full` (what `gazer run` does) it has all fields of the tables "
-        "below."
+        "below. `event_id` is in either, and only where it is switched on."
     )
     yield ""
     yield "## Forms"
@@ -454,6 +474,7 @@ def _events_lines() -> Iterator[str]:
     for rule in _EVENTS_RULES:
         yield f"- {rule}"
     yield ""
+    yield from _ids_lines()
     yield f"## {TAG_TX}"
     yield ""
     yield from _fields(TX)
@@ -500,6 +521,25 @@ def _events_lines() -> Iterator[str]:
     )
     yield ""
     yield from _fields(STATS, levels=False)
+
+
+def _ids_lines() -> Iterator[str]:
+    yield "## Ids"
+    yield ""
+    yield (
+        "With `events.event_id: true` each event of a transaction or a record has a field "
+        "`event_id`, in both levels of detail and every form. By it a consumer knows an event that "
+        "comes a second time, as after a connection that broke before the acknowledgement: keep "
+        "the one, drop the other. It is compared as a whole, and made of five parts:"
+    )
+    yield ""
+    yield "    SENSOR:RUN:CAPTURE:FRAME:INDEX"
+    yield "    sensor-1:187abb4d2e6fcd15:0:12345:0"
+    yield "    sensor-1:187abb4d2e6fcd15:0:12346:0@187abb5b26c1e7a0"
+    yield ""
+    for rule in _IDS_RULES:
+        yield f"- {rule}"
+    yield ""
 
 
 def _fields(fields_: Iterable[Field], *, levels: bool = True) -> Iterator[str]:

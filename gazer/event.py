@@ -2,6 +2,20 @@
 
 docs/events.md is made from this, and the tests hold the encoders to it.  Keys stand in the events
 in the order of their bytes; a key without a value is absent, never null.
+
+`event_id` is SENSOR:RUN:CAPTURE:FRAME:INDEX, one text, since what it is for is to be compared as a
+whole, and any store can do that with one string.
+
+- The colon: only the sensor id can hold one, so the id comes apart in one way, from the right, and
+  two sensors never make the same.  No character would be free in all sensor ids, and an escape
+  would be undone by nobody.  The sensor stands first, so that ids of one sensor and run sort
+  together.
+- RUN is in nanoseconds, hexadecimal: two runs of one sensor over two files may well begin within
+  one millisecond.
+- FRAME and INDEX, and the clock behind an `@` where the event is due later than its frame, are the
+  event's key (ARCHITECTURE.md, "Order") and its place under it: what is known to the worker alone,
+  needs no memory, and is the same for any number of workers.  That no two events have one id is
+  shown in gazer/workers/emitter.pyx.
 """
 
 from __future__ import annotations
@@ -66,6 +80,9 @@ TX = (
           " comma between.", '{"query": "KEEPALIVE 00003a9800003a98"}', optional=True),
     Field("edns", "map", "EDNS (RFC 6891) of the query and of the reply, under `query` and `reply`;"
           " see below.", '{"query": {"do": true, "udp_size": 1232, "version": 0}}', optional=True),
+    Field("event_id", "string", "Of this event and no other, also when it comes twice; with"
+          " `events.event_id`; see above.", "sensor-1:187abb4d2e6fcd15:0:12345:0", True,
+          optional=True),
     Field("flags", "string", "Header flags that are set, of the reply, or of the query where there"
           " is no reply: `aa`, `tc`, `rd`, `ra`, `ad`, `cd`, one space between.", "rd ra"),
     Field("latency", "float, seconds", "Reply's time less query's time; absent without both, and"
@@ -179,6 +196,8 @@ RECORD = (
     Field("client_port", "integer", "Its port.", "53684", True),
     Field("data", "string", "Record data in presentation format; not for questions.",
           "23.100.102.231", True, True),
+    Field("event_id", "string", "As in `tx`.", "sensor-1:187abb4d2e6fcd15:0:12345:0", True,
+          optional=True),
     Field("flags", "string", "The message's header flags that are set.", "rd ra"),
     Field("flush", "boolean", _FLUSH, "true", optional=True),
     Field("msg_type", "string", "`query` or `reply`.", "reply", True),

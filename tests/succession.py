@@ -56,6 +56,7 @@ class Limits:
     window: float = 0
     max_pending: int = 1000
     max_streams: int = 100
+    run: int | None = None          # when it began: events have ids
 
 
 @dataclass
@@ -182,7 +183,8 @@ class World:
             transfers=Transfers(max_transfers=10, max_bytes=1 << 20, budget=262144, seed=0x5EED),
             streams=Streams(max_streams=limits.max_streams, max_bytes=1 << 20,
                             max_bytes_each=1 << 18, timeout=300 * NS, seed=0x5EED),
-            encoder=Encoder(full=True, formats=[0], max_size=16384, sensor="s"),
+            encoder=Encoder(full=True, formats=[0], max_size=16384, sensor="s",
+                            run=limits.run),
             records=limits.records, timeout=round(limits.timeout * NS))
 
     def run(self, *, watched: bool = False) -> World:

@@ -65,7 +65,7 @@ transactions:
   duplicate_window: 0
   max_pending: 4096
   max_pending_bytes: 64MB
-events: {detail: classic, records: yes, max_size: 64KiB}
+events: {detail: classic, records: yes, event_id: on, max_size: 64KiB}
 service:
   user: "gazer:dns"
   shutdown_timeout: 5s
@@ -93,7 +93,7 @@ outputs:
     assert config.ring == Ring(2 * MIB)
     assert config.workers == config.worker_count() == 3
     assert config.transactions == Transactions(SECOND // 2, 0, 4096, 64_000_000)
-    assert config.events == Events(Detail.CLASSIC, True, 64 * KIB)
+    assert config.events == Events(Detail.CLASSIC, True, True, 64 * KIB)
     assert config.service == Service(
         "gazer:dns", 5 * SECOND, 7 * SECOND, 10 * SECOND, "q.pcap", (0,), (1, 2), (3,))
     assert config.metrics == Metrics("[::1]:9")
@@ -122,7 +122,7 @@ def test_the_defaults_are_sound_and_as_documented():
     assert config.transactions.duplicate_window_ns == 5 * SECOND
     assert config.transactions.max_pending == 1_000_000
     assert config.transactions.max_pending_bytes == 256 * MIB
-    assert config.events == Events(Detail.FULL, False, 256 * KIB)
+    assert config.events == Events(Detail.FULL, False, False, 256 * KIB)
     assert config.capture == Capture(
         (), (), 1, 64 * MIB, True, (53,), "", False, False, 256 * KIB)
 

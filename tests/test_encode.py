@@ -197,13 +197,29 @@ def exchanges(draw) -> dict:
     }
 
 
+# When the run began, and where in it the event stands: frame's number, index, clock if it is late.
+numbers64 = st.integers(0, 2**64 - 1)
+places = st.tuples(numbers64, st.tuples(numbers64, numbers64, st.just(0) | numbers64))
+
+
+def id_of(sensor: str, run: int, place: tuple[int, int, int]) -> str:
+    number, index, late = place
+    return (f"{sensor}:{run:x}:{number >> 56}:{number % 2**56}:{index}"
+            + (f"@{late:016x}" if late else ""))
+
+
 @settings(max_examples=120, deadline=None)
-@given(exchanges(), st.booleans(), sensors, st.sampled_from([16384, 262144]))
-def test_every_form_of_any_exchange(x, full, sensor, max_size):
-    writer = doors.Writer(full=full, formats=range(4), max_size=max_size, sensor=sensor)
+@given(exchanges(), st.booleans(), sensors, st.sampled_from([16384, 262144]),
+       st.none() | places)
+def test_every_form_of_any_exchange(x, full, sensor, max_size, placed):
+    run, place = placed or (None, (1, 0, 0))
+    writer = doors.Writer(full=full, formats=range(4), max_size=max_size, sensor=sensor, run=run)
+    x["place"] = place
     (out,), omitted = writer.events(**x)
     assert all(len(data) <= max_size for data in out.values())
     found = check(out, full, False)
+    name = placed and id_of(sensor, run, place)
+    assert found.get("event_id") == name
     assert found["client_addr"] == text_of(x["client"])
     assert found["server_addr"] == text_of(x["server"])
     assert (found["client_port"], found["server_port"], found["tx_id"]) == (
@@ -241,7 +257,7 @@ def test_every_form_of_any_exchange(x, full, sensor, max_size):
             events, _ = writer.events(**flat, records=True)
             for one in events:
                 got = check(one, full, True)
-                assert got["msg_type"] == side
+                assert got["msg_type"] == side and got.get("event_id") == name
                 assert not any(isinstance(v, list | dict) for v in got.values())
             if not omitted:
                 assert len(events) == len(found[side])
@@ -401,7 +417,8 @@ def test_every_subset_of_the_formats():
         assert out == {number: forms[number] for number in chosen}
 
 
-def test_the_worst_of_everything_keeps_to_its_room():
+@pytest.mark.parametrize("run", [None, 2**64 - 1])
+def test_the_worst_of_everything_keeps_to_its_room(run):
     """All that is not a record, at its longest, in an event of the smallest size."""
     options = b"".join(code.to_bytes(2, "big") + b"\0\x80" + b'\0\x12' + b'"' * 126
                        for code in (3, 10, 15, 15, 15, 15))
@@ -409,15 +426,19 @@ def test_the_worst_of_everything_keeps_to_its_room():
     opt = build.record(b"\0", 41, options, rdclass=65535, ttl=0xFFFF8000)
     query = build.header(1, 0x7FF0, (0, 0, 0, 2)) + opt
     reply = build.header(1, 0xFFFF, (0, 0, 0, 2)) + opt
-    writer = doors.Writer(full=True, formats=range(4), max_size=16384, sensor="\x01" * 255)
+    writer = doors.Writer(full=True, formats=range(4), max_size=16384, sensor="\x01" * 255,
+                          run=run)
     (out,), omitted = writer.events(
-        query=query, reply=reply, client="1111:2222:3333:4444:5555:6666:7777:8888",
+        place=[2**64 - 1] * 3, query=query, reply=reply,
+        client="1111:2222:3333:4444:5555:6666:7777:8888",
         server="1111:2222:3333:4444:5555:6666:7777:8888", client_port=65535, server_port=65535,
         ident=65535, vlan=[4095] * 16, status="success", query_time=2**62, reply_time=2**62,
         repeats=65535, query_size=65535, reply_size=65535)
     assert all(len(data) <= 16384 for data in out.values())
     found = json.loads(out[TEXT].split(b"\t")[2])
     assert len(found["edns"]["reply"]["extended_errors"]) == 4 and found["vlan"] == [4095] * 16
+    if run:
+        assert found["event_id"] == id_of("\x01" * 255, run, (2**64 - 1,) * 3)
     assert found["rcode"] == "RCODE4095" and omitted == found.get("omitted", 0)
 
 
@@ -461,7 +482,7 @@ def test_every_documented_field_occurs():
                        + bytes(8) + b"\0\x0f\0\4\0\x12hm", ttl=0x8000)
     query = build.header(1, 0x100, (1, 0, 0, 0)) + build.question(b"\1a\0") + b"?"
     reply = heavy(3000, reply=True)
-    writer = doors.Writer(full=True, formats=range(4), max_size=16384)
+    writer = doors.Writer(full=True, formats=range(4), max_size=16384, run=1)
     (out,), _ = writer.events(query=query, reply=reply, **ENDS, vlan=[7], reply_time=5,
                               transfer=(True, 1, 2, 3))
     (other,), _ = writer.events(

@@ -407,12 +407,9 @@ def test_each_commit_shows_that_the_worker_lives():
 # --- anywhere ------------------------------------------------------------------------------------
 
 
-def test_kills_at_random():
-    """A worker over frames that stream through small rings, killed at random moments; nothing is
-    told to it, and it runs at its own pace."""
-    script = [s for s in chat(6000, seed=11) if s.frame] + [END]
-    whole = World(script, Limits(frames=1 << 23, events=1 << 23)).run()
-    world = World(script, Limits(frames=1 << 15, events=1 << 16, timeout=10))
+def killed_at_random(world: World, kills: int) -> World:
+    """Workers over this world's frames, each in a process of its own, killed at random moments;
+    nothing is told to them, and they run at their own pace."""
     world.share()
     rng = random.Random(3)
     deaths, over, status = 0, False, None
@@ -434,13 +431,22 @@ def test_kills_at_random():
         for _ in range(rng.randrange(1, 40)):
             over = not world.feed_one() or over
             world.take()
-        if deaths < 25:
+        if deaths < kills:
             os.kill(pid, signal.SIGKILL)
             deaths += 1
-        found, how = os.waitpid(pid, 0 if deaths < 25 else os.WNOHANG)
+        found, how = os.waitpid(pid, 0 if deaths < kills else os.WNOHANG)
         if found:
             pid, status = 0, how
             assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
     world.take()
-    assert deaths == 25 and world.counts()["lost_pending"]
+    assert deaths == kills
+    return world
+
+
+def test_kills_at_random():
+    """Frames stream through small rings."""
+    script = [s for s in chat(6000, seed=11) if s.frame] + [END]
+    whole = World(script, Limits(frames=1 << 23, events=1 << 23)).run()
+    world = killed_at_random(World(script, Limits(frames=1 << 15, events=1 << 16, timeout=10)), 25)
+    assert world.counts()["lost_pending"]
     check(whole, world, plain=True)

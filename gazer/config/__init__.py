@@ -273,6 +273,11 @@ class Events:
         "records", False, Flag(),
         "Whether each record of each message becomes an event too (dns-gazer.dns.record).",
     )  # fmt: skip
+    event_id: bool = key(
+        "event_id", False, Flag(),
+        "Whether each event has a field `event_id`, by which an output that gets it twice can tell "
+        "so. It names the run, so that no two runs over a file give the same bytes.",
+    )  # fmt: skip
     max_size: int = key(
         "max_size", 256 * KIB, Size(16 * KIB, MIB),
         "The largest event, encoded; records beyond it are left out and counted. 64 KiB of DNS "

@@ -364,8 +364,9 @@ cdef class Writer:
     cdef list formats
     cdef uint32_t max_size
 
-    def __init__(self, *, full, formats, uint32_t max_size=262144, sensor="sensor-1"):
-        self.encoder = Encoder(full=full, formats=formats, max_size=max_size, sensor=sensor)
+    def __init__(self, *, full, formats, uint32_t max_size=262144, sensor="sensor-1", run=None):
+        self.encoder = Encoder(full=full, formats=formats, max_size=max_size, sensor=sensor,
+                               run=run)
         self.query = Reader(self.encoder.budget, full)
         self.reply = Reader(self.encoder.budget, full)
         self.formats = sorted(formats)
@@ -374,12 +375,12 @@ cdef class Writer:
     def events(self, *, query=None, reply=None, client, client_port, server, server_port, ident,
                vlan=(), status="success", query_time=0, reply_time=0, repeats=0, records=False,
                clock=0, sequence=0, query_size=None, reply_size=None, transport=17,
-               protocol="dns", vnis=(), tunnels=(), transfer=None, lossy=False):
+               protocol="dns", vnis=(), tunnels=(), transfer=None, lossy=False, place=(1, 0, 0)):
         """The tx event, or with `records` those of the one message: for each event a dict of
         format number -> bytes.  Also returns what the encoder says was omitted.
 
         `tunnels`: levels as maps, and then `vlan` tells of all levels; `transfer`: (complete,
-        messages, records, bytes)."""
+        messages, records, bytes); `place`: (frame's number, index, clock or 0), for the id."""
         cdef Exchange x
         cdef uint32_t i, planned
         memset(&x, 0, sizeof(x))
@@ -414,6 +415,7 @@ cdef class Writer:
             self.reply.decode(reply, False)
             x.reply = &self.reply.m
             x.reply_size = len(reply) if reply_size is None else reply_size
+        self.encoder.identify(place[0], place[1], place[2])
         if not records:
             return [self.one(&x, self.encoder.plan_tx(&x), -1, clock, sequence)], \
                 self.encoder.omitted

@@ -19,6 +19,9 @@ cdef class Emitter:
     cdef int bell
     cdef Samples samples
     cdef uint64_t sample_due    # sensor clock from which the next transaction is a sample
+    cdef uint64_t last_clock    # the greatest key of an event so far
+    cdef uint64_t last_sequence
+    cdef uint64_t index         # ... and how many came behind the first that had it
 
     cdef inline bint crowded(self) noexcept nogil:
         # So much is encoded and not committed that it is time: see `tear`.
@@ -26,6 +29,7 @@ cdef class Emitter:
 
     cdef void rest(self, uint32_t n) noexcept nogil
     cdef void tear(self) noexcept nogil
+    cdef void identify(self, uint64_t clock, uint64_t sequence) noexcept nogil
     cdef uint8_t* room(self, uint32_t n) noexcept nogil
     cdef void tx(self, const Exchange* x, uint64_t clock, uint64_t sequence) noexcept nogil
     cdef void records(self, const Exchange* x, const Message* m, uint64_t clock,

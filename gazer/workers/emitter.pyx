@@ -3,6 +3,19 @@
 An event is encoded into the ring, committed (with the counters and how far frames were taken), and
 then shown to the sink: so what the sink has is what a successor of this process knows to be done.
 See ARCHITECTURE.md, "Succession".
+
+**Ids** (`events.event_id`) name an event's key and its index under it: 0, 1, ... in the order in
+which the events of one key leave.  The frame's number and its clock are the key of what a frame
+leads to; what is due later (a timeout, an idle connection) names the clock as well.
+
+No two events of a run have the same id.  Those of one worker: the index goes back to 0 only at a
+key greater than all before it, and so at one that no event had.  Those of different workers: each
+frame has one worker, and an event the number of a frame that its worker took.  Those of a worker
+and its successor: what was taken is committed together with the events that it led to (the engine
+says that a frame is taken before its first event, so a torn one counts too).  So a frame that comes
+again has no events that anybody has seen; and one that does not leads to none in the successor,
+whose tables are empty.  There the same event has the same id as if nobody had died, unless what is
+missing from the tables changes how many events stand ahead of it under its key.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -10,8 +23,8 @@ from libc.string cimport memcpy
 
 from gazer.atomics cimport load_acquire, store_release
 from gazer.counters cimport (
-    MAX_COUNTERS, P_EVENTS, RUNNING, WAITING, WORD_COMMITS, W_FRAMES, W_OMITTED, W_RECORDS,
-    W_TORN_EVENTS, W_TORN_FRAMES, W_TRANSACTIONS, W_WAITS, Slot)
+    MAX_COUNTERS, P_EVENTS, P_PASSED, RUNNING, WAITING, WORD_COMMITS, WORD_IN_HAND, W_FRAMES,
+    W_OMITTED, W_RECORDS, W_TORN_EVENTS, W_TORN_FRAMES, W_TRANSACTIONS, W_WAITS, Slot)
 from gazer.ring cimport (
     MARK_END, Ring, bell_wait, ring_claim, ring_commit, ring_mark, ring_producer_awake,
     ring_producer_sleeps, ring_publish, ring_wake_consumer)
@@ -116,9 +129,26 @@ cdef class Emitter:
         memcpy(c, own, sizeof(own))
         self.show()
 
+    cdef void identify(self, uint64_t clock, uint64_t sequence) noexcept nogil:
+        """The next event has this key, and its id names its place under it."""
+        cdef bint own
+        if clock > self.last_clock or (clock == self.last_clock
+                                       and sequence > self.last_sequence):
+            self.last_clock = clock
+            self.last_sequence = sequence
+            self.index = 0
+        else:
+            self.index += 1
+        # The key of the frame in hand; ahead of it leaves what is due at the keys of earlier ones.
+        own = (sequence == self.slot.words[WORD_IN_HAND]
+               and clock == self.slot.positions[P_PASSED])
+        self.encoder.identify(sequence, self.index, 0 if own else clock)
+
     cdef void tx(self, const Exchange* x, uint64_t clock, uint64_t sequence) noexcept nogil:
         """The transaction's event, due at this key."""
         cdef uint8_t* to = self.room(self.encoder.plan_tx(x))
+        if self.encoder.ids:
+            self.identify(clock, sequence)
         ring_commit(&self.events, self.encoder.tx(x, to, clock, sequence))
         self.counters[W_TRANSACTIONS] += 1
         self.counters[W_OMITTED] += self.encoder.omitted
@@ -133,6 +163,8 @@ cdef class Emitter:
         cdef uint8_t* to
         for i in range(m.records_read):
             to = self.room(self.encoder.plan_record(x, i))
+            if self.encoder.ids:
+                self.identify(clock, sequence)
             ring_commit(&self.events, self.encoder.record(x, i, to, clock, sequence))
             self.counters[W_RECORDS] += 1
         self.counters[W_OMITTED] += m.omitted

@@ -5,6 +5,9 @@ from gazer.entry cimport FORMATS
 from gazer.workers.exchange cimport Exchange
 from gazer.workers.message cimport Message, Record
 
+cdef enum:
+    PLACE_ROOM = 64         # :capture:frame:index@clock, 2 + 17 + 20 + 16 digits at most
+
 cdef class Encoder:
     cdef bint full
     cdef bint use[FORMATS]
@@ -12,17 +15,28 @@ cdef class Encoder:
     cdef uint32_t max_size
     cdef readonly uint32_t budget       # room for records, whatever else an event holds
     cdef bytes sensor_kept
+    cdef uint32_t fixed                 # room of an event beside its records, sides and tunnels
     cdef char* sensor                   # sensor id as a JSON string without quotes
     cdef uint32_t sensor_length
     cdef bytes sensor_raw_kept
     cdef char* sensor_raw
     cdef uint32_t sensor_raw_length
+    cdef readonly bint ids              # each event has its id:
+    cdef bytes run_kept
+    cdef char* run                      # ... which begins so in JSON: sensor id and run
+    cdef uint32_t run_length
+    cdef bytes run_raw_kept
+    cdef char* run_raw
+    cdef uint32_t run_raw_length
+    cdef char place[PLACE_ROOM]         # ... and ends so, of the event in hand
+    cdef uint32_t place_length
     cdef int64_t second                 # whose text is in `date`
     cdef char date[32]
     cdef uint32_t shown_query           # records of the event in hand
     cdef uint32_t shown_reply
     cdef readonly uint32_t omitted
 
+    cdef void identify(self, uint64_t sequence, uint64_t index, uint64_t late) noexcept nogil
     cdef void set_date(self, int64_t second) noexcept nogil
     cdef uint32_t fit(self, const Message* m, uint32_t room) noexcept nogil
     cdef char* frame_begin(self, int format, char* w, const char* tag,

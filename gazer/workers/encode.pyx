@@ -16,9 +16,10 @@ from gazer.entry cimport (
     EVENT_KINDS, EVENT_RECORD, EVENT_TAGS, EVENT_TX, FORMATS, FORMAT_JSON, FORMAT_MSGPACK,
     FORMAT_TEXT, EventHeader)
 from gazer.packet cimport MAX_TAGS, PROTOCOLS
-from gazer.text cimport put, put_bytes, put_digits, put_u16
+from gazer.text cimport put, put_bytes, put_digits, put_hex, put_u16, put_u64
 from gazer.workers.anomaly cimport OK, anomaly_name
 from gazer.workers.exchange cimport ONE_WAY, STATUSES, SUCCESS, Exchange
+from gazer.workers.intake cimport CAPTURE_SHIFT
 from gazer.workers.message cimport (
     OPCODE_UPDATE, QUESTION, RECORD_ROOM, TYPE_OPT, Message, Record, message_opcode)
 from gazer.workers.parts cimport (
@@ -26,9 +27,9 @@ from gazer.workers.parts cimport (
     put_section, put_transport, put_tunnel_path, put_tunnels, put_type_name, side_room, tag_count,
     tag_id)
 from gazer.workers.values cimport (
-    Json, Out, Pack, as_big32, list_begin, list_end, list_item, map_begin, map_end, next_key,
-    pack_length, pack_uint, put_address, put_bool, put_duration, put_key, put_literal, put_port,
-    put_string, put_text, put_time, put_uint)
+    Json, Out, Pack, as_big32, as_big64, list_begin, list_end, list_item, map_begin, map_end,
+    next_key, pack_length, pack_uint, put_address, put_bool, put_duration, put_key, put_literal,
+    put_port, put_string, put_text, put_time, put_uint)
 
 import gazer.event
 
@@ -45,6 +46,7 @@ cdef extern from "time.h" nogil:
 cdef enum:
     FIXED_ROOM = 1024 + 8 * MAX_TAGS    # of an event, beside its records, sensor id and EDNS
     SMALLEST_EVENT = 16384              # all but the records fits, whatever a stranger sends
+    ID_ROOM = 32 + PLACE_ROOM           # of the event's id, beside what its run begins with
     SECOND = 1000000000
 
 
@@ -71,6 +73,20 @@ cdef void fill_tables():
 fill_tables()
 
 
+cdef inline void put_id(Out* o, Encoder e) noexcept nogil:
+    next_key(o, b", \"event_id\": ")
+    if Out is Json:
+        o.p[0] = 34
+        o.p = put_bytes(o.p + 1, e.run, e.run_length)
+    else:
+        o.p = pack_length(o.p, e.run_raw_length + e.place_length)
+        o.p = put_bytes(o.p, e.run_raw, e.run_raw_length)
+    o.p = put_bytes(o.p, e.place, e.place_length)
+    if Out is Json:
+        o.p[0] = 34
+        o.p += 1
+
+
 # --- the two kinds of event ----------------------------------------------------------------------
 
 cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
@@ -87,7 +103,7 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
     cdef bint latency = q != NULL and r != NULL and x.reply_time >= x.query_time
     cdef uint32_t tags = tag_count(x) if full else 0, i
     cdef bint waited = q != NULL and x.status != ONE_WAY
-    cdef int n = 6 + 2 * (q != NULL) + 2 * (r != NULL)
+    cdef int n = 6 + 2 * (q != NULL) + 2 * (r != NULL) + e.ids
     if full:
         n += (4 + 2 * (q != NULL) + waited + 3 * (r != NULL) + (q_edns or r_edns) + (q_bad or r_bad)
               + (e.omitted > 0) + latency + (tags > 0) + 4 * x.transfer + (q_dso or r_dso)
@@ -126,6 +142,9 @@ cdef void tx_fields(Out* o, const Exchange* x, Encoder e) noexcept nogil:
                 put_key(o, b"reply")
                 put_edns(o, r)
             map_end(o)
+    if e.ids:
+        put_id(o, e)
+    if full:
         next_key(o, b", \"flags\": ")
         put_flags(o, one.flags)
         if latency:
@@ -226,7 +245,7 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
     cdef uint32_t tags = tag_count(x) if full else 0, i
     cdef char[6 * MAX_TAGS] path
     cdef char* w
-    map_begin(o, 9 + (not question) + full * (
+    map_begin(o, 9 + (not question) + e.ids + full * (
         6 + reply + (not opt) + (not opt and not question) + (tags > 0) + (x.outer != NULL)) + top)
     if full and not opt:
         put_key(o, b"class")
@@ -238,6 +257,8 @@ cdef void record_fields(Out* o, const Exchange* x, const Message* m, const Recor
     if not question:
         next_key(o, b", \"data\": ")
         put_text(o, &m.arena, &r.data)
+    if e.ids:
+        put_id(o, e)
     if full:
         next_key(o, b", \"flags\": ")
         put_flags(o, m.flags)
@@ -305,10 +326,11 @@ cdef class Encoder:
     """Encodes the events of one worker.
 
     `formats` is a set of Format numbers, `max_size` the most bytes that an event may take in any of
-    them (at least 16 KiB, so that all but the records always fits).
+    them (at least 16 KiB, so that all but the records always fits).  `run`: when the run began, in
+    ns since 1970: each event has its id (gazer/event.py); None: it has none.
     """
 
-    def __init__(self, *, full, formats, max_size, sensor):
+    def __init__(self, *, full, formats, max_size, sensor, run=None):
         if max_size < SMALLEST_EVENT:
             raise ValueError(f"an event must be allowed {SMALLEST_EVENT} bytes, not {max_size}")
         self.full = full
@@ -327,8 +349,34 @@ cdef class Encoder:
         self.sensor_raw_kept = sensor.encode()
         self.sensor_raw = self.sensor_raw_kept
         self.sensor_raw_length = len(self.sensor_raw_kept)
-        self.budget = self.max_size - FIXED_ROOM - self.sensor_length
+        self.fixed = FIXED_ROOM + self.sensor_length
+        if run is not None:
+            self.ids = True
+            self.run_kept = self.sensor_kept + b":%x" % run
+            self.run = self.run_kept
+            self.run_length = len(self.run_kept)
+            self.run_raw_kept = self.sensor_raw_kept + b":%x" % run
+            self.run_raw = self.run_raw_kept
+            self.run_raw_length = len(self.run_raw_kept)
+            self.fixed += self.run_length + ID_ROOM
+        self.budget = self.max_size - self.fixed
         self.second = -1
+
+    cdef void identify(self, uint64_t sequence, uint64_t index, uint64_t late) noexcept nogil:
+        """The next event is the one of this index under the frame's number, and `late` if that
+        is not 0: then it is due at this clock, not at the frame's."""
+        cdef char* w = self.place
+        w[0] = 58
+        w = put_u64(w + 1, sequence >> CAPTURE_SHIFT)
+        w[0] = 58
+        w = put_u64(w + 1, sequence & ((<uint64_t>1 << CAPTURE_SHIFT) - 1))
+        w[0] = 58
+        w = put_u64(w + 1, index)
+        if late:
+            w[0] = 64
+            late = as_big64(late)
+            w = put_hex(w + 1, <const uint8_t*>&late, sizeof(late))
+        self.place_length = <uint32_t>(w - self.place)
 
     cdef void set_date(self, int64_t second) noexcept nogil:
         """`date` is 2015-10-11T02:40:12 (UTC), 19 bytes."""
@@ -370,8 +418,8 @@ cdef class Encoder:
         Records are left out from the end.  The query gives way to the reply, but keeps at least
         half of the room; a stranger's long query can't crowd out the reply.
         """
-        cdef uint32_t fixed = (FIXED_ROOM + self.sensor_length + side_room(x.query)
-                               + side_room(x.reply) + (TUNNEL_ROOM if x.outer != NULL else 0))
+        cdef uint32_t fixed = (self.fixed + side_room(x.query) + side_room(x.reply)
+                               + (TUNNEL_ROOM if x.outer != NULL else 0))
         cdef uint32_t room = self.max_size - fixed
         cdef uint32_t query = 0 if x.query == NULL else x.query.room
         cdef uint32_t reply = 0 if x.reply == NULL else x.reply.room
@@ -489,7 +537,7 @@ cdef class Encoder:
         """The most that the entry for record i of the exchange's one message may take."""
         cdef const Message* m = x.query if x.reply == NULL else x.reply
         return sizeof(EventHeader) + self.formats * (
-            FIXED_ROOM + (TUNNEL_ROOM if x.outer != NULL else 0) + self.sensor_length
+            self.fixed + (TUNNEL_ROOM if x.outer != NULL else 0)
             + m.records[i].name.length + m.records[i].name.escapes
             + m.records[i].data.length + m.records[i].data.escapes + RECORD_ROOM)
 

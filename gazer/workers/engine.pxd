@@ -37,5 +37,5 @@ cdef class Engine:
     cdef void segment(self, const FrameEntry* f, const uint8_t* payload,
                       Origin* o) noexcept nogil
     cdef void hand_on(self, Origin* o) noexcept nogil
-    cdef void expire(self, uint64_t clock) noexcept nogil
+    cdef void expire(self, uint64_t clock, uint64_t sequence) noexcept nogil
     cdef int turn(self) noexcept nogil

@@ -43,6 +43,11 @@ cdef enum:
     NAP = 100               # ms; the longest sleep: a safety net, and the pace of heartbeats
 
 
+cdef inline bint below(uint64_t clock, uint64_t sequence, uint64_t than_clock,
+                       uint64_t than_sequence) noexcept nogil:
+    return clock < than_clock or (clock == than_clock and sequence < than_sequence)
+
+
 cdef class Engine:
     """One worker's rings, tables and counters.
 
@@ -193,7 +198,8 @@ cdef class Engine:
                     break
             clock = self.intake.mark_clock
             sequence = self.intake.mark_sequence
-            self.expire(clock)
+            # At the end no lane's number is a bound.
+            self.expire(clock, MARK_END if clock == MARK_END else sequence)
             self.publish(clock, sequence)
             ring_wake_consumer(&self.emitter.events)
             self.intake.release()
@@ -227,7 +233,7 @@ cdef class Engine:
         """Leave this frame out.  It is lost, so what its absence makes look like a missing query or
         reply is no evidence; and what is due ahead of it leaves first, as ahead of any other."""
         store_relaxed(self.in_hand, f.sequence)     # who is killed before the commit skips it too
-        self.expire(f.clock)
+        self.expire(f.clock, f.sequence)
         self.intake.heads[lane] = self.intake.lanes[lane].consumer.head
         self.slot.positions[P_PASSED] = f.clock
         if f.clock > self.intake.loss:
@@ -288,7 +294,7 @@ cdef class Engine:
         cdef uint32_t n = 0
         cdef bint sound
         store_relaxed(self.in_hand, f.sequence)
-        self.expire(f.clock)
+        self.expire(f.clock, f.sequence)
         # From here on the frame is taken: a commit within it does not bring it again.
         self.intake.heads[lane] = self.intake.lanes[lane].consumer.head
         self.slot.positions[P_PASSED] = f.clock
@@ -393,9 +399,13 @@ cdef class Engine:
             o.cut = False
             self.matcher.message(o, item.wire, item.length)
 
-    cdef void expire(self, uint64_t clock) noexcept nogil:
-        """What has waited long enough by this clock leaves, in the order in which it became due:
-        transactions and zone transfers, and connections without a segment."""
+    cdef void expire(self, uint64_t clock, uint64_t sequence) noexcept nogil:
+        """What is due below this key leaves, in the order in which it became due: transactions and
+        zone transfers, and connections without a segment.
+
+        By key and not by clock alone: at one clock a frame of one lane may come ahead of what a
+        frame of another lane, with a greater number, makes due.
+        """
         cdef Due due
         cdef Origin o
         cdef uint64_t idle, number
@@ -407,13 +417,12 @@ cdef class Engine:
                 self.settle()
             waits = self.matcher.due(&due)
             idle = self.streams.due(&number)
-            if number and idle <= clock and (
-                    not waits or idle < due.clock
-                    or (idle == due.clock and number < due.sequence)):
+            if number and below(idle, number, clock, sequence) and (
+                    not waits or below(idle, number, due.clock, due.sequence)):
                 o.outer = NULL
                 self.streams.expire(idle, clock == MARK_END)
                 self.hand_on(&o)
                 continue
-            if not waits or due.clock > clock:
+            if not waits or not below(due.clock, due.sequence, clock, sequence):
                 return
             self.matcher.expire(&due)

@@ -112,6 +112,7 @@ def prepare(child: Child) -> Engine:
             formats=[int(kind) for kind in config.forms()],
             max_size=config.events.max_size,
             sensor=config.sensor.id,
+            run=child.slot.run()["started"] if config.events.event_id else None,
         ),
         records=config.events.records,
         timeout=limits.timeout_ns,
