@@ -7,8 +7,10 @@ ledger says can be held against one another.
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -160,6 +162,38 @@ def test_a_sink_that_is_killed_loses_nothing(sensor, start, receiver, spool, awa
     assert found["dropped"] == found["lost"] == found["left"] == 0
     assert set(came(receiver)) == set(range(400))
     assert max(came(receiver).values()) <= 4        # once, and once more for each kill
+
+
+def test_a_receiver_that_flaps_and_a_sink_that_dies_meanwhile(sensor, start, receiver):
+    """At moments that nobody chose, four times, as five deaths within a minute end the service.
+    What was captured is what was delivered; what came twice was in hand."""
+    live = start(spool=True, chunk_size="16KiB", window=4, flush_interval="10ms")
+    chance = random.Random(53)
+    sent = 0
+    for turn in range(12):
+        if turn % 3 == 1:
+            receiver.refuse()
+        sensor.send(frames(*range(sent, sent + 100)))
+        sent += 100
+        time.sleep(chance.uniform(0, 0.2))
+        if turn % 3 == 2:
+            old = live.part("gazer:sink").pid
+            live.part("gazer:sink").kill()
+            successor(live, "gazer:sink", old)
+            receiver.listen()
+    all_came(receiver, sent)
+
+    def settled():
+        """the spool is empty, and everything adds up"""
+        told = stats(sensor, live)
+        assert told["balances"]["hold"], told["balances"]
+        return not told["account"]["outputs"][0]["spool_events"]
+
+    eventually(settled, 30.0)
+    found = ended(live)
+    assert found["dropped"] == found["lost"] == 0
+    assert set(came(receiver)) == set(range(sent))
+    assert max(came(receiver).values()) <= 1 + 2 * 4     # a kill, and a server that left
 
 
 def test_a_receiver_that_freezes_is_spooled_for_and_live_events_do_not_wait(
