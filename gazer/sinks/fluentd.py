@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gazer.config.forward import Forward
-    from gazer.sinks.chunks import Answer
+    from gazer.sinks.tasks import Answer
     from gazer.sinks.servers import Server
 
 SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
