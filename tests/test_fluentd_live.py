@@ -225,6 +225,28 @@ def test_a_receiver_that_freezes_is_spooled_for_and_live_events_do_not_wait(
     assert found["spooled"] > 0
 
 
+def test_a_receiver_that_freezes_is_told_at_once_and_in_the_ledger(sensor, start, receiver):
+    """Connected, and acknowledges nothing: without a spool nothing else would say so before
+    `ack_timeout`."""
+    start_ = start(ack_timeout="60s", outputs=[{"type": "text", "path": str(sensor.out)}])
+    eventually(lambda: receiver.connections)
+    receiver.stalled.set()
+    sensor.lab.send(frames(*range(10)))     # it may have been about to read
+    sensor.await_lines(10)
+    sensor.lab.send(frames(*range(10, 20)))
+    sensor.await_lines(20)
+    eventually(lambda: stats(sensor, start_)["account"]["outputs"][0]["blocked_seconds"] >= 2)
+    name = f"fluentd at {receiver.address}"
+    start_.says(f"{name} has taken nothing for 5 s: nothing is acknowledged")
+    done = sensor.gazer("health", "--pid", start_.pid, "--blocked", 2, command="gazer")
+    said = " ".join(done.lines + done.said)
+    assert done.code == 1 and f"output {name} has taken nothing for" in said
+    receiver.stalled.clear()
+    all_came(receiver, 20)
+    eventually(lambda: not stats(sensor, start_)["account"]["outputs"][0]["blocked_seconds"])
+    ended(start_)
+
+
 def test_health_says_that_a_server_is_away(sensor, start, receiver):
     receiver.refuse()
     live = start(spool=True)

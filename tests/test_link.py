@@ -34,6 +34,7 @@ class Forwarder:
 
     def __init__(self, window=3, **counts):
         self.name, self.window, self.progress, self.wanted = "fluentd at x", window, 0.0, False
+        self.said, self.why = 0.0, ""
         self.tasks: deque = deque()
         self.answers: deque[Answer] = deque()
         self.came: list[tuple[str, int]] = []

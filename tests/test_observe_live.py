@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -67,6 +68,10 @@ def test_a_live_sensor_shows_all_of_it(sensor, gazer):
     done = run(gazer, "stats", "--pid", live.pid)
     assert max(map(len, done.lines)) <= 80 and done.lines[-1] == "  it adds up"
     assert run(gazer, "health", "--pid", live.pid).code == 0
+
+    assert tree["account"]["outputs"][0]["name"] == str(sensor.out)
+    assert tree["account"]["outputs"][0]["blocked_seconds"] == 0
+    assert total(found, "output_blocked_seconds") == 0
 
     screen = run(gazer, "top", "--once", "--interval", 0.1, "--pid", live.pid).lines
     assert screen[1] == "well; the account adds up"
@@ -133,3 +138,52 @@ def test_a_killed_sensor_is_not_found(sensor):
     live.wait()
     with pytest.raises(GazerError, match=f"no process has the pid {live.pid}"):
         find(live.pid)
+
+
+def test_one_output_of_two_that_takes_nothing(sensor, gazer):
+    """A FIFO that nobody reads: the file beside it goes on, and health says which it is."""
+    fifo = sensor.folder / "fifo"
+    os.mkfifo(fifo)
+    sensor.lab.run(["ip", "link", "set", "lo", "up"])
+    live = sensor.configured(metrics={"listen": "127.0.0.1:9853"}, outputs=[
+        {"type": "text", "path": str(sensor.out)}, {"type": "text", "path": str(fifo)}])
+    sensor.lab.send(frames(*range(20)))
+    sensor.await_lines(20)
+
+    def complains():
+        """of the FIFO, and of nothing else"""
+        done = run(gazer, "health", "--pid", live.pid, "--blocked", 2, "--window", 0)
+        return done.code == 1 and done.lines + done.said
+
+    said = eventually(complains)
+    assert len(said) == 1 and f"output {fifo} has taken nothing for " in said[0]
+    assert run(gazer, "health", "--pid", live.pid).code == 0        # not yet for 30 s
+    found = metrics(sensor.lab)
+    assert total(found, "output_blocked_seconds", output="1") > 1.9
+    assert total(found, "output_blocked_seconds", output="0") == 0
+    assert total(found, "process_waiting", role="sink") == 0
+    tree = json.loads(run(gazer, "stats", "--json", "--pid", live.pid).stdout)
+    assert [one["blocked_seconds"] >= 2 for one in tree["account"]["outputs"]] == [False, True]
+    assert [one["name"] for one in tree["account"]["outputs"]] == [str(sensor.out), str(fifo)]
+    screen = run(gazer, "top", "--once", "--interval", 0.1, "--pid", live.pid).lines
+    assert [line for line in screen if line.startswith("output 1    TAKES NOTHING for ")]
+    live.signal(signal.SIGTERM)
+    done = live.wait(30.0)
+    assert f"{fifo} had no room: the rest is not written to it" in done.stderr
+
+
+def test_the_only_output_that_takes_nothing_is_a_sink_that_is_blocked(sensor, gazer):
+    fifo = sensor.folder / "fifo"
+    os.mkfifo(fifo)
+    live = sensor.configured(outputs=[{"type": "text", "path": str(fifo)}])
+    sensor.lab.send(frames(*range(20)))
+
+    def complains():
+        """of both, though the sink beats"""
+        done = run(gazer, "health", "--pid", live.pid, "--blocked", 2, "--window", 0)
+        said = " ".join(done.lines + done.said)
+        return "sink has been blocked for " in said and f"output {fifo} has taken nothing" in said
+
+    eventually(complains)
+    live.signal(signal.SIGTERM)
+    live.wait(30.0)

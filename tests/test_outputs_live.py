@@ -16,6 +16,7 @@ import pytest
 
 from gazer.counters import Slot, ledger_bytes, ledger_create
 from gazer.ring import Ring, ring_bytes
+from gazer.sinks import output as of_output
 from gazer.sinks.files import ClosedError, FileOutput, GaveUpError
 from gazer.sinks.merge import Merge
 from gazer.sinks.outputs import Outputs
@@ -298,11 +299,72 @@ def test_a_fifo_is_waited_for_without_holding_up_the_start(tmp_path):
     assert sink.said == [f"waiting for someone to read {fifo}"]
     sink.events(100)
     sink.until(lambda: sink.counted(1)["events"] == 100)
-    assert sink.counted(0) == dict.fromkeys(sink.counted(0), 0)
+    assert sink.counted(0) | {"blocked_since": 0} == dict.fromkeys(sink.counted(0), 0)
     fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     sink.until(sink.written)
     assert os.read(fd, 10_000) == path.read_bytes()
     os.close(fd)
+    sink.close()
+
+
+@pytest.mark.parametrize("why", ["nobody reads it", "who reads it does not go on"])
+def test_one_output_of_two_that_takes_nothing_is_told_and_in_the_ledger(
+        tmp_path, monkeypatch, why):
+    """The sink is not blocked; each line comes again, though the output itself says nothing."""
+    monkeypatch.setattr(of_output, "STILL", 1.5)
+    monkeypatch.setattr(of_output, "REMIND", 0.5)
+    fifo, path = tmp_path / "fifo", tmp_path / "out"
+    os.mkfifo(fifo)
+    fd = -1
+    if why != "nobody reads it":
+        fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(fd, b"\n" * 4096)
+    sink = Sink(fifo, path)
+    before = time.monotonic_ns()
+    sink.events(100)
+
+    def blocked():
+        """the ledger says since when"""
+        return sink.counted(0)["blocked_since"]
+
+    sink.until(blocked)
+    since = blocked()
+    assert before - 1e6 <= since <= time.monotonic_ns() - 0.9e9
+    line = f"{fifo} has taken nothing for 2 s: {why}"
+    sink.until(lambda: sum("has taken nothing" in text for text in sink.said) >= 3)
+    assert line in sink.said
+    assert blocked() == since and sink.counted(1)["blocked_since"] == 0
+    assert sink.slot.state != "waiting" and sink.counted(1)["events"] == 100
+    data = b""
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) if fd < 0 else fd
+
+    def moves():
+        """it has taken all, and the ledger says so"""
+        nonlocal data
+        with contextlib.suppress(BlockingIOError):
+            data += os.read(fd, 1 << 16)
+        return sink.written() and not blocked()
+
+    sink.until(moves)
+    sink.heard(f"{fifo} goes on after ")
+    count = len(sink.said)
+    sink.events(1)
+    sink.until(moves)
+    assert len(sink.said) == count
+    os.close(fd)
+    sink.close()
+
+
+def test_a_successor_does_not_say_what_its_predecessor_saw(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    sink = Sink(fifo)
+    sink.events(1)
+    sink.until(lambda: sink.counted()["blocked_since"])
+    sink.outputs.attach(sink.merge)
+    assert sink.counted()["blocked_since"] == 0
     sink.close()
 
 

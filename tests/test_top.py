@@ -80,7 +80,7 @@ def test_an_output_that_takes_nothing_has_a_line():
     new = replace(new, names=("/var/log/" + "x" * 40,),
                   account=account(output__blocked_since=int(7.5e9), output__events=30))
     found, = [text for text in screen(100, old, new, asked()) if text.startswith("output 0")]
-    assert found == f"output 0    TAKES NOTHING for 4 s: ~{'x' * 29}, 20 events wait"
+    assert found == f"output 0    TAKES NOTHING for 4 s: ~{'x' * 23}, 20 wait"
     both = replace(new, names=("fluentd at a:1",), account=account(
         output__blocked_since=int(7.5e9), output__servers=1))
     found = [text for text in screen(100, old, both, asked()) if text.startswith("output 0")]

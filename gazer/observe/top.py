@@ -153,10 +153,10 @@ def _links(new: Snapshot) -> Iterator[str]:
         if new.blocked(number):
             name = new.output(number).removeprefix("output ")
             # The end of a path tells more than its beginning.
-            name = name if len(name) <= 30 else f"~{name[-29:]}"
+            name = name if len(name) <= 24 else f"~{name[-23:]}"
             yield (f"output {number:<5}TAKES NOTHING for {span(new.blocked(number))}: "
                    f"{name}, {new.standing().in_flight[f'events on their way to output {number}']}"
-                   " events wait")
+                   " wait")
         if not o["servers"]:
             continue
         line = f"output {number:<5}{o['servers_up']} of {o['servers']} servers up"

@@ -22,10 +22,10 @@ file is known by device and inode: its size alone could be another file's, after
 takes back what its predecessor can have written, and that is no more than the block it had in hand,
 whose length was committed ahead of the write; without one it takes back nothing.  Where more stands
 there, somebody else writes to the file: a line says so, and all of it stays, though a part of our
-block may be in there, which then comes twice.  (Who appends for the first time in just the moment in
-which we die within a block, and less than that, is taken for us.)  In no case more than MOST_CUT is
-cut: `place` stands in shared memory, which a worker that was taken over can write, and what was
-logged must not go with it.  If we died between the renaming and the
+block may be in there, which then comes twice.  (Who appends for the first time while we have a block
+in hand and die, and less than that block, is taken for us.)  Never is more than MOST_CUT cut, as
+`place` stands in shared memory, which a worker that was taken over can write, and what was logged
+must not go with it.  If we died between the renaming and the
 opening again, it is the renamed file that is taken back: it is looked for beside the path, under a
 name that begins as the path's does.  One that has gone elsewhere keeps what was written since the
 last commit, a block at most, which then is in the new file as well.
