@@ -31,6 +31,8 @@ def report(pid: int, snapshot: Snapshot, standing: Standing) -> Iterator[str]:
     yield from _section("sink", pairs(account.sink))
     for number, output in enumerate(account.outputs):
         name = snapshot.names[number] if number < len(snapshot.names) else ""
+        room = COLUMNS - len(f"output {number}: ")
+        name = name if len(name) <= room else f"~{name[1 - room:]}"
         yield from _section(f"output {number}" + (f": {name}" if name else ""),
                             pairs(_of_output(output) | _blocked(snapshot, number)))
     if any(snapshot.supervisor.values()):

@@ -22,7 +22,7 @@ file is known by device and inode: its size alone could be another file's, after
 takes back what its predecessor can have written, and that is no more than the block it had in hand,
 whose length was committed ahead of the write; without one it takes back nothing.  Where more stands
 there, somebody else writes to the file: a line says so, and all of it stays, though a part of our
-block may be in there, which then comes twice.  (Who appends for the first time while we have a block
+block may be in there, which then comes twice.  (Who first appends while we have a block
 in hand and die, and less than that block, is taken for us.)  Never is more than MOST_CUT cut, as
 `place` stands in shared memory, which a worker that was taken over can write, and what was logged
 must not go with it.  If we died between the renaming and the
