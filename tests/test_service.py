@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 
+from gazer.service.run import SAME
 from tests.conftest import eventually
 from tests.service import Service
 
@@ -58,10 +59,22 @@ def test_a_second_signal_ends_it_at_once(service):
     (s := service()).tell("slow-worker0")
     s.live.signal(signal.SIGTERM)
     s.live.says("stopping")
+    time.sleep(SAME / 1e9)      # what comes sooner is the same signal
     s.live.signal(signal.SIGINT)
     done = s.live.wait(5.0)
     assert done.code == 1
     assert "stopped at once" in done.stderr
+
+
+def test_a_signal_that_comes_twice_is_one(service):
+    (s := service()).tell("slow-worker0")
+    s.live.signal(signal.SIGTERM)
+    s.live.signal(signal.SIGINT)
+    os.killpg(s.live.pid, signal.SIGTERM)
+    s.live.says("stopping")
+    (s.folder / "slow-worker0").unlink()
+    done = s.live.wait(20.0)
+    assert (done.code, done.stderr.count("stopping: ")) == (0, 1)
 
 
 def test_a_stop_that_takes_too_long_is_given_up(service):

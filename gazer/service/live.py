@@ -209,12 +209,12 @@ class LiveRun(Run):
 
     # --- signals -------------------------------------------------------------------------------
 
-    def _obey(self, number: int) -> bool:
+    def _obey(self, number: int, when: int) -> bool:
         if number == signal.SIGHUP:
             if not self._stops:
                 self._reload()
             return True
-        return super()._obey(number)
+        return super()._obey(number, when)
 
     def _asked_to_stop(self) -> bool:
         if not super()._asked_to_stop():
