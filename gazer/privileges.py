@@ -203,6 +203,15 @@ def can_become(identity: Identity | None) -> bool:
             or system.capabilities()[0] & needed == needed)
 
 
+def least_port() -> int:
+    """The lowest port that a process without capabilities may listen on."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+            return int(file.read())     # of IPv6 too
+    except (OSError, ValueError):
+        return 1024
+
+
 def _limit_what_may_come(kept: int) -> None:
     """Nothing but these from an exec.  Where the bounding set is out of reach, no_new_privs does
     the same for files, and ambient capabilities are all that a user without them inherits."""
