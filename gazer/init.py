@@ -59,7 +59,10 @@ def first_config(site: Site, interfaces: Sequence[str]) -> Config:
     """The configuration to begin with."""
     for name in interfaces:
         if not _INTERFACE.fullmatch(name) or "/" in name:
-            raise UsageError(f"--interface: {name!a} is not the name of an interface")
+            raise UsageError(
+                f"--interface: {name!a} is not the name of an interface: those are of 1 to 15 "
+                "characters of ASCII without blank, colon or slash"
+            )
     default = Config()
     return replace(
         default,

@@ -165,7 +165,18 @@ def test_hup_starts_who_serves_metrics_anew(service):
 def test_hup_without_a_file_opens_outputs_again(service):
     s = service("--no-file")
     s.live.signal(signal.SIGHUP)
-    s.live.says("outputs are opened again")
+    s.live.says("outputs are opened again; there is no configuration file to read again\n")
+    assert s.stop()[0] == 0
+
+
+@pytest.mark.parametrize("paths, said", [
+    (["-"], "standard output stays as it is"),
+    (["-", "out"], "outputs are opened again, but for standard output"),
+])  # fmt: skip
+def test_hup_does_not_say_that_standard_output_is_opened_again(service, paths, said):
+    s = service("--no-file", outputs=paths)
+    s.live.signal(signal.SIGHUP)
+    s.live.says(f"gazer: {said}; there is no configuration file to read again\n")
     assert s.stop()[0] == 0
 
 
