@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 
 BLOCK = 256 * 1024          # bytes written at once; fits a core's cache
 QUEUE = 16 * 1024 * 1024    # bytes of blocks that may wait for an output of a live run
-SPARE = 4                   # empty blocks kept for each output
 BRIEF = 0.25                # seconds for which the others wait for an output that stands still
 STUCK = 1.0                 # seconds without progress after which an output counts as stuck
 LAST = 0.5                  # ... that the last write may take when all is to end at once
@@ -248,7 +247,7 @@ class Outputs:
         task = output.task(upto)
         output.since = 0.0
         if task.block is not None and not output.ended and not output.full:
-            output.block = output.spare.pop() if output.spare else output.empty()
+            output.block = output.next()
             assert self._merge is not None
             self._merge.swap(output.number, output.block)
         self._queue(output, task)
@@ -292,7 +291,9 @@ class Outputs:
     def _take(self) -> None:
         for output in self.all:
             if output.link is not None:     # ahead of the answers, see Account.imbalances
-                self._moved |= output.link.account(self._slot, output.number)
+                if output.link.account(self._slot, output.number):
+                    self._moved = True
+                    output.thin()
             while output.busy:
                 assert output.hand is not None
                 answer = output.hand.take()
@@ -360,9 +361,7 @@ class Outputs:
         block = task.block
         if block is not None and block is not output.block:
             task.let_go()
-            block.clear()
-            if len(output.spare) < SPARE:
-                output.spare.append(block)
+            output.keep(block)
 
     def _end(self, output: Output, failure: Exception) -> None:
         """It takes no more: what waits for it is dropped."""
