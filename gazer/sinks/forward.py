@@ -78,11 +78,19 @@ def message(
 ) -> list[Buffer]:
     """A chunk as the buffers of one sendmsg(2); the payload is one of them as it is."""
     size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
-    option = b"%c\xa4size\xce%b\xa5chunk%b" % (
-        0x83 if compressed else 0x82, events.to_bytes(4, "big"), _string(chunk))
+    option = b"%c\xa4size%b\xa5chunk%b" % (
+        0x83 if compressed else 0x82, _number(events), _string(chunk))
     if compressed:
         option += b"\xaacompressed" + _string(compressed.encode())
     return [b"\x93" + _string(tag.encode()) + _bin_header(size), payload, option]
+
+
+def _number(n: int) -> bytes:
+    if n < 1 << 7:
+        return b"%c" % n
+    if n < 1 << 8:
+        return b"\xcc%c" % n
+    return b"\xcd" + n.to_bytes(2, "big") if n < 1 << 16 else b"\xce" + n.to_bytes(4, "big")
 
 
 def _string(octets: bytes) -> bytes:

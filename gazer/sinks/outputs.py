@@ -49,7 +49,7 @@ from gazer.event import TAG_STATS
 from gazer.sinks.files import TORN_PIPE, ClosedError, FileOutput, GaveUpError
 from gazer.sinks.link import Link
 from gazer.sinks.merge import Block, Merge
-from gazer.sinks.output import REMIND, Output
+from gazer.sinks.output import REMIND, TASKS, Output
 from gazer.sinks.tasks import Answer, Task, perform, untagged
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -114,6 +114,8 @@ class Outputs:
         for output in self.all:
             if hand is not None and output.file is not None:
                 output.hand = hand(partial(perform, output.file, output.lines))
+        if not self.live:
+            self._listen(False)
 
     @property
     def blocks(self) -> list[Block]:
@@ -211,7 +213,9 @@ class Outputs:
             if output.ended:
                 self._slot.add_output(output.number, 0, 0, events, 0, upto)
             elif output.file is None:
-                self._wait_for(output, lambda output=output: not output.full)
+                if output.full:     # make room for several: each wait costs more than a block
+                    self._wait_for(output, lambda output=output: 4 * output.waiting
+                                   <= 3 * output.room and len(output.queue) < TASKS // 2)
                 self._seal(output, upto)
                 continue
             else:
@@ -233,6 +237,8 @@ class Outputs:
         as long as there is progress."""
         merge = self._merge
         assert merge is not None
+        self._listen(True)
+        self._go_on()
         while not what() and not output.ended:
             self._slot.waits(True)
             merge.nap(NAP_MS)
@@ -241,6 +247,13 @@ class Outputs:
                 self._end(output, GaveUpError())
                 self._abandon(output)
         self._slot.waits(False)
+        self._listen(False)
+
+    def _listen(self, does: bool) -> None:
+        """In a run over files answers need nobody's attention, unless somebody waits for them."""
+        for output in self.all:
+            if output.link is not None:
+                output.link.forwarder.ringing = does
 
     def _seal(self, output: Output, upto: int) -> None:
         block = output.block
