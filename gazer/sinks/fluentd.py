@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gazer.config.forward import Forward
-    from gazer.sinks.tasks import Answer
     from gazer.sinks.servers import Server
+    from gazer.sinks.tasks import Answer
 
 SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
 BRIEF = 0.1     # ... for which many may wait behind the window
@@ -219,10 +219,8 @@ class Forwarder:
                 poll.register(connection.socket, mask)
         found = []
         self._asleep = True
-        if self._given or timeout <= 0:
-            ready = poll.poll(0)
-        else:
-            ready = poll.poll(int(timeout * 1000) + 1)
+        waits = timeout > 0 and not self._given
+        ready = poll.poll(int(timeout * 1000) + 1 if waits else 0)
         self._asleep = False
         for fd, _ in ready:
             if fd == self._waker:
