@@ -119,10 +119,10 @@ class Forwarder:
 
     # --- for the sink's loop -------------------------------------------------------------------
 
-    def give(self, task: Any) -> None:
-        """One more task, of at most `window` that are not answered.  Its parts must stay as they
+    def give(self, *tasks: Any) -> None:
+        """More tasks, of at most `window` that are not answered.  Their parts must stay as they
         are until then."""
-        self._given.append(task)
+        self._given.extend(tasks)
         if self._asleep:
             self._wake()
 

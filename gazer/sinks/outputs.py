@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 BLOCK = 256 * 1024          # bytes written at once; fits a core's cache
 QUEUE = 16 * 1024 * 1024    # bytes of blocks that may wait for an output of a live run
+BUNCH = 4                   # tasks of a run over files that are handed over together
 BRIEF = 0.25                # seconds for which the others wait for an output that stands still
 STUCK = 1.0                 # seconds without progress after which an output counts as stuck
 LAST = 0.5                  # ... that the last write may take when all is to end at once
@@ -228,7 +229,7 @@ class Outputs:
             output.since = 0.0
             output.done = upto
         merge.settle_all()
-        if self.threaded:
+        if any(len(output.queue) >= BUNCH for output in self.all):
             self._go_on()
         self._raise()
 
@@ -344,6 +345,7 @@ class Outputs:
 
     def _hand_on(self, output: Output) -> None:
         assert output.hand is not None
+        bunch = []
         while len(output.busy) < output.window:
             task = self._next(output)
             if task is None:
@@ -357,7 +359,9 @@ class Outputs:
                     # A successor must know that a line may be torn.
                     self._slot.place_output(output.number, *TORN_PIPE)
                     self._slot.publish()
-            output.hand.give(task)
+            bunch.append(task)
+        if bunch:
+            output.hand.give(*bunch)
 
     def _account(self, output: Output, answer: Answer) -> None:
         task = answer.task
