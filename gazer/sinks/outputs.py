@@ -305,9 +305,7 @@ class Outputs:
     def _take(self) -> None:
         for output in self.all:
             if output.link is not None:     # ahead of the answers, see Account.imbalances
-                if output.link.account(self._slot, output.number):
-                    self._moved = True
-                    output.thin()
+                self._look_at(output)
             while output.busy:
                 assert output.hand is not None
                 answer = output.hand.take()
@@ -319,6 +317,11 @@ class Outputs:
             if output.lost and output.free and not output.ended:
                 self._notice(f"{output.name} keeps up again: {_events(output.lost)} dropped")
                 output.lost = 0
+
+    def _look_at(self, output: Output) -> None:
+        if output.link is not None and output.link.account(self._slot, output.number):
+            self._moved = True
+            output.thin()
 
     def _skip_gaps(self, output: Output) -> None:
         while not output.busy and output.queue and output.queue[0].gap:
