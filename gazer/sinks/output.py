@@ -68,6 +68,13 @@ class Output:
     def full(self) -> bool:
         return self.waiting >= self.room or len(self.queue) >= TASKS
 
+    def has_room(self) -> bool:
+        """For several tasks: each wait for room costs more than a task."""
+        return 4 * self.waiting <= 3 * self.room and len(self.queue) < TASKS // 2
+
+    def is_idle(self) -> bool:
+        return self.idle
+
     def stuck(self, seconds: float) -> bool:
         """It has work, and has not moved for so long."""
         return bool(self.busy) and time.monotonic() - self.target.progress > seconds

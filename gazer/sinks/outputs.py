@@ -49,7 +49,7 @@ from gazer.event import TAG_STATS
 from gazer.sinks.files import TORN_PIPE, ClosedError, FileOutput, GaveUpError
 from gazer.sinks.link import Link
 from gazer.sinks.merge import Block, Merge
-from gazer.sinks.output import REMIND, TASKS, Output
+from gazer.sinks.output import REMIND, Output
 from gazer.sinks.tasks import Answer, Task, perform, untagged
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -214,9 +214,8 @@ class Outputs:
             if output.ended:
                 self._slot.add_output(output.number, 0, 0, events, 0, upto)
             elif output.file is None:
-                if output.full:     # make room for several: each wait costs more than a block
-                    self._wait_for(output, lambda output=output: 4 * output.waiting
-                                   <= 3 * output.room and len(output.queue) < TASKS // 2)
+                if output.full:
+                    self._wait_for(output, Output.has_room)
                 self._seal(output, upto)
                 continue
             else:
@@ -233,14 +232,14 @@ class Outputs:
             self._go_on()
         self._raise()
 
-    def _wait_for(self, output: Output, what: Callable[[], bool]) -> None:
+    def _wait_for(self, output: Output, what: Callable[[Output], bool]) -> None:
         """In a run over files: until it is so, or the output has ended.  An interrupted run waits
         as long as there is progress."""
         merge = self._merge
         assert merge is not None
         self._listen(True)
         self._go_on()
-        while not what() and not output.ended:
+        while not what(output) and not output.ended:
             self._slot.waits(True)
             merge.nap(NAP_MS)
             self._go_on()
@@ -330,8 +329,9 @@ class Outputs:
     def turn_files(self) -> None:
         """In a run over files: close what is to be closed while there is nothing to write."""
         for output in self.all:
-            if output.rotates and not output.ended and output.file.due(0):
-                output.file.reopen()
+            file = output.file
+            if file is not None and output.rotates and not output.ended and file.due(0):
+                file.reopen()
 
     def _next(self, output: Output) -> Task | None:
         """What its thread is to do now.  A new file is a task of its own, committed before anything
@@ -342,7 +342,7 @@ class Outputs:
         if output.ended or (task is not None and task.reopen):
             return output.queue.popleft() if output.queue else None
         size = 0 if task is None or task.data is None else len(task.data)
-        if output.rotates and output.file.due(size):
+        if output.rotates and output.file is not None and output.file.due(size):
             return Task(output.done, reopen=True)
         return output.queue.popleft() if output.queue else None
 
@@ -485,7 +485,7 @@ class Outputs:
         if not self.live:
             for output in self.all:
                 if output.link is not None:
-                    self._wait_for(output, lambda output=output: output.idle)
+                    self._wait_for(output, Output.is_idle)
             self._sum_up()
             self._raise()
             return
