@@ -16,7 +16,8 @@ each block and puts it into its output's queue.  Each output works through its o
 largest event); of a fluentd output `queue` (16 MiB) and `window` tasks (32; twice as many with a
 spool) of `chunk_size` (256 KiB), whatever the mixture of tags: 24 MiB by default, 32 with a spool.
 A task of a fluentd output that is less than half a block is copied, so what waits takes no more
-than twice its bytes; there are at most TASKS of them.
+than twice its bytes; there are at most TASKS of them.  Its empty blocks are used
+again, and are let go of in the seconds after a burst (Output.thin).
 
 **What the rings keep.**  An event stays in its ring until every output has written or dropped it;
 `done` is how many an output is through with, in their order, and the least of these is settled
