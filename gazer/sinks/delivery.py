@@ -197,7 +197,8 @@ class Delivery:
                 if server.beating:
                     server.scares = 0       # it has survived the one before
                 server.beat, server.beating = now, True
-                self._write(server, [forward.HEARTBEAT])
+                server.connection.queue([forward.HEARTBEAT])
+                self._write({server})
             return
         if server.overdue(now, self._limit) <= 0:
             many = len(server.flying)
@@ -246,11 +247,14 @@ class Delivery:
             when.append(now + self.ready[0].born + self._settings.expire_ns / 1e9 - time.time())
         return min(when)
 
-    def _write(self, server: Server, buffers: list[forward.Buffer]) -> None:
-        try:
-            server.connection.send(buffers)
-        except OSError as error:
-            self._failed(server, error)
+    def _write(self, queued: set[Server]) -> None:
+        """Write what these have got in their queues."""
+        while queued:
+            server = queued.pop()
+            try:
+                server.connection.write()
+            except OSError as error:
+                self._failed(server, error)
 
     # --- lines for the operator ----------------------------------------------------------------
 
@@ -273,11 +277,15 @@ class Delivery:
     # --- chunks --------------------------------------------------------------------------------
 
     def send(self, now: float) -> None:
-        """Send as much as the window allows."""
+        """Send as much as the window allows: several chunks with one call, if there are."""
+        queued: set[Server] = set()
         while self.flying < self._settings.window:
             server = self.servers.choose()
             if server is None:
-                break
+                if not queued:
+                    break
+                self._write(queued)     # there may be room then
+                continue
             chunk = self._next(server)
             if chunk is None:
                 break
@@ -285,9 +293,12 @@ class Delivery:
                 self._again(chunk)
                 break
             self._fly(server, chunk, now)
+            queued.add(server)
             suspect = chunk.waits or chunk.refused
             if suspect and not chunk.aside and not self.ready and server.free():
                 self._fly(server, self._probe(chunk), now)
+        if queued:
+            self._write(queued)
         waits = self.flying or self.ready or self.aside
         self.waits_since = (self.waits_since or now) if waits else 0.0
 
@@ -317,9 +328,6 @@ class Delivery:
 
     def _fly(self, server: Server, chunk: Chunk, now: float) -> None:
         connection = server.connection
-        if not server.up:
-            self._again(chunk)      # it failed with the chunk before this one
-            return
         self.flying += 1
         self.flying_bytes += chunk.size
         self.counts["resent"] += chunk.tries > 0
@@ -333,7 +341,7 @@ class Delivery:
         server.share += max(chunk.size, 1) / server.weight
         server.beat, server.beating = now, False
         chunk.end = connection.queued + len(buffers[0]) + chunk.size + len(buffers[2])
-        self._write(server, buffers)
+        connection.queue(buffers)
 
     def _landed(self, chunk: Chunk) -> None:
         """It is no longer under way."""
