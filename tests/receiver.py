@@ -203,9 +203,9 @@ class Receiver:
             sock.sendall(msgpack.packb(
                 ["HELO", {"nonce": nonce, "auth": salt, "keepalive": self.keepalive}]))
         while True:
-            while self.stalled.is_set():
-                time.sleep(0.01)
-            data = sock.recv(1 << 18)
+            self._stand_still()
+            data = self._receive(sock, number)
+            self._stand_still()     # what came just when it stalled is not acknowledged either
             if not data:
                 return
             buffer += data
@@ -218,6 +218,14 @@ class Receiver:
                     self.heartbeats += 1
                 elif not self._chunk(sock, lock, raw, number):
                     return
+
+    def _stand_still(self):
+        while self.stalled.is_set():
+            time.sleep(0.01)
+
+    @staticmethod
+    def _receive(sock, number):
+        return sock.recv(1 << 18)
 
     def _shake(self, sock, raw, nonce, salt):
         """[PING, hostname, salt, digest, user, digest]"""
