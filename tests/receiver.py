@@ -99,6 +99,11 @@ class Receiver:
         return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     @property
+    def open(self):
+        """How many connections there are."""
+        return len(self._open)
+
+    @property
     def numbers(self):
         return [n for message in self.messages for n in message.numbers]
 
