@@ -96,11 +96,16 @@ class Delivery:
         self.ready.append(chunk)
 
     def withdraw(self) -> None:
-        """Send none of those that wait.  What is under way may change from here on."""
-        for chunk in (*self.ready, *self.aside):
-            self.forget(chunk)
-        self.ready.clear()
-        self.aside.clear()
+        """Send none of those that wait, but for what was read from a spool, which is not read
+        again.  What is under way may change from here on."""
+        for waiting in (self.ready, self.aside):
+            waits = [*waiting]
+            waiting.clear()
+            for chunk in waits:
+                if chunk.work is not None and chunk.work.record is not None:
+                    waiting.append(chunk)
+                else:
+                    self.forget(chunk)
         for server in self.servers.all:
             server.connection.own()
 
