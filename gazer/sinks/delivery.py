@@ -10,10 +10,11 @@
   though it goes on with the next one.  So a chunk is refused when a later one on its connection was
   acknowledged GRACE seconds ago (fluentd's acknowledgements come in order).  After REFUSALS it is
   halved, and so on down to one event; that is dropped, counted as `rejected`, and told.  Two cases
-  need more care, since nothing comes behind the chunk:
+  need more care, since nothing that comes behind the chunk may be acknowledged:
 
-  - It waited in vain, or was refused before, and is the last one: it is sent again with an empty
-    chunk behind it, whose acknowledgement is then the later one.
+  - It waited in vain, or was refused before: it may be the last one, or all behind it may be too
+    large as well.  So it is sent again with an empty chunk behind it, whose acknowledgement is then
+    the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
     of these it is tried *aside*: alone, when its server has acknowledged something else since (an
     empty chunk, if there is nothing).  A connection that ends then has refused it.
@@ -291,7 +292,7 @@ class Delivery:
                 break
             self._fly(server, chunk, now)
             suspect = chunk.waits or chunk.refused
-            if suspect and not chunk.aside and not self.ready and server.free():
+            if suspect and not chunk.aside and server.free():
                 self._fly(server, self._probe(chunk), now)
         waits = self.flying or self.ready or self.aside
         self.waits_since = (self.waits_since or now) if waits else 0.0
