@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gazer.config.forward import Forward
-    from gazer.sinks.tasks import Answer
     from gazer.sinks.servers import Server
+    from gazer.sinks.tasks import Answer
 
 SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
 BRIEF = 0.1     # ... for which many may wait behind the window
