@@ -6,10 +6,7 @@ tens of milliseconds.  test_chaos_live.py does it to a few sinks of a whole sens
 
 from __future__ import annotations
 
-import os
 import random
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +14,8 @@ from gazer.sinks import fluentd
 from tests.chaos.sinks import SECOND, World
 from tests.forwarding import quick
 from tests.receiver import ACK, CLOSE, LOSE, TWICE, WRONG, Receiver, late
+
+pytest_plugins = ["tests.chaos.memory"]
 
 KILLS = 50
 EACH = 250          # events between two kills
@@ -26,16 +25,6 @@ EACH = 250          # events between two kills
 def _quick(monkeypatch):
     quick(monkeypatch)
     monkeypatch.setattr(fluentd, "SLOW", 0.1)
-
-
-@pytest.fixture
-def memory(tmp_path):
-    """A folder whose fsyncs cost nothing: what is not synced survives a kill anyway."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(prefix="chaos-", dir="/dev/shm") as folder:
-            yield Path(folder)
 
 
 def flapping(seed):
@@ -48,8 +37,9 @@ def flapping(seed):
 @pytest.mark.parametrize("well", [True, False], ids=["well", "flapping"])
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 def test_a_sink_that_is_killed_again_and_again(memory, spool, well, small):
-    """With a file beside it, which has each event once.  Where a ring has little room, it gives up what waits for the output before it is settled, and
-    what a killed sink then had of that is lost and counted."""
+    """With a file beside it, which has each event once.  Where a ring has little room, it gives up
+    what waits for the output before it is settled, and what a killed sink then had of that is lost
+    and counted."""
     chance = random.Random(f"{spool}{well}{small}")
     with Receiver() as receiver, World(
             memory, [receiver], spool=spool, beside=True,

@@ -64,17 +64,16 @@ def tag_of(n):
 
 
 class World:
-    """`receivers`: whom the sink sends to, as `servers` if that is given.  `beside`: there is a text
-    output, too."""
+    """`receivers`: whom the sink sends to, as `servers` if that is given.  `beside`: there is a
+    text output, too."""
 
-    def __init__(self, folder, receivers, *, servers=(), spool=False, beside=False, ring=1 << 22, max_bytes=64 * MIB,
-                 drop="oldest", queue=16 * MIB, pad=0, limit=LIMIT, window=WINDOW, **settings):
+    def __init__(self, folder, receivers, *, servers=(), spool=False, beside=False, ring=1 << 22,
+                 pad=0, limit=LIMIT, window=WINDOW, **settings):
         self.folder = Path(folder)
         self.receivers = [*receivers]
         self.spool = str(self.folder / "spool") if spool else ""
         self.beside = self.folder / "beside" if beside else None
-        self.pad, self.limit, self.queue = pad, limit, queue
-        self.max_bytes, self.drop = max_bytes, drop
+        self.pad, self.limit = pad, limit
         settings.setdefault("ack_timeout_ns", SECOND // 2)
         settings.setdefault("connect_timeout_ns", SECOND)
         self.settings = Forward(
@@ -132,12 +131,12 @@ class World:
         slot.open(os.getpid())
         spool = None
         if self.spool:
-            spool = Spool(self.spool, max_bytes=self.max_bytes, drop=self.drop,
-                          segment_bytes=MIB // 8, notice=self._say)
+            spool = Spool(self.spool, max_bytes=64 * MIB, segment_bytes=MIB // 8,
+                          notice=self._say)
         forwarder = Forwarder(self.settings, spool=spool, bell=self.bell, notice=self._say,
                               fault=self._say, live=True, name="central", run=RUN)
         files = [Link(forwarder, spool=spool, capacity=max(4000, self.limit), limit=self.limit,
-                      queue=self.queue, flush_after=0.005, most=self.max_bytes, run=RUN)]
+                      queue=16 * MIB, flush_after=0.005, most=64 * MIB, run=RUN)]
         if self.beside:
             files.append(FileOutput(str(self.beside), lines=True, notice=self._say, lasting=True,
                                     giving_up=lambda: False, waits=lambda _: None,
@@ -149,7 +148,7 @@ class World:
         merge = Merge(rings=[Ring(self.memory)], bells=[-1], bell=self.bell, slot=slot,
                       blocks=outputs.blocks)
         outputs.attach(merge)
-        pump(SimpleNamespace(slot=slot), merge, outputs, None, 5.0)
+        pump(SimpleNamespace(slot=slot), merge, outputs, None, 0.3)
         outputs.close()
 
     def feed(self, most):
@@ -263,11 +262,13 @@ class World:
 
     def delivered(self):
         """nothing waits any more"""
-        output = self.output()
-        return output["done"] == self.put and not output["spool_events"]
+        output = self.output()      # whose `delivered` may be some tenths of a second old
+        return output["done"] == self.put and output["spool_found"] + output["spooled"] == (
+            output["delivered"] + output["spool_dropped"] + output["spool_damaged"])
 
     def stop(self, seconds=20.0):
-        """No more events: the sink ends as in a run that is told to."""
+        """The sink ends as in a run that is told to."""
+        Slot(self.ledger, 0).ask(drain=True)
         self.writer.mark(MARK_END, 0)
         self.writer.wake()
         end = time.monotonic() + seconds
@@ -312,5 +313,20 @@ class World:
                     assert record["event_id"] == event_id(record["n"])
                     assert by_id.setdefault(record["event_id"], record) == record
                     ids[record["n"]].add(message.chunk)
-        times = Counter({n: len(chunks) - 1 for n, chunks in ids.items()})
-        return times
+        return Counter({n: len(chunks) - 1 for n, chunks in ids.items()})
+
+
+def file_has(world):
+    """The text output has everything, whatever becomes of the other one."""
+    def it() -> bool:
+        """the file beside it has all that was captured"""
+        return world.output(1)["done"] == world.put
+
+    world.wait(it, 1.0)
+
+
+def everything(world, receivers):
+    """It all arrived, and nothing in two chunks."""
+    assert world.finish() == 0
+    assert set().union(*({*r.numbers} for r in receivers)) == {*range(world.put)}
+    assert not any(world.repeats().values())
