@@ -55,7 +55,9 @@ class Message:
 
     @property
     def numbers(self):
-        return [record["n"] for _, record in self.entries]
+        """Of a sensor's own events: its clients' ports."""
+        return [record["n"] if "n" in record else record.get("client_port", 0)
+                for _, record in self.entries]
 
     @property
     def first(self):

@@ -322,7 +322,7 @@ def file_has(world):
         """the file beside it has all that was captured"""
         return world.output(1)["done"] == world.put
 
-    world.wait(it, 1.0)
+    world.wait(it, 3.0)     # most often it has at once; the machine may be busy
 
 
 def everything(world, receivers):
