@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from tests.chaos.receivers import Apart
-from tests.chaos.sensors import stop
+from tests.chaos.sensors import quiet, stop, whole
 from tests.conftest import eventually
 from tests.receiver import ACK, CLOSE, LOSE, TWICE, late
 from tests.sensor import figures, frames
@@ -58,8 +58,8 @@ def test_sinks_of_a_sensor_that_are_killed_under_load(sensor, start, receiver, t
         thread.join()
     receiver.plan = lambda _: ACK
     all_came(receiver, sent)
-    found = stop(live)
-    assert found["lost"] == found["left"] == found["dropped"] == 0
+    quiet(sensor, live, sent)
+    whole(stop(live))
     assert {*came(receiver)} == {*range(sent)}
     chunks, ports = defaultdict(set), {}
     for message in receiver.messages:
@@ -107,8 +107,10 @@ def test_a_stop_in_mid_flush(sensor, start, receiver, tmp_path, spool):
     receiver.listen()
     live = start(folder)
     all_came(receiver, 1200)
+    quiet(sensor, live, 0)
     second = stop(live)
-    assert second["found"] == found["left"] and second["left"] == second["lost"] == 0
+    assert second["found"] == found["left"]
+    whole(second)
 
 
 # --- one output and the others -------------------------------------------------------------------
@@ -126,16 +128,16 @@ def test_dead_and_frozen_servers_hold_up_neither_a_file_nor_capture(sensor, tmp_
     sensor.send(frames(*range(100)))
     eventually(lambda: {1024 + n for n in range(100)} <= frozen.numbers, 10.0)
     frozen.freeze()
-    sent, slow = 100, 0
+    sent, took = 100, []
     for _ in range(16):
         begun = time.monotonic()
         sensor.send(frames(*range(sent, sent + 1000)))      # each 250 ms
         sent += 1000
+        arrived = time.monotonic()
         sensor.await_lines(sent, 5.0)
-        took = time.monotonic() - begun
-        slow += took > 1.0
-        time.sleep(max(0.0, 0.25 - took))
-    assert slow <= 1                    # the machine may be busy
+        took.append(time.monotonic() - arrived)
+        time.sleep(max(0.0, begun + 0.25 - time.monotonic()))
+    assert sorted(took)[len(took) // 2] < 1.0       # the machine may be busy now and then
     frozen.thaw()
     live.signal(signal.SIGTERM)
     done = live.wait(40.0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 
+from tests.conftest import eventually
 from tests.receiver import Receiver
 from tests.sensor import figures
 from tests.test_fluentd_live import delivered
@@ -32,6 +34,24 @@ def start(sensor, receiver, tmp_path):
         return sensor.configured(ring={"size": "4MiB"}, outputs=[first, *outputs], **sections)
 
     return begin
+
+
+def quiet(sensor, live, count):
+    """Until the sensor has an acknowledgement for each of so many events."""
+    def it() -> bool:
+        """nothing waits, as the sensor says"""
+        tree = json.loads(sensor.gazer("stats", "--json", "--pid", live.pid,
+                                       command="gazer").stdout)
+        output = tree["account"]["outputs"][0]
+        return not output["spool_events"] and not output["unacknowledged"] and (
+            output["events"] + output["spooled"] + output["dropped"] >= count)
+
+    eventually(it, 40.0)
+
+
+def whole(found):
+    """Nothing was lost; no more is left in the spool than the last events about the sensor."""
+    assert found["dropped"] == found["lost"] == 0 and found["left"] <= 2, found
 
 
 def stop(live, code=0):
