@@ -305,11 +305,13 @@ class Delivery:
                 return chunk
         while self.aside and self.aside[0].settled:
             self.aside.popleft()
-        if self.aside and not server.flying:
-            chunk = self.aside[0]
-            if server.acked > chunk.queued:
+        if self.aside and server.acked > self.aside[0].queued:
+            if not server.flying:
+                chunk = self.aside.popleft()
                 chunk.tested = True
-                return self.aside.popleft()
+                return chunk
+            if len(self.servers.up()) == 1:
+                return None     # else it would wait for the whole spool
         chunk_ = self._more()
         if chunk_ is None and self.aside and not self.flying:
             return self._probe(self.aside[0])
