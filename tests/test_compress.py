@@ -10,6 +10,7 @@ import os
 import random
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,13 @@ def test_compressed_by_the_other_means_before_is_compressed_enough(path):
     path.with_name("dns-11.log.zst").write_bytes(zstandard.ZstdCompressor().compress(TEXT))
     assert compress(str(path), "gzip", no_spare) == f"{path}.zst"
     assert os.listdir(path.parent) == ["dns-11.log.zst"]
+
+
+def test_what_can_t_be_read_for_lack_of_the_package_is_left_alone(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    path.with_name("dns-11.log.zst").write_bytes(b"whatever")
+    assert compress(str(path), "gzip", no_spare) == f"{path}.gz"
+    assert sorted(os.listdir(path.parent)) == ["dns-11.log.gz", "dns-11.log.zst"]
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "nothing"])

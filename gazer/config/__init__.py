@@ -28,7 +28,8 @@ from gazer.config.forward import Forward as Forward
 from gazer.config.forward import Server as Server
 from gazer.config.forward import SpoolSettings as SpoolSettings
 from gazer.config.forward import Tls as Tls
-from gazer.config.keys import Key, key, section, sections_of
+from gazer.config.keys import Key as Key
+from gazer.config.keys import key, section, sections_of
 from gazer.config.keys import keys_of as keys_of
 from gazer.config.kinds import (
     GIB,

@@ -182,8 +182,10 @@ def _expanded(fd: int, how: str, stop: Callable[[], bool]) -> Iterator[bytes]:
         if not inflate.eof:
             raise ValueError("cut off")
         return
-    import zstandard
-
+    try:
+        import zstandard
+    except ImportError:
+        raise ValueError("it can't be read here") from None
     try:
         expand = zstandard.ZstdDecompressor().decompressobj()
         for piece in _pieces(fd, stop, 512):      # of four octets it can make 128 KiB

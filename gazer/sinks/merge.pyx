@@ -360,10 +360,12 @@ cdef class Merge:
         for i in range(self.block_count):
             room = self.rooms[i]
             n = header.lengths[room.format]
-            if not room.skip and (
-                    room.used + n > (room.limit if room.used else room.capacity)
-                    or (room.tagged and n <= CUTS[header.tag])):
-                return False
+            if room.used + n > room.limit or room.tagged:
+                # Rare, or more to look at: one event may be larger than the limit.
+                if not room.skip and (
+                        room.used + n > (room.limit if room.used else room.capacity)
+                        or (room.tagged and n <= CUTS[header.tag])):
+                    return False
         for i in range(self.block_count):
             room = self.rooms[i]
             if room.skip:

@@ -66,6 +66,12 @@ class Output:
     def full(self) -> bool:
         return self.waiting >= self.room or len(self.queue) >= TASKS
 
+    def has_room(self) -> bool:
+        return not self.full
+
+    def is_idle(self) -> bool:
+        return self.idle
+
     def stuck(self, seconds: float) -> bool:
         """It has work, and has not moved for so long."""
         return bool(self.busy) and time.monotonic() - self.target.progress > seconds

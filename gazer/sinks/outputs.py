@@ -212,7 +212,7 @@ class Outputs:
             if output.ended:
                 self._slot.add_output(output.number, 0, 0, events, 0, upto)
             elif output.file is None:
-                self._wait_for(output, lambda output=output: not output.full)
+                self._wait_for(output, Output.has_room)
                 self._seal(output, upto)
                 continue
             else:
@@ -229,12 +229,12 @@ class Outputs:
             self._go_on()
         self._raise()
 
-    def _wait_for(self, output: Output, what: Callable[[], bool]) -> None:
+    def _wait_for(self, output: Output, what: Callable[[Output], bool]) -> None:
         """In a run over files: until it is so, or the output has ended.  An interrupted run waits
         as long as there is progress."""
         merge = self._merge
         assert merge is not None
-        while not what() and not output.ended:
+        while not what(output) and not output.ended:
             self._slot.waits(True)
             merge.nap(NAP_MS)
             self._go_on()
@@ -312,8 +312,9 @@ class Outputs:
     def turn_files(self) -> None:
         """In a run over files: close what is to be closed while there is nothing to write."""
         for output in self.all:
-            if output.rotates and not output.ended and output.file.due(0):
-                output.file.reopen()
+            file = output.file
+            if file is not None and output.rotates and not output.ended and file.due(0):
+                file.reopen()
 
     def _next(self, output: Output) -> Task | None:
         """What its thread is to do now.  A new file is a task of its own, committed before anything
@@ -324,7 +325,7 @@ class Outputs:
         if output.ended or (task is not None and task.reopen):
             return output.queue.popleft() if output.queue else None
         size = 0 if task is None or task.data is None else len(task.data)
-        if output.rotates and output.file.due(size):
+        if output.rotates and output.file is not None and output.file.due(size):
             return Task(output.done, reopen=True)
         return output.queue.popleft() if output.queue else None
 
@@ -466,7 +467,7 @@ class Outputs:
         if not self.live:
             for output in self.all:
                 if output.link is not None:
-                    self._wait_for(output, lambda output=output: output.idle)
+                    self._wait_for(output, Output.is_idle)
             self._sum_up()
             self._raise()
             return
