@@ -10,10 +10,11 @@
   though it goes on with the next one.  So a chunk is refused when a later one on its connection was
   acknowledged GRACE seconds ago (fluentd's acknowledgements come in order).  After REFUSALS it is
   halved, and so on down to one event; that is dropped, counted as `rejected`, and told.  Two cases
-  need more care, since nothing comes behind the chunk:
+  need more care, since nothing that comes behind the chunk may be acknowledged:
 
-  - It waited in vain, or was refused before, and is the last one: it is sent again with an empty
-    chunk behind it, whose acknowledgement is then the later one.
+  - It waited in vain, or was refused before: it may be the last one, or all behind it may be too
+    large as well.  So it is sent again with an empty chunk behind it, whose acknowledgement is then
+    the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
     of these it is tried *aside*: alone, when its server has acknowledged something else since (an
     empty chunk, if there is nothing).  A connection that ends then has refused it.
@@ -96,11 +97,16 @@ class Delivery:
         self.ready.append(chunk)
 
     def withdraw(self) -> None:
-        """Send none of those that wait.  What is under way may change from here on."""
-        for chunk in (*self.ready, *self.aside):
-            self.forget(chunk)
-        self.ready.clear()
-        self.aside.clear()
+        """Send none of those that wait, but for what was read from a spool, which is not read
+        again.  What is under way may change from here on."""
+        for waiting in (self.ready, self.aside):
+            waits = [*waiting]
+            waiting.clear()
+            for chunk in waits:
+                if chunk.work is not None and chunk.work.record is not None:
+                    waiting.append(chunk)
+                else:
+                    self.forget(chunk)
         for server in self.servers.all:
             server.connection.own()
 
@@ -295,7 +301,7 @@ class Delivery:
             self._fly(server, chunk, now)
             queued.add(server)
             suspect = chunk.waits or chunk.refused
-            if suspect and not chunk.aside and not self.ready and server.free():
+            if suspect and not chunk.aside and server.free():
                 self._fly(server, self._probe(chunk), now)
         if queued:
             self._write(queued)
@@ -310,11 +316,13 @@ class Delivery:
                 return chunk
         while self.aside and self.aside[0].settled:
             self.aside.popleft()
-        if self.aside and not server.flying:
-            chunk = self.aside[0]
-            if server.acked > chunk.queued:
+        if self.aside and server.acked > self.aside[0].queued:
+            if not server.flying:
+                chunk = self.aside.popleft()
                 chunk.tested = True
-                return self.aside.popleft()
+                return chunk
+            if len(self.servers.up()) == 1:
+                return None     # else it would wait for the whole spool
         chunk_ = self._more()
         if chunk_ is None and self.aside and not self.flying:
             return self._probe(self.aside[0])
