@@ -6,7 +6,10 @@ SLOT bytes for each process, numbered as the topology says.  A slot has one writ
     offset in a slot
        0  words: see the enum Word; each is read and written by itself
      256  bank 0: MAX_COUNTERS counters, MAX_POSITIONS positions
-    4352  bank 1: the same
+    4608  bank 1: the same
+
+The head has the names of the outputs as well, at NAMES, in NAME bytes each: whoever looks from
+outside knows no configuration.
 
 A process counts in memory of its own.  `commit` writes all of that into the bank that is not in
 use and then stores the number of commits, whose last bit says which bank holds: one store, so a
@@ -23,14 +26,16 @@ from gazer.packet cimport FATES_COUNT
 from gazer.workers.anomaly cimport ANOMALIES
 
 cdef enum:
-    LEDGER_VERSION = 3
+    LEDGER_VERSION = 4
     SLOT_BANKS = 256
-    MAX_COUNTERS = 416
-    MAX_POSITIONS = 96
+    MAX_COUNTERS = 432
+    MAX_POSITIONS = 112
     BANK = 8 * (MAX_COUNTERS + MAX_POSITIONS)
     SLOT = SLOT_BANKS + 2 * BANK
     MAX_SLOT_OUTPUTS = 16
     MAX_KEPT = 112
+    NAMES = 256             # in the head: the outputs' names, ended by a zero where there is room
+    NAME = 256
 
 cdef enum:      # Head, in words
     HEAD_MAGIC
@@ -54,6 +59,7 @@ cdef enum:      # Word: of a slot
     WORD_SUSPECT            # worker: the frame that was in hand when it died last
     WORD_COMMITS
     WORD_STARTS             # times a process has taken this slot
+    WORD_WAITING            # CLOCK_MONOTONIC, ns: since when it waits; 0: it does not
     WORDS
 
 cdef enum:      # Position: of a capture process
@@ -73,7 +79,8 @@ cdef enum:      # ... of the sink
     P_LANES = 0             # heads of the event rings, from here, by worker
     P_FILES = 64            # where each output's file ends, from here; of a pipe: in a block
     P_IDS = 80              # which file that is, 0: none; from here
-    P_END = 96
+    P_HANDS = 96            # bytes that may stand behind that end: of a block in hand; from here
+    P_END = 112
 
 cdef enum:      # Control: what the supervisor asks of all processes
     CONTROL_RUN = 0
@@ -196,6 +203,7 @@ cdef enum:      # OutputCounter
     O_UNACKNOWLEDGED            # chunks now sent and not acknowledged
     O_SERVERS                   # that are not on standby
     O_SERVERS_UP                # ... and connected now
+    O_BLOCKED                   # CLOCK_MONOTONIC, ns: since when it takes nothing; 0: it moves
     OUTPUT_COUNTERS
 
 cdef enum:      # SinkCounter

@@ -84,7 +84,7 @@ OUTPUT = {
     "spool_damaged": O_SPOOL_DAMAGED, "spool_found": O_SPOOL_FOUND,
     "spool_events": O_SPOOL_EVENTS, "spool_bytes": O_SPOOL_BYTES, "spool_limit": O_SPOOL_LIMIT,
     "resent": O_RESENT, "rejected": O_REJECTED, "unacknowledged": O_UNACKNOWLEDGED,
-    "servers": O_SERVERS, "servers_up": O_SERVERS_UP,
+    "servers": O_SERVERS, "servers_up": O_SERVERS_UP, "blocked_since": O_BLOCKED,
 }
 STATES = ("starting", "running", "waiting", "done")
 MAX_OUTPUTS = MAX_SLOT_OUTPUTS
@@ -92,7 +92,8 @@ KEPT = MAX_KEPT
 
 assert <int>W_END <= <int>MAX_COUNTERS and <int>C_END <= <int>MAX_COUNTERS
 assert <int>S_END <= <int>MAX_COUNTERS and <int>P_END <= <int>MAX_POSITIONS
-assert P_IDS - P_FILES == P_END - P_IDS == MAX_SLOT_OUTPUTS
+assert P_IDS - P_FILES == P_HANDS - P_IDS == P_END - P_HANDS == MAX_SLOT_OUTPUTS
+assert HEAD_WORDS * 8 <= NAMES and NAMES + NAME * MAX_SLOT_OUTPUTS <= SLOT
 assert WORDS * 8 <= SLOT_BANKS and sizeof(Bank) == BANK
 
 RUN = {
@@ -106,17 +107,32 @@ def ledger_bytes(processes):
     return SLOT * (processes + 1)
 
 
-def ledger_create(buffer, **run):
+def ledger_create(buffer, names=(), **run):
     """Make the (zeroed) buffer a ledger: magic and version stand before the first slot.
 
-    run: what the run is made of, by the names in RUN.
+    names: of the outputs; of a long one its end.  run: what the run is made of, by the names in
+    RUN.
     """
     cdef unsigned char[::1] view = buffer
     cdef uint64_t* words = <uint64_t*>&view[0]
+    cdef bytes raw
+    if len(names) > MAX_SLOT_OUTPUTS:
+        raise IndexError("too many outputs")
+    for i, text in enumerate(names):
+        raw = text.encode(errors="surrogateescape")
+        if len(raw) > NAME:
+            raw = b"..." + raw[3 - NAME:]
+        memcpy(&view[NAMES + <int>i * NAME], <const unsigned char*>raw, len(raw))
     for name, value in run.items():
         words[<int>RUN[name]] = value
     words[HEAD_VERSION] = LEDGER_VERSION
     words[HEAD_MAGIC] = MAGIC
+
+
+cdef uint64_t monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
 cdef class Slot:
@@ -166,13 +182,14 @@ cdef class Slot:
             raise SharedMemoryError("this ledger is open for reading only")
 
     cdef void beat(self) noexcept nogil:
-        cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        store_relaxed(&self.words[WORD_HEARTBEAT],
-                      <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec)
+        store_relaxed(&self.words[WORD_HEARTBEAT], monotonic())
 
     cdef void set_state(self, uint64_t state) noexcept nogil:
         store_relaxed(&self.words[WORD_STATE], state)
+        if state != WAITING:
+            store_relaxed(&self.words[WORD_WAITING], 0)
+        elif not self.words[WORD_WAITING]:      # who says it again still waits
+            store_relaxed(&self.words[WORD_WAITING], monotonic())
 
     @property
     def draining(self):
@@ -203,6 +220,12 @@ cdef class Slot:
     def run(self):
         """What the run is made of, by the names in RUN."""
         return {name: load_relaxed(&self.head[<int>index]) for name, index in RUN.items()}
+
+    def output_names(self):
+        """What the outputs of the run are called; "" for one that was given no name."""
+        cdef const unsigned char* p = <const unsigned char*>self.head + NAMES
+        return [bytes(p[i * NAME:(i + 1) * NAME]).partition(b"\0")[0].decode(errors="replace")
+                for i in range(min(self.run()["outputs"], <int>MAX_SLOT_OUTPUTS))]
 
     def waits(self, waiting):
         """This process waits for something outside (it does not hang), or goes on."""
@@ -255,16 +278,19 @@ cdef class Slot:
         o[O_DROPPED] = o[O_DONE] + o[O_STATS] - o[O_EVENTS] - o[O_SPOOLED]
         return ahead
 
-    def place_output(self, int output, file, end):
-        """Remember which file the output writes to (0: none) and where its last block ends."""
+    def place_output(self, int output, file, end, hand=0):
+        """Remember which file the output writes to (0: none), where its last block ends, and how
+        many bytes are to be written behind that now."""
         self.output(output)
         self.positions[P_IDS + output] = <uint64_t>file
         self.positions[P_FILES + output] = <uint64_t>end
+        self.positions[P_HANDS + output] = <uint64_t>hand
 
     def output_place(self, int output):
-        """(file, end) as place_output had them."""
+        """(file, end, hand) as place_output had them."""
         self.output(output)
-        return self.positions[P_IDS + output], self.positions[P_FILES + output]
+        return (self.positions[P_IDS + output], self.positions[P_FILES + output],
+                self.positions[P_HANDS + output])
 
     def keep(self, values):
         """Remember these numbers, at most KEPT, for a successor."""
@@ -312,6 +338,11 @@ cdef class Slot:
     def heartbeat(self):
         """CLOCK_MONOTONIC in ns, when the process last came round its loop."""
         return load_relaxed(&self.words[WORD_HEARTBEAT])
+
+    @property
+    def waiting_since(self):
+        """CLOCK_MONOTONIC in ns, since when the process waits; 0: it does not."""
+        return load_relaxed(&self.words[WORD_WAITING])
 
     @property
     def in_hand(self):

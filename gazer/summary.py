@@ -263,7 +263,8 @@ def summary(
             yield from _forwarded(output.name, counts)
             continue
         line = f"{_count(counts['events'], 'event')} written to {output.name}"
-        yield line + (f", {counts['dropped']} NOT written" if counts["dropped"] else "")
+        line += f", {counts['dropped']} NOT written" if counts["dropped"] else ""
+        yield line + _about_us(counts)
     yield from _remarks(account)
     if broken:
         yield "what was being worked on when the run broke off is not in this account"
@@ -278,7 +279,8 @@ def _forwarded(name: str, counts: Mapping[str, int]) -> Iterator[str]:
     """What became of the events for a fluentd output."""
     line = f"{_count(counts['events'], 'event')} delivered to {name}"
     line += f", {counts['spooled']} spooled" if counts["spooled"] else ""
-    yield line + (f", {counts['dropped']} NOT delivered" if counts["dropped"] else "")
+    line += f", {counts['dropped']} NOT delivered" if counts["dropped"] else ""
+    yield line + _about_us(counts)
     if counts["spool_found"] + counts["spooled"]:
         found, lost = counts["spool_found"], counts["spool_dropped"] + counts["spool_damaged"]
         line = f"its spool: {counts['delivered']} delivered"
@@ -286,6 +288,11 @@ def _forwarded(name: str, counts: Mapping[str, int]) -> Iterator[str]:
         line += f", {lost} LOST" if lost else ""
         left = counts["spool_events"]
         yield line + (f", {_count(left, 'event')} wait there for the next start" if left else "")
+
+
+def _about_us(counts: Mapping[str, int]) -> str:
+    """Of the events in an output's line, those that come from no transaction."""
+    return f"; of these {counts['stats']} about the sensor" if counts["stats"] else ""
 
 
 def _kernel(c: Mapping[str, int]) -> Iterator[str]:

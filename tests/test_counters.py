@@ -13,9 +13,9 @@ from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
 from gazer.workers.anomaly import NAMES as ANOMALIES
 
-MAX_COUNTERS = 416
+MAX_COUNTERS = 432
 FIRST_COUNTER = 256
-BANK = 8 * (MAX_COUNTERS + 96)
+BANK = 8 * (MAX_COUNTERS + 112)
 SLOT = FIRST_COUNTER + 2 * BANK
 STATE = 16
 
@@ -39,8 +39,44 @@ def test_layout():
     assert ledger_bytes(5) == 6 * SLOT
     buffer = ledger()
     assert buffer[:8] == b"GZLEDGER"
-    assert struct.unpack_from("<2Q", buffer, 8) == (3, 0)      # version, control
+    assert struct.unpack_from("<2Q", buffer, 8) == (4, 0)      # version, control
     assert not any(buffer[SLOT:])
+
+
+def test_the_names_of_the_outputs():
+    buffer = bytearray(ledger_bytes(1))
+    names = ["a", "/var/log/" + "x" * 300, "\u00e9" * 128, "\udc80b", ""] + ["z"] * 11
+    ledger_create(buffer, names, outputs=len(names))
+    found = Slot(buffer, 0).output_names()
+    assert found[0] == "a" and found[2] == names[2]
+    assert found[1] == "..." + "x" * 253
+    assert found[3] == "\ufffdb" and found[4:] == names[4:]
+    assert not any(buffer[SLOT:])
+    with pytest.raises(IndexError):
+        ledger_create(buffer, ["a"] * 17)
+    struct.pack_into("<Q", buffer, 40, 1 << 40)     # HEAD_OUTPUTS, by someone who was taken over
+    assert len(Slot(buffer, 0).output_names()) == counters.MAX_OUTPUTS
+
+
+def test_since_when_a_process_waits():
+    buffer = ledger()
+    slot = Slot(buffer, 1)
+    slot.open(1)
+    assert slot.waiting_since == 0
+    before = time.monotonic_ns()
+    slot.waits(True)
+    since = slot.waiting_since
+    assert before <= since <= time.monotonic_ns()
+    heartbeat = slot.heartbeat
+    slot.waits(True)
+    assert (slot.waiting_since, slot.state) == (since, "waiting") and slot.heartbeat > heartbeat
+    assert slot.seen().waiting_since == since
+    slot.waits(False)
+    assert (slot.waiting_since, slot.state) == (0, "running")
+    slot.waits(True)
+    assert slot.waiting_since > since
+    slot.open(2)                                    # a successor has not waited yet
+    assert slot.waiting_since == 0
 
 
 def test_a_slot_is_where_the_layout_says():
@@ -67,7 +103,7 @@ def test_a_slot_that_is_not_there_is_refused(index):
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [(0, 0, "not a ledger"), (0, int.from_bytes(b"GAZRRING", "little"), "not a ledger"),
-     (8, 0, "layout 0, this program knows 3"), (8, 2, "layout 2, this program knows 3")])
+     (8, 0, "layout 0, this program knows 4"), (8, 2, "layout 2, this program knows 4")])
 def test_anything_else_is_refused(offset, value, message):
     buffer = ledger()
     struct.pack_into("<Q", buffer, offset, value)
@@ -200,14 +236,14 @@ def test_places_and_numbers_are_kept_for_a_successor():
     slot = Slot(buffer, 0)
     last = counters.MAX_OUTPUTS - 1
     slot.place_output(0, (1 << 64) - 1, 12)
-    slot.place_output(last, 7, 1 << 63)
+    slot.place_output(last, 7, 1 << 63, 99)
     slot.keep([1, 2, (1 << 64) - 1])
     slot.keep(range(100, 100 + counters.KEPT))
-    assert Slot(buffer, 0).output_place(last) == (0, 0)     # nothing is committed yet
+    assert Slot(buffer, 0).output_place(last) == (0, 0, 0)     # nothing is committed yet
     slot.publish()
     heir = Slot(buffer, 0)
     assert [heir.output_place(i) for i in (0, 1, last)] == [
-        ((1 << 64) - 1, 12), (0, 0), (7, 1 << 63)]
+        ((1 << 64) - 1, 12, 0), (0, 0, 0), (7, 1 << 63, 99)]
     assert heir.kept(counters.KEPT) == list(range(100, 100 + counters.KEPT))
     with pytest.raises(IndexError):
         slot.keep([0] * (counters.KEPT + 1))

@@ -429,9 +429,16 @@ def test_every_complaint(observer):
     assert told(last=with_process("sink", state="missing")) == ["sink is missing"]
     assert told(last=with_process("sink", state="running", silent=5.1)) == [
         "sink has shown no sign of life for 5 s"]
-    assert told(last=with_process("sink", state="waiting", silent=29)) == []
-    assert told(last=with_process("sink", state="waiting", silent=31)) == [
+    # It beats while it waits.
+    assert told(last=with_process("sink", state="waiting", silent=0.1, waited=29)) == []
+    assert told(last=with_process("sink", state="waiting", silent=0.1, waited=31)) == [
         "sink has been blocked for 31 s"]
+    stands = replace(now, names=("/x/y.log",), account=account(
+        output__blocked_since=int((now.time - 31) * 1e9)))
+    assert told(last=stands) == ["output /x/y.log has taken nothing for 31 s"]
+    assert told(last=replace(stands, names=())) == ["output 0 has taken nothing for 31 s"]
+    assert told(last=stands, limits=health.Limits(blocked=32)) == []
+    assert told(last=replace(stands, account=account(output__blocked_since=1 << 63))) == []
     assert told(last=with_process("capture", starts=2, age=3)) == [
         "capture 0 was started again 3 s ago"]
     assert told(last=with_process("capture", starts=2, age=61)) == []

@@ -35,7 +35,7 @@ LINE = b"123456789\n"
 class Files:
     """An output over a folder, and a clock to turn."""
 
-    def __init__(self, folder, path="dns.log", *, now=NOON, lasting=True, place=(0, 0), interval=0,
+    def __init__(self, folder, path="dns.log", *, now=NOON, lasting=True, place=(0, 0, 0), interval=0,
                  **keys):
         self.folder = folder
         self.path = str(folder / path)

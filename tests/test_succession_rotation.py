@@ -258,6 +258,6 @@ def test_a_file_that_hup_opened_is_committed_ahead_of_what_is_written_to_it(tmp_
     outputs.reopen()
     outputs.drain(5)
     place = Slot(sinks.ledger, 0).output_place(0)
-    assert place == (files._file(path.stat()), 0)
+    assert place == (files._file(path.stat()), 0, 0)
     outputs.close()
     os.close(bell)

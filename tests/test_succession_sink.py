@@ -32,10 +32,11 @@ from gazer.sinks.outputs import Outputs
 from gazer.sinks.process import pump
 from gazer.sinks.threads import Hand
 from gazer.testing import MARK_END, Writer, event_entry
+from tests.conftest import eventually
 from tests.test_merge import TEXT, Site, line
 
 SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
-LANES = 256 + 8 * 416                   # the first lane's position, of the first bank
+LANES = 256 + 8 * 432                   # the first lane's position, of the first bank
 
 # --- the merge -----------------------------------------------------------------------------------
 
@@ -348,23 +349,78 @@ def test_another_file_of_that_name_is_not_cut(tmp_path):
     assert 0 < len(old) + len(ours) - len(sinks.whole()) <= BLOCK
 
 
-@pytest.mark.parametrize(("more", "cut"), [(MOST_CUT, True), (MOST_CUT + 1, False)])
-def test_no_more_than_a_block_is_cut(tmp_path, more, cut):
-    """The committed end may be anything, if it comes from a worker that was taken over."""
-    path = tmp_path / "out"
+@pytest.mark.parametrize(("more", "hand", "cut"), [
+    (MOST_CUT, MOST_CUT, True), (MOST_CUT + 1, MOST_CUT + 1, False), (99, 99, True),
+    (100, 99, False), (1, 0, False), (0, 0, True), (0, 99, True)])
+@pytest.mark.parametrize("moved", [False, True])
+def test_no_more_than_the_block_in_hand_is_cut(tmp_path, more, hand, cut, moved):
+    """Nor more than any block: what is committed may be anything, if it comes from a worker that
+    was taken over."""
+    path = now = tmp_path / "out"
     path.write_bytes(b"kept\n")
+    said = []
 
     def output(place):
-        return FileOutput(str(path), lines=True, notice=print, giving_up=lambda: False,
+        return FileOutput(str(path), lines=True, notice=said.append, giving_up=lambda: False,
                           waits=lambda _: None, lasting=True, place=place)
 
-    first = output((0, 0))
-    place = first.place
+    first = output((0, 0, 0))
+    place = (*first.place, hand)
     with path.open("ab") as file:
         file.write(bytes(more))
-    output(place).close()
+    if moved:
+        now = path.rename(tmp_path / "out.1")
+    heir = output(place)
+    assert heir.cuttable is (cut or moved)      # else: it is not alone
+    heir.close()
     first.close()
-    assert path.stat().st_size == 5 + (0 if cut else more)
+    assert now.stat().st_size == 5 + (0 if cut else more)
+    twice = " and up to a block of events may be in it twice" if hand else ""
+    assert said == ([] if cut else [
+        f"somebody else has written to {path} too: it stays as it is{twice}"])
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("point", POINTS)
+def test_what_was_appended_while_the_sink_was_idle_is_not_cut(tmp_path, point, torn):
+    """Killed while there is nothing to do, or at any point behind that, and somebody else has
+    written: their lines stay.  `torn`: without a line end."""
+    path = tmp_path / "out"
+    sinks = Sinks([str(path)])
+    sinks.fill(50, end=False)
+    pid = sinks.start()
+    eventually(lambda: Slot(sinks.ledger, 0).read_output(0)["done"] == 50)
+    eventually(lambda: Slot(sinks.ledger, 0).output_place(0)[2] == 0)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    theirs = b"theirs" + b"\n" * (not torn)
+    with path.open("ab") as file:
+        file.write(theirs)
+    sinks.fill()
+    assert not sinks.run(Kill(point, 2))
+    assert sinks.run()
+    data = path.read_bytes()
+    assert data.count(theirs) == 1
+    rest = data.replace(b"theirs\n", b"")
+    if point in ("half written", "written, not committed", "settled, not committed"):
+        # It is not cut any more, since others write to it: lines stand twice, none is lost.
+        assert {line for line in rest.split(b"\n") if line} >= set(sinks.whole().split())
+        assert len(rest) - len(sinks.whole()) <= 2 * BLOCK
+    else:
+        assert rest == sinks.whole()
+    assert sinks.balance() == [0]
+
+
+def test_the_line_end_ahead_of_a_block_is_taken_back_too(tmp_path):
+    """A file that ended within a line, and a block that was written whole: one octet more."""
+    path = tmp_path / "out"
+    path.write_bytes(b"torn")
+    sinks = Sinks([str(path)])
+    sinks.fill()
+    assert not sinks.run(Kill("written, not committed"))
+    assert path.stat().st_size > 4
+    assert sinks.run()
+    assert path.read_bytes() == b"torn\n" + sinks.whole()
 
 
 def test_the_largest_block_can_be_cut():

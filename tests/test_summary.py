@@ -136,7 +136,13 @@ def test_the_lines():
     assert ("56 transactions: 38 success, 12 no_reply, 2 no_query, 3 one_way, 1 further_reply; "
             "196 records") in text
     assert "252 events written to /x/out\n" in text
-    assert "251 events written to standard output, 2 NOT written" in text
+    assert ("251 events written to standard output, 2 NOT written; of these 1 about the sensor\n"
+            in text)
+    more = told(out2__events=102, out2__stats=2)
+    assert ("100 events delivered to fluentd at a:1 and 1 more, 150 spooled, 2 NOT delivered\n"
+            in text)
+    assert "150 spooled, 2 NOT delivered; of these 2 about the sensor\n" in more
+    assert "add up" not in more
     assert ("100 events delivered to fluentd at a:1 and 1 more, 150 spooled, 2 NOT delivered\n"
             "its spool: 90 delivered (30 of an earlier run were there), 30 LOST, 60 events wait "
             "there for the next start") in text

@@ -75,6 +75,18 @@ def test_a_fluentd_output_has_a_line():
     assert not [text for text in screen(100, old, new, asked()) if text.startswith("output 0")]
 
 
+def test_an_output_that_takes_nothing_has_a_line():
+    old, new = two()
+    new = replace(new, names=("/var/log/" + "x" * 40,),
+                  account=account(output__blocked_since=int(7.5e9), output__events=30))
+    found, = [text for text in screen(100, old, new, asked()) if text.startswith("output 0")]
+    assert found == f"output 0    TAKES NOTHING for 4 s: ~{'x' * 29}, 20 events wait"
+    both = replace(new, names=("fluentd at a:1",), account=account(
+        output__blocked_since=int(7.5e9), output__servers=1))
+    found = [text for text in screen(100, old, both, asked()) if text.startswith("output 0")]
+    assert [text.split(maxsplit=2)[2][:13] for text in found] == ["TAKES NOTHING", "0 of 1 server"]
+
+
 def test_a_screen():
     old, new = two()
     lines = screen(100, old, new, asked())

@@ -4,8 +4,9 @@ What is looked at, the worst first:
 
     process   each that is meant to run runs, and is a child of the supervisor
     interface none is waited for
-    hang      none has been without a sign of life for longer than `silent`; one that waits for
-              room downstream or for an output gives none, and may do so for `blocked`
+    hang      none has been without a sign of life for longer than `silent`
+    blocked   none has waited for room downstream or for its outputs for longer than `blocked`, and
+              no output has had work for so long and taken nothing
     account   the balances hold (looked at several times before they count as broken)
     servers   each server of a fluentd output takes something
     spool     none takes more than four fifths of what it may
@@ -67,10 +68,13 @@ def complaints(
         if one["absent"]:
             yield f"capture {number} waits for its interface"
     for p in last.processes:
-        if p.state == "waiting" and p.silent > limits.blocked:
-            yield f"{p.label} has been blocked for {p.silent:.0f} s"
+        if p.waited > limits.blocked:
+            yield f"{p.label} has been blocked for {p.waited:.0f} s"
         elif p.state in ("starting", "running") and p.silent > limits.silent:
             yield f"{p.label} has shown no sign of life for {p.silent:.0f} s"
+    for number, seconds in enumerate(map(last.blocked, range(len(last.account.outputs)))):
+        if seconds > limits.blocked:
+            yield f"{last.output(number)} has taken nothing for {seconds:.0f} s"
     if standing.broken and not standing.waiting:
         more = len(standing.broken) - 1
         yield f"the account does not add up: {standing.broken[0]}" + (

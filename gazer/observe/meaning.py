@@ -116,6 +116,8 @@ OUTPUT = {
     "unacknowledged": "chunks that are sent and not acknowledged now",
     "servers": "servers that are not on standby",
     "servers_up": "... of these, connected now",
+    "blocked_since": "since when the output has taken nothing though it has work, in nanoseconds of "
+                     "the monotonic clock; 0 while it moves",
 }
 
 SUPERVISOR = {

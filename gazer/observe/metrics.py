@@ -14,6 +14,7 @@ from gazer import __version__
 from gazer.observe.snapshot import Snapshot
 from gazer.observe.table import (
     COUNTER,
+    ELSEWHERE,
     GAUGE,
     HISTOGRAM,
     LATENCY,
@@ -51,7 +52,7 @@ def _fill_ledger(made: Mapping[str, Family], snapshot: Snapshot) -> None:
         for number, values in enumerate(slots):
             whose = (str(number),) if labels else ()
             for name, value in values.items():
-                if name.startswith(LATENCY):
+                if name.startswith(LATENCY) or name in ELSEWHERE:
                     continue
                 base, _, member = name.partition(".")
                 samples = made[f"gazer_{role}_{base}"].samples
@@ -91,6 +92,7 @@ def _fill_measured(made: Mapping[str, Family], snapshot: Snapshot) -> None:
     for number in range(len(account.outputs)):
         put("output_lag_events",
             standing.in_flight[f"events on their way to output {number}"], str(number))
+        put("output_blocked_seconds", snapshot.blocked(number), str(number))
     put("account_broken_sums", 0 if standing.waiting else len(standing.broken))
     for r in snapshot.rings:
         labels = (r.kind, str(r.capture) if r.kind == "frames" else "", str(r.worker))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import psutil
 
 from gazer import counters
+from gazer.config.kinds import printable
 from gazer.counters import Slot
 from gazer.observe.find import topology_of
 from gazer.observe.table import GAUGES
@@ -44,7 +45,8 @@ class Process:
     """One process of the sensor.
 
     state: as it says itself, "missing" where there is none, "absent" where none is meant to be.
-    silent: seconds since its last sign of life; starts: processes that have had this place.
+    silent: seconds since its last sign of life; waited: for which it has waited for room
+    downstream or for its outputs; starts: processes that have had this place.
     age: seconds that it has lived.  cpu: seconds of CPU time.  resident, shared: bytes of memory.
     These are known of a process with a name: /proc may hide one that runs (hidepid).
     """
@@ -60,6 +62,7 @@ class Process:
     cpu: float = 0.0
     resident: int = 0
     shared: int = 0
+    waited: float = 0.0
 
     @property
     def label(self) -> str:
@@ -96,7 +99,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The sensor at one moment; `time` is monotonic, `wall` the time of day."""
+    """The sensor at one moment; `time` is monotonic, `wall` the time of day.  names: of the
+    outputs, as far as they are known."""
 
     time: float
     wall: float
@@ -107,6 +111,17 @@ class Snapshot:
     supervisor: Mapping[str, int]
     processes: tuple[Process, ...]
     rings: tuple[Fill, ...]
+    names: tuple[str, ...] = ()
+
+    def output(self, number: int) -> str:
+        """As in "output /var/log/dns.log"; without a name, its number."""
+        name = self.names[number] if number < len(self.names) else ""
+        return f"output {name or number}"
+
+    def blocked(self, number: int) -> float:
+        """For how many seconds this output has had work and taken nothing; 0: it moves."""
+        since = self.account.outputs[number]["blocked_since"]
+        return max(0.0, self.time - since / 1e9) if since else 0.0
 
     def standing(self) -> Standing:
         """What is in flight, and what does not add up."""
@@ -159,6 +174,7 @@ class Observer:
         self._supervisor = supervisor
         self._slots = {n: Slot(ledger, n) for n in range(self.topology.processes)}
         self.run = self._slots[0].run()
+        self._names = tuple(map(printable, self._slots[0].output_names()))
         self._seen: dict[int, psutil.Process] = {}
         top = self.topology
         frames = [(c, w) for w in range(top.workers) for c in range(top.captures)]
@@ -193,6 +209,7 @@ class Observer:
             processes=processes,
             rings=tuple(Fill(kind, worker, ring.filled, ring.capacity, capture)
                         for kind, capture, worker, ring in self._rings),
+            names=self._names,
         )
         for slot in seen.values():
             slot.release()
@@ -224,9 +241,11 @@ class Observer:
     def _process(self, role: str, index: int, pid: int, slot: Slot | None) -> Process:
         """What the system knows of it, beside what it says itself."""
         starts = slot.starts if slot else 1
-        silent = 0.0
+        silent = waited = 0.0
         if slot and slot.heartbeat:
             silent = max(0.0, (time.monotonic_ns() - slot.heartbeat) / 1e9)
+        if slot and slot.waiting_since:
+            waited = max(0.0, (time.monotonic_ns() - slot.waiting_since) / 1e9)
         state = slot.state if slot else "running"
         missing = Process(role, index, pid, "", "missing", silent, starts)
         try:
@@ -240,7 +259,7 @@ class Observer:
                     times, memory = process.cpu_times(), process.memory_info()
                     return Process(
                         role, index, pid, process.name(), state, silent, starts, _age(pid),
-                        times.user + times.system, memory.rss, memory.shared,
+                        times.user + times.system, memory.rss, memory.shared, waited,
                     )
                 return missing
         except psutil.ZombieProcess:
@@ -248,7 +267,7 @@ class Observer:
         except (psutil.Error, OSError):
             # Gone; or hidden, as all others are from the one that serves metrics if /proc hides
             # what one may not trace.
-            return replace(missing, state=state) if _lives(pid) else missing
+            return replace(missing, state=state, waited=waited) if _lives(pid) else missing
 
 
 def _age(pid: int) -> float:

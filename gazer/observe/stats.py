@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gazer.observe.snapshot import Process, Snapshot, Standing
+from gazer.observe.table import ELSEWHERE
 
 COLUMNS = 80
 NAME = 24           # columns of a counter's name; two counters stand side by side
@@ -29,7 +30,9 @@ def report(pid: int, snapshot: Snapshot, standing: Standing) -> Iterator[str]:
     yield from _section("workers", pairs(_shown(account.workers)))
     yield from _section("sink", pairs(account.sink))
     for number, output in enumerate(account.outputs):
-        yield from _section(f"output {number}", pairs(_of_output(output)))
+        name = snapshot.names[number] if number < len(snapshot.names) else ""
+        yield from _section(f"output {number}" + (f": {name}" if name else ""),
+                            pairs(_of_output(output) | _blocked(snapshot, number)))
     if any(snapshot.supervisor.values()):
         yield from _section("supervisor", pairs(snapshot.supervisor))
     yield from _section("in flight", (
@@ -54,7 +57,12 @@ def document(pid: int, snapshot: Snapshot, standing: Standing) -> str:
             "capture": dict(account.capture),
             "workers": dict(account.workers),
             "sink": dict(account.sink),
-            "outputs": [dict(one) for one in account.outputs],
+            "outputs": [
+                {name: n for name, n in one.items() if name not in ELSEWHERE}
+                | _blocked(snapshot, number)
+                | {"name": snapshot.names[number] if number < len(snapshot.names) else ""}
+                for number, one in enumerate(account.outputs)
+            ],
         },
         "supervisor": dict(snapshot.supervisor),
         "captures": [dict(one) for one in snapshot.captures],
@@ -106,11 +114,15 @@ def _shown(values: Mapping[str, int]) -> dict[str, int]:
     return {name: n for name, n in values.items() if n or not name.startswith(_FAMILIES)}
 
 
-def _of_output(output: Mapping[str, int]) -> Mapping[str, int]:
+def _of_output(output: Mapping[str, int]) -> dict[str, int]:
     """Those of fluentd outputs only for these."""
     if output["servers"]:
-        return output
+        return {name: n for name, n in output.items() if name not in ELSEWHERE}
     return {name: output[name] for name in ("events", "bytes", "dropped", "stats", "done")}
+
+
+def _blocked(snapshot: Snapshot, number: int) -> dict[str, int]:
+    return {"blocked_seconds": int(snapshot.blocked(number))}
 
 
 def _processes(processes: Iterable[Process]) -> Iterator[str]:

@@ -18,7 +18,11 @@ from gazer.observe import meaning
 GAUGES = frozenset({
     "waiting_pieces", "streams", "octets_buffered", "transferring", "pending", "absent",
     "spool_events", "spool_bytes", "spool_limit", "unacknowledged", "servers", "servers_up",
+    "blocked_since",
 })  # fmt: skip
+
+# Shown as what they mean: see _measured.
+ELSEWHERE = frozenset({"blocked_since"})
 
 Value = float | tuple[float, dict[float, int]]
 
@@ -74,6 +78,9 @@ def _measured() -> dict[str, Family]:
         Family("gazer_ring_capacity_bytes", GAUGE, "bytes that a ring has room for", ring),
         Family("gazer_sink_lag_events", GAUGE, "events made and not yet merged by the sink"),
         Family("gazer_output_lag_events", GAUGE, "events merged and not yet written", ("output",)),
+        Family("gazer_output_blocked_seconds", GAUGE,
+               "time for which the output has had work and taken nothing; 0 while it moves",
+               ("output",)),
         Family("gazer_account_broken_sums", GAUGE,
                "sums of the account that do not hold; 0 when all adds up"),
         Family("gazer_process_up", GAUGE, "whether the process runs", role),
@@ -95,7 +102,7 @@ def _of_ledger() -> dict[str, Family]:
     made: dict[str, Family] = {}
     for role, (names, texts, labels) in ROLES.items():
         for name in names:
-            if name.startswith(LATENCY):
+            if name.startswith(LATENCY) or name in ELSEWHERE:
                 continue
             base, _, member = name.partition(".")
             metric = f"gazer_{role}_{base}"

@@ -147,9 +147,18 @@ def _losses(old: Snapshot, new: Snapshot, elapsed: float) -> Iterator[str]:
 
 
 def _links(new: Snapshot) -> Iterator[str]:
-    """The fluentd outputs: servers, and what waits."""
-    found = [(i, o) for i, o in enumerate(new.account.outputs) if o["servers"]]
+    """The fluentd outputs: servers, and what waits; and each output that takes nothing."""
+    found = [(i, o) for i, o in enumerate(new.account.outputs) if o["servers"] or new.blocked(i)]
     for number, o in found:
+        if new.blocked(number):
+            name = new.output(number).removeprefix("output ")
+            # The end of a path tells more than its beginning.
+            name = name if len(name) <= 30 else f"~{name[-29:]}"
+            yield (f"output {number:<5}TAKES NOTHING for {span(new.blocked(number))}: "
+                   f"{name}, {new.standing().in_flight[f'events on their way to output {number}']}"
+                   " events wait")
+        if not o["servers"]:
+            continue
         line = f"output {number:<5}{o['servers_up']} of {o['servers']} servers up"
         line += f", {o['unacknowledged']} chunks under way"
         if o["spool_limit"]:

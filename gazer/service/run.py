@@ -176,6 +176,7 @@ class Run:
             if part == "ledger":
                 ledger_create(
                     segment.buf,
+                    [output.name for output in self._config.outputs],
                     captures=self._topology.captures,
                     workers=self._topology.workers,
                     outputs=len(self._config.outputs),

@@ -18,9 +18,14 @@ blocks, and where one waits for room its part is taken back first, so that it st
 new file.
 
 `place` is for a successor, which takes a file back to where the last block that counted ends.  A
-file is known by device and inode: its size alone could be another file's, after a rotation.  And
-no more than a block is taken back: `place` stands in shared memory, which a worker that was taken
-over can write, and what was logged must not go with it.  If we died between the renaming and the
+file is known by device and inode: its size alone could be another file's, after a rotation.  It
+takes back what its predecessor can have written, and that is no more than the block it had in hand,
+whose length was committed ahead of the write; without one it takes back nothing.  Where more stands
+there, somebody else writes to the file: a line says so, and all of it stays, though a part of our
+block may be in there, which then comes twice.  (Who appends for the first time in just the moment in
+which we die within a block, and less than that, is taken for us.)  In no case more than MOST_CUT is
+cut: `place` stands in shared memory, which a worker that was taken over can write, and what was
+logged must not go with it.  If we died between the renaming and the
 opening again, it is the renamed file that is taken back: it is looked for beside the path, under a
 name that begins as the path's does.  One that has gone elsewhere keeps what was written since the
 last commit, a block at most, which then is in the new file as well.
@@ -71,8 +76,9 @@ class _MovedError(Exception):
 class FileOutput:
     """One output.  `lines`: it holds lines of text.  `notice` takes a line for the operator;
     `giving_up` says when to wait no longer; `waits` is told when the output begins and ceases to
-    wait.  `lasting`: see above.  `place`: where a predecessor's last block ended.  `mode`: of a
-    file that is made, exactly; None: 0640 less what the umask takes."""
+    wait.  `lasting`: see above.  `place`: where a predecessor's last block ended, and how long the
+    one is that it had in hand.  `mode`: of a file that is made, exactly; None: 0640 less what the
+    umask takes."""
 
     rotates = False     # `due` is to be asked
 
@@ -85,16 +91,18 @@ class FileOutput:
         giving_up: Callable[[], bool],
         waits: Callable[[bool], None],
         lasting: bool = False,
-        place: tuple[int, int] = (0, 0),
+        place: tuple[int, int, int] = (0, 0, 0),
         mode: int | None = None,
     ) -> None:
         self.name = "standard output" if path == "-" else path
         self.progress = time.monotonic()    # when it last took something, or was asked to
         self.wanted = False                 # someone wants it to be opened again
+        self.said = -REMIND                 # when it last told the operator something
+        self.why = ""                       # what it waits for, if it knows
         self._path = path
         self._lines = lines
         self._standard = path in ("-", "/dev/stdout", "/dev/fd/1")
-        self._notice = notice
+        self._tell = notice
         self._giving_up = giving_up
         self._waits = waits
         self._lasting = lasting
@@ -115,10 +123,14 @@ class FileOutput:
             self._notice(f"waiting for someone to read {path}")
         elif place[0] not in (0, self._file) and lasting:
             self._take_back_moved(place)
-        elif place == TORN_PIPE and lines and not self._regular:
+        elif place[:2] == TORN_PIPE and lines and not self._regular:
             self._torn = True       # at worst an empty line
 
-    def _take(self, fd: int, place: tuple[int, int] = (0, 0)) -> None:
+    def _notice(self, text: str) -> None:
+        self.said = time.monotonic()
+        self._tell(text)
+
+    def _take(self, fd: int, place: tuple[int, int, int] = (0, 0, 0)) -> None:
         """Write to this descriptor from here on."""
         try:
             about = os.fstat(fd)
@@ -132,17 +144,28 @@ class FileOutput:
         self._regular = stat.S_ISREG(about.st_mode)
         self._appends = bool(flags & os.O_APPEND)
         self._file = _file(about)
-        if self._regular and _cuttable(about, place):
-            os.ftruncate(fd, place[1])
-            if not self._appends:
-                os.lseek(fd, place[1], os.SEEK_SET)
-        self._at = self._end()
         self._alone = True          # nobody else writes to this file, as far as we have seen
+        if self._regular and place[0] == self._file:
+            self._alone = self._cut(fd, about, place)
+        self._at = self._end()
         self._torn = (
             self._lines and self._regular and self._appends and self._ends_in_a_line()
         )
 
-    def _take_back_moved(self, place: tuple[int, int]) -> None:
+    def _cut(self, fd: int, about: os.stat_result, place: tuple[int, int, int]) -> bool:
+        """Take back what our predecessor may have written of the block that it had in hand; False:
+        there is more, so somebody else has written there too."""
+        _, end, hand = place
+        if about.st_size - end > min(hand, MOST_CUT):
+            twice = " and up to a block of events may be in it twice" if hand else ""
+            self._notice(f"somebody else has written to {self.name} too: it stays as it is{twice}")
+            return False
+        if about.st_size > end:
+            os.ftruncate(fd, end)
+            os.lseek(fd, end, os.SEEK_SET)      # else what does not append leaves a hole
+        return True
+
+    def _take_back_moved(self, place: tuple[int, int, int]) -> None:
         """Cut the file of this place, which has another name now; if it is still near."""
         folder, name = os.path.split(os.path.realpath(self._path))
         with contextlib.suppress(OSError):
@@ -153,8 +176,8 @@ class FileOutput:
                 fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
                 try:
                     about = os.fstat(fd)
-                    if _cuttable(about, place):
-                        os.ftruncate(fd, place[1])
+                    if _file(about) == place[0]:
+                        self._cut(fd, about, place)
                 finally:
                     os.close(fd)
                 return
@@ -173,6 +196,11 @@ class FileOutput:
     def cuttable(self) -> bool:
         """A successor can take back what of a block was written."""
         return self.place[0] != 0
+
+    def in_hand(self, size: int) -> int:
+        """What a block of so many bytes may take, behind `place`: where it goes on behind a line
+        that someone left incomplete, a line end more."""
+        return size + self._torn
 
     def _open(self, *, wait: bool = True) -> int:
         """Open it; a FIFO waits for its reader, as long as we are not told to give up; or, without
@@ -272,9 +300,11 @@ class FileOutput:
                 fd = self._open(wait=False)
                 if fd >= 0:
                     self._take(fd)
+                    self.why = ""
                     return
             except OSError as error:
                 raise self._failed("open", error) from None
+            self.why = "nobody reads it"
             self._pause(RETRY)
 
     def _lose_reader(self) -> None:
@@ -329,6 +359,7 @@ class FileOutput:
                 done += os.write(self._fd, block[done:] if done else block)
                 if self._lasting:
                     self.progress = time.monotonic()
+                    self.why = ""
             except BrokenPipeError as error:
                 if self._standard:
                     raise ClosedError(done) from None
@@ -337,6 +368,7 @@ class FileOutput:
                     raise _MovedError from None
                 raise self._failed("write to", error) from None
             except BlockingIOError:     # standard output may be someone's non-blocking pipe
+                self.why = "who reads it does not go on"
                 self._check(start, done)
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
@@ -424,11 +456,6 @@ def opened(path: str, flags: int, mode: int | None, *, new: bool = False) -> int
         os.close(fd)
         raise
     return fd
-
-
-def _cuttable(about: os.stat_result, place: tuple[int, int]) -> bool:
-    """The file is the one of this place, and no more than a block stands behind its end."""
-    return place[0] == _file(about) and 0 < about.st_size - place[1] <= MOST_CUT
 
 
 def _file(about: os.stat_result) -> int:

@@ -73,6 +73,8 @@ class Forwarder:
         self.wanted = False                 # connect anew; a task with `reopen` does so
         self.progress = time.monotonic()    # when anything last went forward
         self.ringing = True                 # there is somebody to hear the bell
+        self.said = -REMIND                 # when it last told the operator something
+        self.why = "nothing is acknowledged"    # what it waits for, when it waits
         self.finished = threading.Event()
         # A spool sees by what waits behind the window that servers are slow.
         behind = max(settings.window, 2 * BEHIND) if spool is not None else 0
@@ -82,7 +84,7 @@ class Forwarder:
         self._settings = settings
         self._spool = spool
         self._bell = bell
-        self._notice = notice
+        self._tell = notice
         self._fault = fault
         self._live = live
         self._number = run
@@ -95,7 +97,7 @@ class Forwarder:
         self._ending: float | None = None       # the patience
         self._ending_since = 0.0
         self._delivery = Delivery(
-            settings, self._waker, name=name, notice=notice, settled=self._settled,
+            settings, self._waker, name=name, notice=self._notice, settled=self._settled,
             more=self._more, waiting=self._waiting, denied=self._denied,
         )
         self._spooling = spool is not None and not spool.empty
@@ -167,6 +169,10 @@ class Forwarder:
             "spooling": int(self._spooling),
             "spool_bytes": 0 if spool is None else spool.bytes,
         }
+
+    def _notice(self, text: str) -> None:
+        self.said = time.monotonic()
+        self._tell(text)
 
     def _wake(self) -> None:
         if self._waker >= 0:

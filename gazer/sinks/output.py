@@ -11,6 +11,8 @@ from gazer.sinks.tasks import Task
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gazer.sinks.files import FileOutput
     from gazer.sinks.fluentd import Forwarder
     from gazer.sinks.threads import Hand
@@ -19,6 +21,7 @@ SPARE = 4                   # empty blocks that are kept when it has little to d
 TASKS = 4096                # that may wait for one output, however small they are
 FLUSH_AFTER = 0.2           # seconds that an event stays in a block while there is nothing to do
 REMIND = 30.0               # seconds between two lines about events that are dropped
+STILL = 5.0                 # seconds without progress that are worth a line
 
 
 class Output:
@@ -48,6 +51,8 @@ class Output:
         self.lost = 0                   # dropped since it ceased to keep up
         self.told = -REMIND
         self.since = 0.0                # when something was seen in the block
+        self.stands = 0.0               # since when it takes nothing; 0: it moves
+        self.stands_told = -REMIND      # ... when the operator was told; -REMIND: not yet
         self.flush_after = self.link.flush_after if self.link else FLUSH_AFTER
 
     @property
@@ -78,6 +83,24 @@ class Output:
     def stuck(self, seconds: float) -> bool:
         """It has work, and has not moved for so long."""
         return bool(self.busy) and time.monotonic() - self.target.progress > seconds
+
+    def look(self, now: float, seconds: float, notice: Callable[[str], None]) -> bool:
+        """Notice that it has been stuck for `seconds`, or moves again, and tell it where the output
+        itself says nothing; True if `stands` has changed."""
+        before, since = self.stands, self.target.progress
+        stuck = bool(self.busy) and now - since > seconds and not self.ended
+        self.stands = since if stuck else 0.0
+        own = now - self.target.said
+        if stuck and now - since >= STILL:
+            if now - self.stands_told >= REMIND and own >= REMIND + STILL:
+                self.stands_told = now
+                why = f": {self.target.why}" if self.target.why else ""
+                notice(f"{self.name} has taken nothing for {now - since:.0f} s{why}")
+        elif self.stands_told >= 0 and not stuck:
+            self.stands_told = -REMIND
+            if own >= STILL and not self.ended:
+                notice(f"{self.name} goes on after {now - before:.0f} s")
+        return self.stands != before
 
     def empty(self) -> Block:
         if self.link is None:

@@ -132,6 +132,7 @@ class Outputs:
             ahead = self._slot.resume_output(output.number)
             merge.skip(output.number, ahead)
             output.done = merge.merged + ahead
+            self._slot.set_output(output.number, {"blocked_since": 0})
             if self.live:
                 self._place(output)
         self._slot.publish()
@@ -296,11 +297,11 @@ class Outputs:
 
     def _go_on(self) -> None:
         self._take()
+        self._watch()
         self._settle()
         for output in self.all:
             if output.hand is not None:
                 self._hand_on(output)
-        self._watch()
 
     def _take(self) -> None:
         for output in self.all:
@@ -359,9 +360,12 @@ class Outputs:
             output.busy.append(task)
             if not task.reopen:
                 output.waiting -= output.weight(task)
-                if output.file is not None and not output.file.cuttable:
-                    # A successor must know that a line may be torn.
-                    self._slot.place_output(output.number, *TORN_PIPE)
+                file = output.file
+                if file is not None and task.data is not None:
+                    # A successor must know that a line may be torn, and what may be taken back.
+                    place = ((*file.place, file.in_hand(len(task.data))) if file.cuttable
+                             else TORN_PIPE)
+                    self._slot.place_output(output.number, *place)
                     self._slot.publish()
             bunch.append(task)
         if bunch:
@@ -457,12 +461,18 @@ class Outputs:
             raise ClosedError
 
     def _watch(self) -> None:
-        """Say that the sink is blocked when nothing can go on."""
-        if not self.live:
-            return
-        open_ = [output for output in self.all if not output.ended]
-        stuck = bool(open_) and all(output.stuck(STUCK) for output in open_)
-        if stuck != self._stuck:
+        """Say which outputs take nothing, and that the sink is blocked when nothing can go on."""
+        now = time.monotonic()
+        stuck = None
+        for output in self.all:
+            if output.look(now, STUCK, self._notice):
+                self._slot.set_output(
+                    output.number, {"blocked_since": int(1e9 * output.stands)})
+                self._moved = True
+            if not output.ended:
+                stuck = stuck is not False and bool(output.stands)
+        stuck = bool(stuck)
+        if self.live and stuck != self._stuck:
             self._stuck = stuck
             self._slot.waits(stuck)
 
