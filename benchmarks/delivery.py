@@ -37,6 +37,7 @@ SINK = 0.5  # us of the sink's CPU for each event, plain
 SAMPLE = 50_000  # events for fluent-logger's sender
 CHUNK = 256 * 1024  # bytes of a chunk, the sensor's default
 WAIT = 30.0  # seconds for the receiver's last words
+CHUNKS = 2000  # that are put into the spool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def spooling(found: Sequence[bytes], folder: Path) -> dict[str, float]:
 
     each = max(1, CHUNK // (sum(map(len, found)) // len(found)))
     payload = b"".join(found[:each])
-    chunks = 2000
+    chunks = CHUNKS
     place = folder / "spool"
     spool = Spool(place, max_bytes=1 << 40, notice=lambda _: None)
     began = time.perf_counter()

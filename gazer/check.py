@@ -1,25 +1,29 @@
 """`gazer check`: what would run, and whether what it needs from the machine is there.
 
-Looks and touches nothing: no file is opened, made or emptied, no interface listened to. So it can
-say what would fail now, but not promise that nothing fails later. (libpcap looks up host
-names that capture.filter has.)
+Looks and touches nothing: no file is made or emptied, none opened but a pid file (for its lock), no
+interface listened to. So it can say what would fail now, but not promise that nothing fails later.
+(libpcap looks up host names that capture.filter has.)
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import textwrap
 from collections.abc import Iterator
 
 from gazer.capture.bpf import COOKED, ETHERNET, kernel_filter
 from gazer.capture.interfaces import ANY, interface_state, may_capture
 from gazer.config import LLMNR_PORT, MDNS_PORT, Capture, Config, Output, OutputKind, Tunnels
-from gazer.config.kinds import printable, show_duration, show_size
+from gazer.config.kinds import address_and_port, printable, show_duration, show_size
 from gazer.config.patterns import folder_and_file, turning
+from gazer.pidfile import PidFile
+from gazer.privileges import least_port
 from gazer.service.cpus import cpu_problems
 from gazer.service.rights import rights_problems
 
 SHARED_MEMORY = "/dev/shm"
+WIDTH = 100         # columns of a filter, which has hundreds of words
 
 
 def outline(config: Config) -> Iterator[str]:
@@ -46,9 +50,9 @@ def outline(config: Config) -> Iterator[str]:
     if watched:
         yield f"capture       {_capture(capture)}"
     if capture.filter:
-        yield f"filter        {capture.filter}"
+        yield from _wrapped("filter", capture.filter)
     linktype = COOKED[0] if capture.interfaces == (ANY,) else ETHERNET
-    yield f"kernel filter {kernel_filter(capture, config.tunnels, linktype)}"
+    yield from _wrapped("kernel filter", kernel_filter(capture, config.tunnels, linktype))
     yield f"dns           ports {ports}; frames up to {show_size(capture.snaplen)}"
     yield f"tunnels       {_tunnels(config.tunnels)}"
     yield (
@@ -85,6 +89,8 @@ def outline(config: Config) -> Iterator[str]:
     outputs = [_output(output) for output in config.outputs]
     for label, line in _column("output", outputs):
         yield f"{label:<13} {line}"
+    if metrics:
+        yield f"metrics       {_metrics(config.metrics.listen)}"
 
 
 def ring_bytes(config: Config) -> int:
@@ -96,8 +102,11 @@ def ring_bytes(config: Config) -> int:
 
 def obstacles(config: Config, pid_file: str | None = None) -> Iterator[str]:
     """What would keep it from running here and now, line by line."""
-    if pid_file is not None and (why := _unwritable(pid_file)):     # made by whoever starts it
-        yield f"pid file {printable(pid_file)}: {why}"
+    if pid_file is not None:        # made by whoever starts it
+        if why := _unwritable(pid_file):
+            yield f"pid file {printable(pid_file)}: {why}"
+        elif why := PidFile(pid_file).refusal():
+            yield why
     if config.capture.filter:
         from gazer.capture.filter import filter_problem  # here: it loads libpcap
 
@@ -177,6 +186,18 @@ def _capture(capture: Capture) -> str:
         )
     mode = "promiscuous" if capture.promiscuous else "not promiscuous"
     return f"{text}; {mode}" + (" (any never is)" if ANY in capture.interfaces else "")
+
+
+def _metrics(listen: str) -> str:
+    """Where they are served."""
+    _, port = address_and_port(listen)
+    least = least_port()
+    if port >= least:
+        return listen
+    return (
+        f"not on {listen}: ports below {least} take a right that its process does not have "
+        "(net.ipv4.ip_unprivileged_port_start); the run goes on without"
+    )
 
 
 def _tunnels(tunnels: Tunnels) -> str:
@@ -263,6 +284,13 @@ def _count(number: int, what: str) -> str:
 
 def _named(path: str, dash: str) -> str:
     return dash if path == "-" else printable(path)
+
+
+def _wrapped(label: str, text: str) -> Iterator[str]:
+    """Within WIDTH columns, as far as words go."""
+    lines = textwrap.wrap(text, WIDTH - 14, break_long_words=False, break_on_hyphens=False)
+    for index, line in enumerate(lines):
+        yield f"{'' if index else label:<13} {line}"
 
 
 def _column(label: str, lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -194,10 +194,7 @@ def _config(arguments: argparse.Namespace) -> Config:
 def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     if not config.capture.files and not config.capture.interfaces:
-        raise UsageError(
-            "nothing to read: give interfaces with -i or capture files with -r, or name them under "
-            f"capture.interfaces or capture.files in {printable(arguments.config)}"
-        )
+        raise UsageError(_nothing_to_read(arguments.config))
     from gazer.supervisor import run
 
     return run(
@@ -208,11 +205,20 @@ def _run(arguments: argparse.Namespace) -> int:
     )
 
 
+def _nothing_to_read(source: str) -> str:
+    return (
+        "nothing to read: give interfaces with -i or capture files with -r, or name them under "
+        f"capture.interfaces or capture.files in {printable(source)}"
+    )
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from gazer.check import obstacles, outline
 
     config = _config(arguments)
     found = list(obstacles(config, arguments.pid_file))
+    if not config.capture.files and not config.capture.interfaces:
+        found.insert(0, _nothing_to_read(arguments.config))
     source = printable(arguments.config)
     say("\n".join([*outline(config), "" if found else f"{source} is valid\n"]))
     if found:

@@ -16,6 +16,7 @@ So no file is ever there in part, not on a full disk either.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import pwd
 import re
@@ -28,6 +29,7 @@ from dataclasses import replace
 from gazer.config import Config, Output
 from gazer.config.kinds import printable
 from gazer.errors import OutputError, UsageError
+from gazer.privileges import Identity, program, resolve_user, searched
 from gazer.units import FILES, Site
 
 CONFIG_NAME = "sensor.yaml"
@@ -36,15 +38,17 @@ NAMES = (CONFIG_NAME, *FILES)
 # As the kernel has them: at most 15 octets, no blank, no slash; a colon would be an alias.
 _INTERFACE = re.compile(r"(?!\.\.?$)[!-9;-~]{1,15}", re.ASCII)
 
+_LONGEST_LINE = 256     # of a script's first line: BINPRM_BUF_SIZE of linux/binfmts.h
+
 
 def site_for(folder: str, *, prefix: str | None, log_dir: str, user: str) -> Site:
     """Where things will be; UsageError with a line for each that can't stand in the files."""
-    site = Site(
-        command=_command(prefix),
-        config=os.path.join(os.path.abspath(folder), CONFIG_NAME),
-        log_dir=os.path.normpath(log_dir),
-        user=user,
-    )
+    command, log_dir = _command(prefix), os.path.normpath(log_dir)
+    config = os.path.join(os.path.abspath(folder), CONFIG_NAME)
+    site = Site(command, config, log_dir, user, ways=_ways(command, config, log_dir))
+    beside = replace(site, error_dir=os.path.realpath(os.path.dirname(log_dir)))
+    if _is_roots(beside.error_dir) and not [*beside.problems()]:
+        site = beside
     found = list(site.problems())
     if found:
         raise UsageError("\n".join(found))
@@ -55,7 +59,10 @@ def first_config(site: Site, interfaces: Sequence[str]) -> Config:
     """The configuration to begin with."""
     for name in interfaces:
         if not _INTERFACE.fullmatch(name) or "/" in name:
-            raise UsageError(f"--interface: {name!a} is not the name of an interface")
+            raise UsageError(
+                f"--interface: {name!a} is not the name of an interface: those are of 1 to 15 "
+                "characters of ASCII without blank, colon or slash"
+            )
     default = Config()
     return replace(
         default,
@@ -125,10 +132,13 @@ def report(folder: str, site: Site, config: Config) -> Iterator[str]:
         )
     if not os.access(site.command, os.X_OK):
         yield f"note: there is no command {site.command} on this machine (--prefix says where)"
-    for path in (site.command, site.config):
-        closed = _closed(path)
-        if closed:
-            yield f"note: the user {site.user} may not pass {closed}, so can't reach {path}"
+    yield from _closed_folders(site)
+    for place in dict.fromkeys((folder, os.path.dirname(os.path.realpath(site.command)))):
+        if os.path.isdir(place) and not _is_roots(os.path.realpath(place)):
+            yield (
+                f"note: not only root can change what stands in {place}, and a service manager of "
+                "root's obeys it"
+            )
     yield ""
     yield "next, as root:"
     try:
@@ -154,18 +164,85 @@ def _command(prefix: str | None) -> str:
     return beside if os.access(beside, os.X_OK) else shutil.which("gazer") or beside
 
 
-def _closed(path: str) -> str | None:
-    """The first folder above `path` that not everybody may pass."""
-    parts = os.path.realpath(path).split("/")
-    for end in range(1, len(parts)):
-        folder = "/".join(parts[:end]) or "/"
+def _program(command: str) -> list[str]:
+    """What that command is run with: its interpreter, and what this one imports from."""
+    folder = os.path.dirname(os.path.realpath(command))
+    if folder == os.path.realpath(os.path.dirname(os.path.abspath(sys.executable))):
+        return [sys.executable, *program()]
+    found = [path for name in ("python3", "python") if
+             os.path.lexists(path := os.path.join(folder, name))][:1]
+    if (named := _interpreter(command)) is not None:
+        found.append(named)
+    for path in [*found]:
+        base = os.path.dirname(os.path.dirname(os.path.realpath(path)))
+        found.append(os.path.join(base, "lib"))
+    prefix = glob.escape(os.path.dirname(folder))
+    return [*found, *glob.glob(f"{prefix}/lib*/python3*/site-packages")]
+
+
+def _interpreter(command: str) -> str | None:
+    """That a script names in its first line."""
+    try:
+        with open(command, "rb") as file:
+            line = file.readline(_LONGEST_LINE)
+    except OSError:
+        return None
+    words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
+    return words[0] if words and words[0].startswith("/") else None
+
+
+def _ways(command: str, config: str, log_dir: str) -> tuple[str, ...]:
+    """Every folder that is passed on the way to these and to what the command is run with."""
+    paths = (command, config, log_dir, *_program(command))
+    return (*dict.fromkeys(folder for path in paths for folder in (
+        *searched(path), os.path.realpath(path))),)
+
+
+def _closed_folders(site: Site) -> Iterator[str]:
+    """A line for each folder that the service's user may not pass, though it has to."""
+    try:
+        identity = resolve_user(site.user)
+    except ValueError:          # not there yet: what everybody may is what it will
+        identity = None
+    told = set()
+    for path in (site.command, site.config, *_program(site.command)):
+        folder = next((f for f in searched(path) if not _may_pass(f, identity)), None)
+        if folder is not None and folder not in told:
+            told.add(folder)
+            part = "" if path in (site.command, site.config) else ", a part of the program"
+            yield f"note: the user {site.user} may not pass {folder}, so can't reach {path}{part}"
+
+
+def _may_pass(folder: str, identity: Identity | None) -> bool:
+    """By the folder's mode; `gazer check` asks the kernel as that user."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return True     # not there: said already, or about to be made
+    allowed = stat.S_IXOTH
+    if identity is not None and status.st_uid == identity.uid:
+        allowed = stat.S_IXUSR
+    elif identity is not None and status.st_gid in (identity.gid, *identity.groups):
+        allowed = stat.S_IXGRP
+    return bool(status.st_mode & allowed)
+
+
+def _is_roots(folder: str) -> bool:
+    """Whether root alone decides what stands there; of a path without links.
+
+    Each folder on the way is root's.  Others may write to none of them, or, above the last one, to
+    one like /tmp, where they can't take away what is root's.
+    """
+    for place in (*searched(folder), folder):
         try:
-            mode = os.stat(folder).st_mode
+            status = os.stat(place, follow_symlinks=False)
         except OSError:
-            return None  # not there: said already, or about to be made
-        if not mode & stat.S_IXOTH:
-            return folder
-    return None
+            return False
+        shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        kept = status.st_mode & stat.S_ISVTX and place != folder
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or (shared and not kept):
+            return False
+    return True
 
 
 def _interfaces() -> list[str]:

@@ -22,6 +22,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from types import TracebackType
 
 from gazer.config.kinds import printable
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 _TRIES = 100
 # Digits of the largest pid (2**22 on Linux) with a newline, and room for blanks.
 _LONGEST = 32
+# Who only looks (`refusal`) has the lock too, shared, for microseconds.
+_GLANCES = 5
+_GLANCE = 0.01      # seconds
+
+_LINK = "is a link; a pid file must be a file"
+_NO_FILE = "is not a plain file"
 
 
 class PidFile:
@@ -71,6 +78,31 @@ class PidFile:
                 self.unlink(self.path)
         self._close()
 
+    def refusal(self) -> str | None:
+        """Why it would be refused just now for what stands at the path, in one line; None: it would
+        not be.  Nothing is made or changed."""
+        try:
+            mode = os.stat(self.path, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                return str(self._failed(_LINK))
+            if not stat.S_ISREG(mode):
+                return str(self._failed(_NO_FILE))
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:     # it is not there, or not to be read
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._refuse_other_content(fd)
+        except BlockingIOError:
+            return str(self._held(fd))
+        except OutputError as error:
+            return str(error)
+        except OSError:     # a file system without locks
+            return None
+        finally:
+            os.close(fd)
+        return None
+
     def forget(self) -> None:
         """In a fork of the holder: let go of the file, and leave it to the holder."""
         self._close()
@@ -85,15 +117,13 @@ class PidFile:
                 fd = os.open(self.path, flags, 0o644)
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    raise self._failed("is a link; a pid file must be a file") from None
+                    raise self._failed(_LINK) from None
                 raise
             try:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise self._failed("is not a plain file")
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise self._held(fd) from None
+                    raise self._failed(_NO_FILE)
+                if not _lock(fd):
+                    raise self._held(fd)
                 if self._is_at_path(fd):
                     self._refuse_other_content(fd)
                     return fd
@@ -140,3 +170,14 @@ class PidFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _lock(fd: int) -> bool:
+    """Whether the lock is ours now: nobody has it, or somebody who only looked."""
+    for _ in range(_GLANCES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_GLANCE)
+    return False

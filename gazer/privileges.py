@@ -53,7 +53,9 @@ import os
 import pwd
 import signal
 import stat
-from collections.abc import Callable, Iterable
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from gazer import system
@@ -75,6 +77,7 @@ UMASK = 0o077       # what the service makes is nobody else's business
 
 # The highest number stands for "leave it as it is" in setresuid(2) and chown(2).
 _HIGHEST = 0xFFFFFFFE
+_LINKS = 40         # that the kernel follows in one path: path_resolution(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,15 @@ def can_become(identity: Identity | None) -> bool:
             or system.capabilities()[0] & needed == needed)
 
 
+def least_port() -> int:
+    """The lowest port that a process without capabilities may listen on."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+            return int(file.read())     # of IPv6 too
+    except (OSError, ValueError):
+        return 1024
+
+
 def _limit_what_may_come(kept: int) -> None:
     """Nothing but these from an exec.  Where the bounding set is out of reach, no_new_privs does
     the same for files, and ambient capabilities are all that a user without them inherits."""
@@ -322,11 +334,28 @@ def check_program(identity: Identity | None) -> list[str]:
     if identity is None or not can_become(identity):
         return []
 
-    def closed() -> list[str]:
-        return [path for path in (__file__, os.__file__) if not _may(path, os.R_OK)]
+    who = printable(identity.name)
+    parts = program()       # looked for as we are: they may not even be seen by that user
 
-    return [f"service.user: {printable(path)}, a part of the program, can't be read by user "
-            f"{printable(identity.name)}" for path in as_user(identity, closed)[:1]]
+    def closed() -> list[str]:
+        for path in parts:
+            if not _may(path, os.R_OK):
+                folder = _closed(path)
+                why = f"be reached by user {who}: no permission to search {printable(folder)}" if (
+                    folder) else f"be read by user {who}"
+                return [f"service.user: {printable(path)}, a part of the program, can't {why}"]
+        return []
+
+    return as_user(identity, closed)
+
+
+def program() -> list[str]:
+    """A file or folder from each place that this program is imported from: our own modules, plain
+    and compiled; Python's, plain and compiled; other people's."""
+    python = f"{sys.platlibdir}/python{sys.version_info[0]}.{sys.version_info[1]}/lib-dynload"
+    places = [__file__, system.__file__, os.__file__, os.path.join(sys.base_exec_prefix, python),
+              sysconfig.get_path("platlib")]
+    return [path for path in places if os.path.exists(path)]
 
 
 def _problems(identity: Identity | None, places: list[Place]) -> list[str]:
@@ -352,7 +381,8 @@ def _problem(place: Place, who: str) -> str | None:
         return None if _may(folder, os.W_OK | os.X_OK) else (
             f"may not be made in {printable(folder)}{who}")
     except PermissionError:
-        return f"can't be reached{who}: no permission to search {printable(_closed(path))}"
+        folder = _closed(path) or os.path.dirname(path)
+        return f"can't be reached{who}: no permission to search {printable(folder)}"
     except OSError as error:
         return error.strerror
     if place.kind == FOLDER:
@@ -369,14 +399,36 @@ def _problem(place: Place, who: str) -> str | None:
     return None if _may(path, os.W_OK) else f"may not be written{who}"
 
 
-def _closed(path: str) -> str:
+def _closed(path: str) -> str | None:
     """The first folder on the way that may not be searched."""
-    folder = "/"
-    for part in os.path.dirname(path).split("/"):
-        folder = os.path.join(folder, part)
-        if os.path.isdir(folder) and not _may(folder, os.X_OK):
-            return folder
-    return os.path.dirname(path)        # behind a link
+    return next((folder for folder in searched(path)
+                 if os.path.isdir(folder) and not _may(folder, os.X_OK)), None)
+
+
+def searched(path: str) -> Iterator[str]:
+    """Each folder that the kernel searches on the way to this absolute path, links followed."""
+    folder, links = "/", 0
+    names = path.split("/")[::-1]
+    while names:
+        name = names.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            folder = os.path.dirname(folder)
+            continue
+        yield folder
+        here = os.path.join(folder, name)
+        try:
+            target = os.readlink(here)
+        except OSError:         # no link, or not there, or not to be seen
+            folder = here
+            continue
+        links += 1
+        if links > _LINKS:
+            return
+        if target.startswith("/"):
+            folder = "/"
+        names += target.split("/")[::-1]
 
 
 def _may(path: str, how: int) -> bool:

@@ -7,6 +7,9 @@ ones of `Site()` for configs/.
 Rules
 - What goes in is plain (`Site.problems`): each of the three formats quotes in its own way, and some
   places of theirs can't be quoted at all.  A path that would need it is refused.
+- Nothing that root opens stands where the service's user can write: a link laid there would lead
+  root to any file.  That is the file for what gazer says under supervisord (`error_dir`); systemd
+  has the journal, and logrotate works as the user (`su`).
 - Waiting is longer outside than inside: whoever stops gazer kills it no sooner than a while after
   service.shutdown_timeout, which is for draining.
 """
@@ -34,10 +37,12 @@ class Site:
     config: str = "/etc/gazer/sensor.yaml"
     log_dir: str = "/var/log/gazer"
     user: str = "gazer"
+    error_dir: str = "/var/log"         # where root alone writes, and which is there everywhere
+    ways: tuple[str, ...] = ()          # whatever else is passed or read on the way to all of that
 
     def problems(self) -> Iterator[str]:
         """What can't stand in these files, line by line."""
-        for path in (self.command, self.config, self.log_dir):
+        for path in (self.command, self.config, self.log_dir, self.error_dir):
             if not _PLAIN.fullmatch(path):
                 yield (
                     f"{path!a}: can't stand in service files: give an absolute path of letters, "
@@ -51,7 +56,7 @@ class Site:
         return any(f"{path}/".startswith(f"{place}/") for path in self._paths() for place in places)
 
     def _paths(self) -> tuple[str, ...]:
-        return self.command, self.config, self.log_dir
+        return self.command, self.config, self.log_dir, *self.ways
 
 
 def systemd_unit(site: Site) -> str:
@@ -94,6 +99,7 @@ def _filled(template: str, site: Site, **more: str) -> str:
         "command": site.command,
         "config": site.config,
         "log_dir": site.log_dir,
+        "error_dir": site.error_dir.rstrip("/"),
         "user": site.user,
         "stop": str(STOP_SECONDS),
     }
@@ -216,9 +222,11 @@ stopasgroup=false
 killasgroup=true
 
 ; Events go to the outputs of the configuration.  What gazer says of itself goes to standard error.
+; supervisord opens that file, as root: not in a folder of service.user's, where a link could lead
+; it to any file.  A supervisord that is not root needs a folder that it may write to.
 redirect_stderr=false
 stdout_logfile=NONE
-stderr_logfile=$log_dir/gazer.err
+stderr_logfile=$error_dir/gazer.err
 stderr_logfile_maxbytes=10MB
 stderr_logfile_backups=5
 """

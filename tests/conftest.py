@@ -26,7 +26,7 @@ import yaml
 if TYPE_CHECKING:
     from tests.observed import Terminal
 
-pytest.register_assert_rewrite("tests.netns", "tests.resolver", "tests.sensor")
+pytest.register_assert_rewrite("tests.chaos", "tests.netns", "tests.resolver", "tests.sensor")
 
 CAPTURES = Path(__file__).parent / "captures"
 CAPTURE_FILES = sorted(p.name for p in CAPTURES.iterdir() if ".pcap" in p.name)

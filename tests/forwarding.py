@@ -6,7 +6,7 @@ import time
 
 import msgpack
 
-from gazer.config.forward import Forward, Server
+from gazer.config.forward import Forward, Server, SpoolSettings
 from gazer.sinks import servers
 from gazer.sinks.fluentd import Forwarder
 
@@ -34,7 +34,8 @@ def entries(numbers, size=10):
 class Sink:
     """`to`: receivers, addresses or Server; the numbers of events go up from 0."""
 
-    def __init__(self, *to, spool=None, live=True, run=1, first=0, **settings):
+    def __init__(self, *to, spool=None, live=True, run=1, first=0, fsync_ns=SECOND // 2,
+                 **settings):
         settings.setdefault("ack_timeout_ns", 3 * SECOND)
         settings.setdefault("connect_timeout_ns", 3 * SECOND)
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
@@ -46,7 +47,7 @@ class Sink:
         self.forwarder = Forwarder(
             Forward(servers=tuple(
                 s if isinstance(s, Server) else Server(getattr(s, "address", s)) for s in to
-            ), **settings),
+            ), spool=SpoolSettings(fsync_ns=fsync_ns), **settings),
             spool=spool, bell=self.bell, notice=self.notices.append, fault=self.faults.append,
             live=live, name="central", run=run,
         )

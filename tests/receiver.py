@@ -55,7 +55,9 @@ class Message:
 
     @property
     def numbers(self):
-        return [record["n"] for _, record in self.entries]
+        """Of a sensor's own events: its clients' ports."""
+        return [record["n"] if "n" in record else record.get("client_port", 0)
+                for _, record in self.entries]
 
     @property
     def first(self):
@@ -97,6 +99,11 @@ class Receiver:
         if isinstance(self._address, str):
             return f"unix://{self._address}"
         return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+
+    @property
+    def open(self):
+        """How many connections there are."""
+        return len(self._open)
 
     @property
     def numbers(self):
@@ -203,9 +210,9 @@ class Receiver:
             sock.sendall(msgpack.packb(
                 ["HELO", {"nonce": nonce, "auth": salt, "keepalive": self.keepalive}]))
         while True:
-            while self.stalled.is_set():
-                time.sleep(0.01)
-            data = sock.recv(1 << 18)
+            self._stand_still()
+            data = self._receive(sock, number)
+            self._stand_still()     # what came just when it stalled is not acknowledged either
             if not data:
                 return
             buffer += data
@@ -218,6 +225,14 @@ class Receiver:
                     self.heartbeats += 1
                 elif not self._chunk(sock, lock, raw, number):
                     return
+
+    def _stand_still(self):
+        while self.stalled.is_set():
+            time.sleep(0.01)
+
+    @staticmethod
+    def _receive(sock, number):
+        return sock.recv(1 << 18)
 
     def _shake(self, sock, raw, nonce, salt):
         """[PING, hostname, salt, digest, user, digest]"""

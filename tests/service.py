@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -17,11 +18,15 @@ class Service:
     """A service of stubs, and what became of it."""
 
     def __init__(self, gazer: Runner, folder: Path, *args: object, wait: bool = True,
-                 options: dict[str, object] | None = None, **service: object) -> None:
+                 options: dict[str, object] | None = None, outputs: Sequence[str] = ("out",),
+                 **service: object) -> None:
         self.folder = folder
         self.config: dict[str, object] = {
             "capture": {"interfaces": ["stub0"]}, "workers": 2, "ring": {"size": "2MiB"},
-            "outputs": [{"type": "text", "path": str(folder / "out")}],
+            "outputs": [
+                {"type": "text", "path": path if path == "-" else str(folder / path)}
+                for path in outputs
+            ],
             "service": {"hang_timeout": "1s", **service},
         }
         self.write()

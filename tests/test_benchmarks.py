@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import os
 import shutil
+import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -17,9 +20,10 @@ from pathlib import Path
 import dns.flags
 import dns.message
 import dns.rdatatype
+import msgpack
 import pytest
 
-from benchmarks import baseline, jobs, loops, measure, report, stream, traffic
+from benchmarks import baseline, delivery, jobs, loops, measure, report, stream, traffic
 
 ROOT = Path(__file__).parent.parent
 SMALL = traffic.Parameters(pairs=2_500, names=5_000, clients=300)
@@ -428,3 +432,166 @@ def test_the_loops_alone_see_every_message(small: tuple[Path, traffic.Counts]) -
     assert messages == counts.messages
     assert len(seconds) == 3
     assert all(cpu >= 0 for cpu in seconds)
+
+
+def chunk(events: int, name: str, payload: bytes = b"x" * 70_000) -> bytes:
+    packed: bytes = msgpack.packb(["t", payload, {"size": events, "chunk": name}])
+    return packed
+
+
+def acks(connection: socket.socket, count: int) -> list[str]:
+    """What the receiver answers, so many times."""
+    unpacker = msgpack.Unpacker()
+    found: list[str] = []
+    connection.settimeout(10)
+    while len(found) < count:
+        data = connection.recv(4096)
+        assert data, "it has closed the connection"
+        unpacker.feed(data)
+        for reply in unpacker:
+            assert list(reply) == ["ack"]
+            found.append(reply["ack"])
+    return found
+
+
+def test_the_receiver_counts_and_acknowledges_chunk_by_chunk() -> None:
+    names = ["a", "b" * 31, "c" * 32, "d" * 200]
+    sizes = [0, 255, 65_535, 3_000_000]  # the last one is larger than its buffer
+    with delivery.receiving() as (port, end):
+        data = b"".join(
+            chunk(events, name, b"y" * size)
+            for events, name, size in zip((1, 200, 60_000, 70_000), names, sizes, strict=True)
+        )
+        with socket.create_connection(("127.0.0.1", port)) as one:
+            one.sendall(data)
+            assert acks(one, 4) == names
+            with socket.create_connection(("127.0.0.1", port)) as other:
+                other.sendall(chunk(5, "e", b"")[:-1])
+                one.sendall(chunk(7, "f"))
+                assert acks(one, 1) == ["f"]  # half a chunk on one holds nobody else up
+        got = end()
+    assert (got["chunks"], got["events"]) == (5, 130_208)  # that half counts for nothing
+    assert got["bytes"] == sum(sizes) + 70_000
+    assert got["cpu"] > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x92" + chunk(1, "a")[1:], "three parts"),
+        (msgpack.packb(["t", [[1, {}]], {"size": 1, "chunk": "a"}]), "a length"),
+        (msgpack.packb(["t", b"x", None]), "no options"),
+        (msgpack.packb(["t", b"x", {"size": 1}]), "size or id"),
+        (msgpack.packb(["t", b"x", {"chunk": "a"}]), "size or id"),
+        (chunk(1, "a")[:-5] + b"\xc1" * 20, "0xc1"),
+    ],
+)
+def test_a_receiver_that_is_given_wrong_bytes_complains(data: bytes, said: str) -> None:
+    with (
+        pytest.raises(measure.Failed, match=f"did not understand: .*{said}"),
+        delivery.receiving() as (port, end),
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(chunk(3, "good") + data)
+            assert acks(connection, 1) == ["good"]
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(100):
+                    pass  # it hangs up
+        end()
+
+
+def test_a_raw_receiver_reads_and_is_silent() -> None:
+    with delivery.receiving("--raw") as (port, end):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"z" * 1_500_000)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(100) == b""
+        assert end()["bytes"] == 1_500_000
+
+
+def test_the_receiver_speaks_tls(tmp_path: Path) -> None:
+    tls = delivery.certificate(tmp_path)
+    if tls is None:
+        pytest.skip("there is no openssl")
+    context = ssl.create_default_context(cafile=tls[0])
+    with delivery.receiving("--tls", *tls) as (port, end):
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(chunk(9, "a"))
+            assert acks(connection, 1) == ["a"]
+        assert end()["events"] == 9
+
+
+SENDER = """
+import socket, sys, msgpack, yaml
+args = sys.argv[1:]
+if "-o" in args:
+    with open(args[args.index("-o") + 1], "wb") as out:
+        for n in range(150):
+            out.write(msgpack.packb(["dns-gazer.dns.tx", 1.5, {"n": n, "name": "x" * 500}]))
+    sys.exit()
+output, = yaml.safe_load(open(args[args.index("-c") + 1]))["outputs"]
+host, port = output["servers"][0].split(":")
+sender = socket.create_connection((host, int(port)))
+if output.get("tls"):
+    import ssl
+    context = ssl.create_default_context(cafile=output["tls"]["ca_file"])
+    sender = context.wrap_socket(sender, server_hostname=host)
+sender.sendall(msgpack.packb(["t", b"x" * 1000, {"size": SENT, "chunk": "a"}]))
+sender.recv(100)
+sender.close()
+"""
+
+
+@pytest.fixture
+def sender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[jobs.Commands, Path, traffic.Counts]:
+    """A stand-in for the sensor that delivers a hundred events, and what it is to be given."""
+    script = tmp_path / "sender.py"
+    script.write_text(SENDER.replace("SENT", "100"))
+    monkeypatch.setattr(delivery, "CHUNKS", 20)
+    monkeypatch.setattr(traffic, "OUT", tmp_path)
+    command = f"{sys.executable} {script}"
+    counts = traffic.Counts(pairs=100, lost=10)
+    return jobs.Commands(command, command, tmp_path), tmp_path / "any.pcap", counts
+
+
+def test_delivery_is_measured_each_way_and_beside_the_spool_and_fluent_logger(
+    sender: tuple[jobs.Commands, Path, traffic.Counts]
+) -> None:
+    said: list[str] = []
+    found = delivery.measure_all(*sender, 2, said.append)
+    ways = [way.name for way in delivery.WAYS if shutil.which("openssl") or not way.tls]
+    assert list(found.runs) == ways and all(len(runs) == 2 for runs in found.runs.values())
+    assert len(said) == 2 * len(ways) + 1
+    assert found.rate(ways[0]) == pytest.approx(100 / found.as_json()["ways"][ways[0]]["wall_s"][0],
+                                                rel=3)
+    assert found.spool.keys() == {"append", "next"} and min(found.spool.values()) > 0
+    assert found.logger > 0
+    text = delivery.render(found)
+    assert all(way in text for way in ways)
+    assert text.count("NOT MET") >= 1  # no interpreter starts in time for a hundred events
+
+
+def test_a_run_that_delivers_another_number_is_no_figure(
+    sender: tuple[jobs.Commands, Path, traffic.Counts], tmp_path: Path
+) -> None:
+    commands, file, _ = sender
+    with pytest.raises(measure.Failed, match="100 of 101 events arrived"):
+        delivery.once(commands, file, delivery.WAYS[0], 101, tmp_path, None)
+
+
+def test_delivery_is_by_event_and_the_spool_is_judged_by_its_slower_half() -> None:
+    found = delivery.Delivery(1_000_000)
+    found.runs = {"classic, plain": [run_of(2.0, 3.0, **{"gazer:sink": 0.4}),
+                                     run_of(3.0, 4.0, **{"gazer:sink": 0.6}),
+                                     run_of(9.0, 5.0, **{"gazer:sink": 0.5})]}  # fmt: skip
+    found.receiver = {"classic, plain": [0.1]}
+    found.spool = {"append": 300_000.0, "next": 900_000.0}
+    assert found.rate("classic, plain") == pytest.approx(1_000_000 / 3)
+    assert found.cpu("classic, plain") == pytest.approx(4.0)
+    assert found.cpu("classic, plain", "gazer:sink") == pytest.approx(0.5)
+    assert [met for *_, met in found.requirements()] == [True, True, False]

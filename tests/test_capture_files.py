@@ -217,19 +217,26 @@ def test_standard_input_is_closed():
 # Stopping.
 
 
+def first_result(source):
+    """Of the first frame, or what is there instead of it: a decompressor may take its time."""
+    while (result := read_one(source)[0]) == "idle":
+        pass
+    return result
+
+
 @pytest.mark.parametrize("form", ["gzip", "zstd, streamed"])
 def test_closing_early_ends_the_pump(tmp_path, form):
     """While it waits for room in the pipe; and while it waits for input that doesn't come."""
     big = FORMS[form](pcap([(n, 0, os.urandom(1000)) for n in range(5000)]))
     s = open_source(written(tmp_path, big), snaplen=100)
-    assert read_one(s)[0] == "frame"
+    assert first_result(s) == "frame"
     s.close()
     assert read_one(s) == ("end", None)
 
     out, into = os.pipe()
     os.write(into, big[:60_000])
     s = open_source("-", snaplen=100, stdin_fd=out)
-    assert read_one(s)[0] == "frame"
+    assert first_result(s) == "frame"
     while read_one(s)[0] != "idle":     # the writer lives, and says nothing
         pass
     s.close()
@@ -240,7 +247,7 @@ def test_closing_early_ends_the_pump(tmp_path, form):
 def test_a_source_that_is_dropped_ends_its_pump(tmp_path):
     big = gzip.compress(pcap([(n, 0, os.urandom(1000)) for n in range(5000)]))
     s = open_source(written(tmp_path, big), snaplen=100)
-    assert read_one(s)[0] == "frame"
+    assert first_result(s) == "frame"
     del s
     for t in threading.enumerate():
         if t.name == "gzip-pump":

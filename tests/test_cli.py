@@ -14,7 +14,8 @@ import pytest
 from gazer import __version__, check, cli
 from gazer.capture.bpf import kernel_filter
 from gazer.config import Capture, Config, Tunnels, from_mapping, load
-from gazer.errors import InputError
+from gazer.errors import InputError, ProcessError
+from gazer.pidfile import PidFile
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -140,7 +141,8 @@ def test_a_broken_pipe_in_the_run_is_not_taken_for_a_good_end(config, ran):
         (
             "{}",
             ["-i", "an-interface-name"],
-            'gazer: capture.interfaces[0]: "an-interface-name" can\'t be an interface\'s name',
+            'gazer: capture.interfaces[0]: "an-interface-name" can\'t be an interface\'s name: it '
+            "has 17 octets, and at most 15 are possible",
         ),
         ("{}", ["-r", "-", "-"], "gazer: capture.files: standard input can be read only once"),
         (
@@ -217,7 +219,7 @@ def test_a_full_stdout_is_one_line(config):
 def test_a_reader_that_has_gone_is_no_error(config):
     for args, code in (
         (["--version"], 0),
-        (["check", "-c", config()], 0),
+        (["check", "-c", config(), "-r", "-"], 0),
         (["check", "-c", config(), "-r", "/nonexistent"], 2),
     ):
         read, write = os.pipe()
@@ -253,11 +255,42 @@ def test_check_looks_at_the_pid_file(tmp_path):
         f"pid file {tmp_path}: is a folder, not a file"]
 
 
+def test_check_says_of_a_held_pid_file_what_run_would(tmp_path):
+    config = from_mapping({"capture": {"files": ["-"]}})
+    path = tmp_path / "pid"
+    with PidFile(str(path)):
+        with pytest.raises(ProcessError) as refused, PidFile(str(path)):
+            pass
+        assert list(check.obstacles(config, str(path))) == [str(refused.value)]
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert not list(check.obstacles(config, str(path)))
+
+
 def test_check_of_the_example():
+    """As shipped it has no input, so it would not run; with one it would."""
     done = gazer("check", "-c", "configs/sensor.yaml")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "gazer: nothing to read: give interfaces with -i or capture files with -r, or name them "
+        "under capture.interfaces or capture.files in configs/sensor.yaml\n",
+    )
+    assert done.stderr == gazer("run", "-c", "configs/sensor.yaml").stderr
+    assert "none: give interfaces with -i or capture files with -r" in done.stdout
+    assert "valid" not in done.stdout
+    done = gazer("check", "-c", "configs/sensor.yaml", "-r", "tests/captures/vlan.pcap")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("\nconfigs/sensor.yaml is valid\n")
-    assert "none: give interfaces with -i or capture files with -r" in done.stdout
+
+
+def wrapped(text: str) -> str:
+    """As it stands behind its label."""
+    lines = [""]
+    for word in text.split(" "):
+        if len(lines[-1]) + 1 + len(word) > 100 - 14:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return ("\n" + 14 * " ").join(lines)
 
 
 def test_check_shows_what_would_run(config, tmp_path):
@@ -270,7 +303,7 @@ def test_check_shows_what_would_run(config, tmp_path):
     )
     done = gazer("check", "-c", path, "-r", str(capture), "-")
     assert (done.returncode, done.stderr) == (0, "")
-    kernel = kernel_filter(Capture(ports=(53, 5353)), Tunnels())
+    kernel = wrapped(kernel_filter(Capture(ports=(53, 5353)), Tunnels()))
     assert (
         done.stdout
         == f"""\
@@ -317,8 +350,13 @@ def test_check_shows_filters_and_what_is_opened():
         "gre, vxlan (UDP 4789, 8472), geneve (UDP no port); 1 level at most"
     )
     assert lines["fragments"].strip() == "at most 1 datagram waiting in 1MiB, for 90s"
-    (kernel,) = (line for line in check.outline(config) if line.startswith("kernel filter "))
-    assert kernel.startswith("kernel filter (net 10.0.0.0/8) and (")
+    told = [*check.outline(config)]
+    first = next(i for i, line in enumerate(told) if line.startswith("kernel filter "))
+    end = next(i for i, line in enumerate(told) if line.startswith("dns "))
+    assert max(len(line) for line in told[first:end]) <= 100
+    kernel = " ".join(line[14:] for line in told[first:end])
+    assert kernel == kernel_filter(config.capture, config.tunnels)
+    assert kernel.startswith("(net 10.0.0.0/8) and (")
     assert "port 53 or port 4789 or port 5353 or port 5355 or port 8472" in kernel
     config = from_mapping({"tunnels": {"decode": []}})
     assert "tunnels       none is opened; VLAN tags are read" in check.outline(config)
@@ -349,7 +387,23 @@ def test_check_of_a_live_run():
     assert "interface     any: all interfaces" in lines
     assert "capture       kernel buffer 64MiB; not promiscuous (any never is)" in lines
     assert "processes     4: supervisor, capture, 1 worker, sink" in lines
-    assert f"kernel filter {kernel_filter(one.capture, one.tunnels, 113)}" in lines
+    assert f"kernel filter {wrapped(kernel_filter(one.capture, one.tunnels, 113))}\n" in (
+        "\n".join(lines))
+    assert not [line for line in lines if line.startswith("metrics ")]
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:80", "[::1]:1023"])
+def test_check_says_which_ports_cannot_be_served(monkeypatch, listen):
+    """Also to root: who serves them has given up what it takes."""
+    config = from_mapping({"capture": {"interfaces": ["lo"]}, "metrics": {"listen": listen}})
+    monkeypatch.setattr(check, "least_port", lambda: 1024)
+    (line,) = (line for line in check.outline(config) if line.startswith("metrics "))
+    assert line == (
+        f"metrics       not on {listen}: ports below 1024 take a right that its process does not "
+        "have (net.ipv4.ip_unprivileged_port_start); the run goes on without"
+    )
+    monkeypatch.setattr(check, "least_port", lambda: 80)
+    assert f"metrics       {listen}" in check.outline(config)
 
 
 def test_check_asks_whether_it_may_capture(monkeypatch):

@@ -106,8 +106,10 @@ WRONG = [
     ),
     (["-i", "a", "-i", "a", "-t-"], "-i a: a is given twice"),
     (["-i", "a-name-too-long!", "-t-"],
-     '-i a-name-too-long!: "a-name-too-long!" can\'t be an interface\'s name'),
-    (["-i", "\n", "-t-"], '-i \\n: "\\n" can\'t be an interface\'s name'),
+     '-i a-name-too-long!: "a-name-too-long!" can\'t be an interface\'s name: it has 16 octets, '
+     "and at most 15 are possible"),
+    (["-i", "\n", "-t-"],
+     '-i \\n: "\\n" can\'t be an interface\'s name: it has what does not print in it'),
     *((["-r", "x", "-f", text],
        f'-f: expected HOST, HOST:PORT, [ADDRESS]:PORT or unix:///PATH, got "{text}"')
       for text in ("a:0", "a:65536", "a:b", "::1", "[::1", "[a]", "unix://a", "unix:///", "a b")),

@@ -5,6 +5,7 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -89,7 +90,8 @@ def test_a_server_that_acknowledges_nothing_has_failed():
         assert any("without acknowledgement" in line for line in sink.notices)
         assert sink.counts()["resent"] >= 3
     assert second.acked == {*range(6)}
-    assert {m.chunk for m in first.messages} == {m.chunk for m in second.messages}
+    # Beside these the second one has had an empty chunk, behind the one that waited in vain.
+    assert {m.chunk for m in first.messages} == {m.chunk for m in second.messages if m.entries}
 
 
 def test_acks_that_come_late_count(monkeypatch):
@@ -182,6 +184,20 @@ def test_a_chunk_beyond_the_servers_limit_is_halved_until_it_fits(monkeypatch):
     assert sorted(receiver.numbers) == [*range(72)]
     # Never resent for ever: 3 times 64, 2 x 32, and all 16 fit.
     assert [len(m.entries) for m in receiver.dropped] == [64] * 3 + [32] * 6
+
+
+def test_all_chunks_are_beyond_the_servers_limit(monkeypatch):
+    """Whatever is under way, and more behind it: there is nothing whose acknowledgement could tell
+    that the server is well."""
+    monkeypatch.setattr(delivery, "GRACE", 0.05)
+    with Receiver(limit=20_000) as receiver, \
+            Sink(receiver, window=2, ack_timeout_ns=SECOND // 3) as sink:
+        sink.feed(8, 32, size=1000)
+        sink.settle()
+        assert sink.total("events") == 256 and sink.counts()["rejected"] == 0
+        assert any("chunk_size_limit" in line for line in sink.notices)
+    assert sorted(receiver.numbers) == [*range(256)]
+    assert max(Counter(m.chunk for m in receiver.dropped).values()) <= 8
 
 
 @pytest.mark.parametrize("how", ["", "gzip"])

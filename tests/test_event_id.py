@@ -194,7 +194,10 @@ def test_dying_again_and_again_gives_no_id_twice():
 def test_workers_killed_at_random_give_no_id_twice():
     script = [step for step in chat(1500, seed=12) if step.frame] + [Step(0, None)]
     limits = Limits(frames=1 << 15, events=1 << 16, run=RUN, records=True)
-    world = killed_at_random(World(script, limits), 10)
+    for _ in range(5):      # on a busy machine all may die before they have begun
+        world = killed_at_random(World(script, limits), 10)
+        if world.counts()["lost_pending"]:
+            break
     assert world.counts()["lost_pending"] and len(world.events) > 1500
     names = [named(line) for line in world.lines()]
     assert len(set(names)) == len(names)

@@ -224,13 +224,14 @@ def test_hup_connects_anew_and_sends_nothing_twice():
 class Process:
     """tests.receiver as a program, whose log outlives it."""
 
-    def __init__(self, log, port=0):
+    def __init__(self, log, port=0, unix=""):
         self.log = log
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.receiver", "--port", str(port), "--log", str(log)],
+            [sys.executable, "-m", "tests.receiver", "--port", str(port), "--unix", unix,
+             "--log", str(log)],
             stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
         self.address = self._process.stdout.readline().strip()
-        self.port = int(self.address.rpartition(":")[2])
+        self.port = 0 if unix else int(self.address.rpartition(":")[2])
 
     @property
     def numbers(self):

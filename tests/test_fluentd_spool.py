@@ -127,6 +127,49 @@ def test_a_server_that_dies_with_what_was_spooled(make):
     assert [m.first for m in receiver.messages if m.connection == 2] == [0, 1, 2, 3, 4]
 
 
+def test_what_was_read_when_spooling_ended_is_sent_when_it_begins_again(make):
+    """It is not read a second time: the connection that it was under way on ends in between."""
+    with Receiver(plan=lambda m: LOSE if m.first == 2 else ACK) as receiver:
+        receiver.refuse()
+        with make(receiver, ack_timeout_ns=10 * SECOND) as sink:
+            sink.give(1, 1, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: not sink.counts()["spooling"])
+            assert balance(sink)["there"] == 1
+            receiver.refuse()
+            receiver.plan = lambda _: ACK
+            sink.give(1)
+            sink.settle()
+            assert balance(sink)["there"] == 2
+            receiver.listen()
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == 4
+    assert [m.first for m in receiver.messages] == [0, 1, 2, 2, 3]
+
+
+def test_a_chunk_that_is_to_be_tried_alone_does_not_wait_for_the_whole_spool(make):
+    """Two connections ended while it was the first one unacknowledged."""
+    seen = []
+
+    def plan(message):
+        seen.append(message.first)
+        if message.first == 0 and seen.count(0) <= 2:
+            return CLOSE
+        return late(0.01)
+
+    with Receiver(plan=plan) as receiver:
+        receiver.refuse()
+        with make(receiver, window=3) as sink:
+            sink.feed(200, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(drained(sink))
+    assert {*receiver.acked} == {*range(200)}
+    again = [i for i, n in enumerate(seen) if n == 0]
+    assert len(again) == 3 and again[2] < 30
+
+
 def test_a_server_that_is_slower_than_the_events_makes_them_wait_on_disk(make):
     """No event waits for it: they are answered at the speed of the disk, while it drains."""
     def plan(_):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gazer import cli, init
 from gazer.config import Config, OutputKind, load
-from gazer.units import FILES, Site
+from gazer.privileges import Identity
+from gazer.units import FILES, Site, systemd_unit
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -52,7 +58,7 @@ def test_it_lays_four_files(tmp_path: Path, prefix: Path) -> None:
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert path.stat().st_nlink == 1
-    site = Site(command=f"{prefix}/bin/gazer", config=f"{folder}/sensor.yaml")
+    site = Site(f"{prefix}/bin/gazer", f"{folder}/sensor.yaml", ways=(str(tmp_path), "/tmp"))
     for name, make in FILES.items():
         assert (folder / name).read_text() == make(site)
 
@@ -249,4 +255,121 @@ def test_it_warns_of_what_will_not_work(
     assert cli.main(["init", str(closed / "etc"), *arguments]) == 0
     said = capsys.readouterr().out
     assert f"note: there is no command {tmp_path}/nothing/bin/gazer on this machine" in said
-    assert f"may not pass {Path(init._closed(str(closed / 'etc' / 'x')) or '')}" in said
+    first = next(p for p in [*[*closed.parents][::-1], closed] if not p.stat().st_mode & 0o001)
+    assert (
+        f"note: the user gazer may not pass {first}, so can't reach {tmp_path}/nothing/bin/gazer\n"
+        if first != closed else
+        f"note: the user gazer may not pass {closed}, so can't reach {closed}/etc/sensor.yaml\n"
+    ) in said
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody can reach; pytest's own belong to root alone."""
+    path = Path(tempfile.mkdtemp(prefix="gazer-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def venv(folder: Path, interpreter: Path | str) -> Path:
+    """What an environment looks like whose Python is elsewhere."""
+    (folder / "venv" / "bin").mkdir(parents=True)
+    (folder / "venv" / "bin" / "python").symlink_to(interpreter)
+    (folder / "venv" / "bin" / "python3").symlink_to("python")
+    command = folder / "venv" / "bin" / "gazer"
+    command.write_text(f"#!{folder}/venv/bin/python3\n")
+    command.chmod(0o755)
+    return folder / "venv"
+
+
+def test_an_interpreter_that_the_user_cannot_reach_is_told(
+    open_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The environment is open to all, and its Python is a link to a home of root's."""
+    home = open_folder / "home"
+    (home / "versions" / "bin").mkdir(parents=True)
+    (home / "versions" / "bin" / "python3.11").touch(mode=0o755)
+    made = venv(open_folder, home / "versions" / "bin" / "python3.11")
+    arguments = ["init", str(open_folder / "etc"), "--prefix", str(made)]
+    assert cli.main(arguments) == 0
+    assert "may not pass" not in capsys.readouterr().out
+    home.chmod(0o700)
+    assert cli.main([*arguments, "--force"]) == 0
+    assert (
+        f"note: the user gazer may not pass {home}, so can't reach {made}/bin/python3, a part of "
+        "the program\n"
+    ) in capsys.readouterr().out
+    # One who owns it passes.
+    assert init._may_pass(str(home), Identity(os.geteuid(), 1, (1,), "owner"))
+    assert not init._may_pass(str(home), Identity(4711, 4711, (4711,), "other"))
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "home"),
+    [
+        ("/root/.pyenv/versions/3.11.7/bin/python3", "read-only"),
+        ("/home/x/bin/python3", "read-only"),
+        ("/usr/bin/python3", "yes"),
+    ],
+)
+def test_the_unit_lets_it_reach_its_interpreter(
+    tmp_path: Path, interpreter: str, home: str
+) -> None:
+    """Also through links, and whether or not there is anything yet."""
+    made = venv(tmp_path, interpreter)
+    ways = init._ways(f"{made}/bin/gazer", "/etc/gazer/sensor.yaml", "/var/log/gazer")
+    own = (*map(str, tmp_path.parents), str(tmp_path))      # which may be in a home as well
+    others = tuple(way for way in ways if way not in own and not way.startswith(f"{tmp_path}/"))
+    assert f"ProtectHome={home}\n" in systemd_unit(Site(ways=others))
+
+
+def test_of_this_program_each_place_is_known() -> None:
+    command = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "gazer")
+    ways = init._ways(command, "/etc/gazer/sensor.yaml", "/var/log/gazer")
+    packages = os.path.dirname(yaml.__file__)
+    for path in (os.__file__, init.__file__, os.path.realpath(sys.executable), packages):
+        assert os.path.dirname(os.path.realpath(path)) in ways
+
+
+# --- what root opens ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose folders these are")
+def test_what_supervisord_writes_as_root_is_where_root_alone_writes(open_folder: Path) -> None:
+    def file(log_dir: Path) -> str:
+        assert cli.main(["init", str(open_folder / "etc"), "--force", "--log-dir", str(log_dir)]
+                        ) == 0
+        text = (open_folder / "etc" / "gazer.supervisord.conf").read_text()
+        (found,) = re.findall(r"^stderr_logfile=(.*)$", text, re.M)
+        return str(found)
+
+    place = open_folder / "place"
+    (place / "logs").mkdir(parents=True)
+    os.chown(place / "logs", 4711, 4711)
+    assert file(place / "logs") == f"{place}/gazer.err"
+    for mode in (0o775, 0o757, 0o1777):
+        place.chmod(mode)
+        assert file(place / "logs") == "/var/log/gazer.err"
+    place.chmod(0o755)
+    os.chown(place, 4711, 0)        # theirs
+    assert file(place / "logs") == "/var/log/gazer.err"
+    os.chown(place, 0, 0)
+    assert file(place / "logs" / "below") == "/var/log/gazer.err"
+    assert file(place / "logs" / "none" / "below") == "/var/log/gazer.err"
+    # A link in somebody's folder is followed now, and not once more by supervisord.
+    (place / "logs" / "link").symlink_to(place)
+    assert file(place / "logs" / "link" / "logs") == f"{place}/gazer.err"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose folders these are")
+def test_files_that_others_can_change_are_told(
+    open_folder: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["init", str(open_folder), "--prefix", str(prefix), "--force"]
+    assert cli.main(arguments) == 0
+    assert "not only root" not in capsys.readouterr().out
+    os.chown(open_folder, 4711, 4711)
+    assert cli.main(arguments) == 0
+    assert f"note: not only root can change what stands in {open_folder}, " in (
+        capsys.readouterr().out)

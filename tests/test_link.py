@@ -41,8 +41,8 @@ class Forwarder:
         self.told = COUNTS | counts
         self.ended: float | None = None
 
-    def give(self, task):
-        self.tasks.append(task)
+    def give(self, *tasks):
+        self.tasks.extend(tasks)
         assert len(self.tasks) <= self.window
 
     def take(self):
@@ -189,6 +189,63 @@ def test_each_tag_is_a_part_and_a_small_task_frees_its_block_at_once():
     assert block in sink.outputs.all[0].spare and block.used == 0
 
 
+def test_over_files_tasks_are_handed_over_in_bunches_and_at_rest():
+    forwarder = Forwarder(window=20)
+    sink = Sink(forwarder, live=False)
+    assert not forwarder.ringing            # answers wait until somebody waits for them
+    for handed in (0, 0, 0, 4, 4, 4, 4, 8):
+        sink.task()
+        assert len(forwarder.tasks) == handed
+    sink.task()
+    sink.outputs.turn()                     # there is nothing to merge
+    assert len(forwarder.tasks) == 9
+
+
+def test_blocks_are_used_again_and_let_go_of_when_they_are_not_needed(monkeypatch):
+    forwarder = Forwarder(window=20)
+    sink = Sink(forwarder)
+    output = sink.outputs.all[0]
+    monkeypatch.setattr(output, "thin", lambda: None)
+    for _ in range(20):
+        sink.task(1, size=150)
+    seen = {output.block, *(task.block for task in forwarder.tasks)}
+    assert len(seen) == 21 and not output.spare
+    for _ in range(20):
+        forwarder.answer()
+    sink.outputs.turn()
+    assert {output.block, *output.spare} == seen
+    last = output.spare[-1]
+    sink.task(1, size=150)
+    assert output.block is last             # the one that was used last
+    monkeypatch.undo()
+    left = []
+    for _ in range(20):
+        output.thin()
+        left.append(len(output.spare))
+    assert left[:3] == [19, 16, 14]         # one was needed; then an eighth of the rest each time
+    assert left[-1] == 4                    # down to a few
+    output.spare.clear()
+    sink.task(1, size=150)                  # none is there: a new one
+    assert output.block not in seen
+
+
+def test_a_block_that_has_held_other_tags_in_turn_is_not_kept():
+    forwarder = Forwarder()
+    sink = Sink(forwarder, limit=4000)
+    output = sink.outputs.all[0]
+    rounds = ((0, 3500, True), (1, 7000, True), (0, 7000, True), (2, 10500, False))
+    for tag, touched, kept in rounds:
+        block = output.block
+        sink.task(1, tag=tag, size=3475 - len(msgpack.packb({"n": sink.put, "x": ""})))
+        forwarder.answer()
+        sink.outputs.turn()
+        assert block.touched == pytest.approx(touched, abs=100)
+        assert (block in output.spare) is kept
+        if kept:
+            output.block, output.spare = block, []
+            sink.merge.swap(0, block)
+
+
 def test_what_the_queue_has_no_room_for_is_dropped_for_this_output_alone(tmp_path):
     forwarder = Forwarder(window=1)
     sink = Sink(forwarder, tmp_path / "out", queue=300)
@@ -304,6 +361,7 @@ def test_an_error_ends_the_run_over_files():
     forwarder = Forwarder()
     sink = Sink(forwarder, live=False)
     sink.task()
+    sink.outputs.turn()
     forwarder.answer(failure=OutputError("rejected"))
     with pytest.raises(OutputError, match="rejected"):
         sink.outputs.turn()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import re
@@ -389,6 +390,30 @@ def test_an_address_in_use_is_told_once_and_tried_again(monkeypatch):
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("port, why", [
+    (1023, "permission denied (ports below 1024 take a right that this process does not have: "
+           "net.ipv4.ip_unprivileged_port_start)"),
+    (1024, "permission denied"),
+])  # fmt: skip
+def test_a_port_that_takes_a_right_is_told_as_one(monkeypatch, port, why):
+    monkeypatch.setattr(process, "RETRY", 60.0)
+    monkeypatch.setattr(process, "least_port", lambda: 1024)
+
+    async def refused(*args: object, **more: object) -> None:
+        raise OSError(errno.EACCES, "error while attempting to bind on address ...")
+
+    monkeypatch.setattr(asyncio, "start_server", refused)
+    child = Stand(f"127.0.0.1:{port}")
+    thread = threading.Thread(
+        target=lambda: asyncio.run(process._serve(child, StandIn())))  # type: ignore[arg-type]
+    thread.start()
+    eventually(lambda: child.reports)
+    child.draining = True
+    thread.join(5)
+    assert child.reports == [("notice", f"can't serve metrics on 127.0.0.1:{port}: {why}; "
+                                        "trying again every 60 s")]
+
+
 def test_the_process_serves_a_run_and_ends_with_it(gazer, fifo, tmp_path):
     """With everything around it real; but that the run is over a file, which has none of its own
     accord."""
@@ -444,18 +469,27 @@ def test_addresses(text, expected):
     assert address_and_port(text) == expected
 
 
-@pytest.mark.parametrize("text", [
-    "9853", ":9853", "localhost:9853", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "::1:9853",
-    "127.0.0.1:65536", "127.0.0.1:x", "127.0.0.1:٣", "[127.0.0.1]:80", "1.2.3:80", "[::1]80",
-    "127.0.0.1:" + "9" * 200, "[::1:80",
+@pytest.mark.parametrize("text, why", [
+    ("9853", "no address"), (":9853", "no address"), (":", "no port"),
+    ("localhost:9853", "a name in place of an address"), ("a b:1", "a name in place"),
+    ("127.0.0.1", "no port"), ("127.0.0.1:", "no port"), ("[::1]", "no port"),
+    ("[::1]:", "no port"), ("localhost", "no port"), ("[]:80", "no address"),
+    ("127.0.0.1:0", "not from 1 to 65535"), ("127.0.0.1:65536", "not from 1 to 65535"),
+    ("127.0.0.1:" + "9" * 200, "not from 1 to 65535"), ("[::1]:65536", "not from 1 to 65535"),
+    ("127.0.0.1:x", "not a number"), ("127.0.0.1:٣", "not a number"), ("[::1]:-1", "not a number"),
+    ("127.0.0.1:-1", "not a number"), ("127.0.0.1:080", "begins with 0"),
+    ("::1:9853", "without brackets"), ("::1", "without brackets"),
+    ("[127.0.0.1]:80", "no IPv6 address"), ("1.2.3:80", "no IPv4 address"),
+    ("256.0.0.1:80", "no IPv4 address"), ("[::1]80", "no colon"), ("[::1:80", "not closed"),
 ])  # fmt: skip
-def test_wrong_addresses_are_one_line(text):
-    with pytest.raises(ValueError):
+def test_wrong_addresses_are_one_line(text, why):
+    with pytest.raises(ValueError, match=why):
         address_and_port(text)
     with pytest.raises(ConfigError) as caught:
         parse(f'metrics: {{listen: "{text}"}}\n', "sensor.yaml")
     (line,) = str(caught.value).splitlines()
-    assert "metrics.listen" in line and "is not an address with a port" in line
+    assert "metrics.listen: " in line and f"{why}" in line
+    assert "; expected an address with a port, as 127.0.0.1:9853, " in line
 
 
 def test_no_address_means_no_metrics():

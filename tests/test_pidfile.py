@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,41 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+# --- looking --------------------------------------------------------------------------------------
+
+
+def test_who_looks_is_told_what_who_takes_it_is(path):
+    assert PidFile(path).refusal() is None      # not there
+    assert not os.path.exists(path)
+    Path(path).write_text("1234567\n")          # its process is dead
+    assert PidFile(path).refusal() is None
+    with holder(path) as first:
+        assert PidFile(path).refusal() == (
+            f"pid file {path}: another instance is running (pid {first.pid}); "
+            "stop it first, or give this one a file of its own"
+        )
+        first.communicate()
+    for make in (
+        lambda: os.symlink("elsewhere", path),
+        lambda: os.mkfifo(path),
+        lambda: Path(path).write_text("a letter\n"),
+    ):
+        make()
+        with pytest.raises(OutputError) as caught, PidFile(path):
+            pass
+        assert PidFile(path).refusal() == str(caught.value)
+        os.unlink(path)
+
+
+def test_who_takes_it_is_not_kept_away_by_who_looks(path, monkeypatch):
+    """A look has the lock for microseconds: it is over at the next try."""
+    Path(path).touch()
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.close(looking))
+    with PidFile(path):
+        assert PidFile(path).refusal() is not None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.close(looking)

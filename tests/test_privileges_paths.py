@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gazer import privileges
+from gazer import privileges, system
 from gazer.errors import ProcessError
 from gazer.privileges import (
     FOLDER,
@@ -22,6 +22,7 @@ from gazer.privileges import (
     check_paths,
     check_program,
     limit_supervisor,
+    searched,
 )
 from tests.forked import forked
 from tests.test_privileges import SOMEBODY, ordinary, root
@@ -150,13 +151,46 @@ def test_a_program_in_a_folder_of_root_s_is_told_of(folder, monkeypatch):
     for name in ("ours.py", "os.py"):
         (folder / name).touch()
         (folder / name).chmod(0o644)
-    monkeypatch.setattr(privileges, "__file__", str(folder / "ours.py"))
-    monkeypatch.setattr(os, "__file__", str(folder / "os.py"))
+    places = privileges.program()
+    assert {privileges.__file__, os.__file__, system.__file__} <= {*places}
+    assert any(os.path.exists(f"{place}/yaml") for place in places)
+    monkeypatch.setattr(privileges, "program", lambda: [f"{folder}/ours.py", f"{folder}/os.py"])
     assert check_program(SOMEBODY) == [] == check_program(None)
     folder.chmod(0o700)
     os.chown(folder, 0, 0)
     assert check_program(SOMEBODY) == [
-        f"service.user: {folder}/ours.py, a part of the program, can't be read by user somebody"]
+        f"service.user: {folder}/ours.py, a part of the program, can't be reached by user "
+        f"somebody: no permission to search {folder}"]
+    folder.chmod(0o755)
+    (folder / "os.py").chmod(0o600)
+    assert check_program(SOMEBODY) == [
+        f"service.user: {folder}/os.py, a part of the program, can't be read by user somebody"]
+
+
+@root
+def test_the_folder_that_is_closed_is_found_behind_links(folder):
+    (folder / "closed" / "python").mkdir(parents=True)
+    (folder / "closed" / "python" / "os.py").touch()
+    (folder / "venv").symlink_to("closed/./python")
+    (folder / "closed").chmod(0o700)
+    assert check_paths(SOMEBODY, [Place("p", f"{folder}/venv/os.py")]) == [
+        f"p: {folder}/venv/os.py: can't be reached by user somebody: no permission to search "
+        f"{folder}/closed"]
+
+
+def test_each_folder_on_a_way_is_searched(tmp_path):
+    top = [*[str(p) for p in tmp_path.parents][::-1], str(tmp_path)]
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "up").symlink_to("a/b/..")
+    (tmp_path / "far").symlink_to(tmp_path / "up")
+    (tmp_path / "round").symlink_to("round")
+    a = f"{tmp_path}/a"
+    assert [*searched(f"{tmp_path}//a/./b")] == [*top, a]
+    assert [*searched(f"{tmp_path}/up/x")] == [*top, str(tmp_path), a, a]
+    assert [*searched(f"{tmp_path}/far/x")] == [*top, *top, str(tmp_path), a, a]
+    assert [*searched(f"{tmp_path}/none/x/y")] == [*top, f"{tmp_path}/none", f"{tmp_path}/none/x"]
+    assert len([*searched(f"{tmp_path}/round/x")]) < 100
+    assert [*searched("/")] == []
 
 
 # --- as that user --------------------------------------------------------------------------------

@@ -136,7 +136,8 @@ def test_a_program_that_the_user_can_not_read_is_told_at_start(folder, monkeypat
     (closed / "ours.py").touch()
     monkeypatch.setattr(privileges, "__file__", str(closed / "ours.py"))
     assert rights_problems(Config(service=Service(user=f"{UID}:{GID}"))) == [
-        f"service.user: {closed}/ours.py, a part of the program, can't be read by user {UID}"]
+        f"service.user: {closed}/ours.py, a part of the program, can't be reached by user {UID}: "
+        f"no permission to search {closed}"]
 
 
 def test_a_user_that_is_not_there_is_one_line(gazer, tmp_path):

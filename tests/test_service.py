@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 
+from gazer.service.run import SAME
 from tests.conftest import eventually
 from tests.service import Service
 
@@ -58,10 +59,22 @@ def test_a_second_signal_ends_it_at_once(service):
     (s := service()).tell("slow-worker0")
     s.live.signal(signal.SIGTERM)
     s.live.says("stopping")
+    time.sleep(SAME / 1e9)      # what comes sooner is the same signal
     s.live.signal(signal.SIGINT)
     done = s.live.wait(5.0)
     assert done.code == 1
     assert "stopped at once" in done.stderr
+
+
+def test_a_signal_that_comes_twice_is_one(service):
+    (s := service()).tell("slow-worker0")
+    s.live.signal(signal.SIGTERM)
+    s.live.signal(signal.SIGINT)
+    os.killpg(s.live.pid, signal.SIGTERM)
+    s.live.says("stopping")
+    (s.folder / "slow-worker0").unlink()
+    done = s.live.wait(20.0)
+    assert (done.code, done.stderr.count("stopping: ")) == (0, 1)
 
 
 def test_a_stop_that_takes_too_long_is_given_up(service):
@@ -152,7 +165,18 @@ def test_hup_starts_who_serves_metrics_anew(service):
 def test_hup_without_a_file_opens_outputs_again(service):
     s = service("--no-file")
     s.live.signal(signal.SIGHUP)
-    s.live.says("outputs are opened again")
+    s.live.says("outputs are opened again; there is no configuration file to read again\n")
+    assert s.stop()[0] == 0
+
+
+@pytest.mark.parametrize("paths, said", [
+    (["-"], "standard output stays as it is"),
+    (["-", "out"], "outputs are opened again, but for standard output"),
+])  # fmt: skip
+def test_hup_does_not_say_that_standard_output_is_opened_again(service, paths, said):
+    s = service("--no-file", outputs=paths)
+    s.live.signal(signal.SIGHUP)
+    s.live.says(f"gazer: {said}; there is no configuration file to read again\n")
     assert s.stop()[0] == 0
 
 

@@ -258,6 +258,25 @@ def bare_nogil(text):
     return [head for head in heads if "noexcept" not in head and "extern" not in head]
 
 
+def enum_numbers(text):
+    """The members of enums that have a name: C has a type for them, without a sign."""
+    found = set()
+    for body in re.findall(r"^cp?def enum \w+:\n((?:[ \t]+\S.*\n|[ \t]*\n)+)", code_of(text), re.M):
+        found |= set(re.findall(r"^\s+(\w+)", body, re.M))
+    return found
+
+
+ENUMS = set().union(*(enum_numbers(path.read_text()) for path in CYTHON))
+
+
+@pytest.mark.parametrize("path", [p for p in CYTHON if p.suffix == ".pyx"], ids=relative)
+def test_no_loop_compares_a_sign_with_none(path):
+    """A C compiler warns of `range(MEMBER)` where the loop counts an int; not of <int>MEMBER."""
+    assert enum_numbers("cdef enum A:\n    B     # c\n    D = 3\ncdef enum:\n    E\n") == {"B", "D"}
+    assert {"STATUSES", "SUCCESS"} <= ENUMS
+    assert not set(re.findall(r"\brange\(([A-Z_]+)\)", code_of(path.read_text()))) & ENUMS
+
+
 @pytest.mark.parametrize("path", CYTHON, ids=relative)
 def test_what_runs_without_the_gil_raises_nothing(path):
     """Else each call would be followed by a look for an exception, which takes the GIL."""

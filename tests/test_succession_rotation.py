@@ -151,7 +151,8 @@ def test_killed_again_and_again_while_it_compresses(tmp_path, path):
                           giving_up=lambda: False, waits=lambda _: None)
     last.close()
     contents = sinks.complete()
-    assert sum(entry.endswith(".gz") for entry, _ in contents) >= len(contents) - 2
+    # What is empty is not, nor what the last one holds open.
+    assert len([entry for entry, data in contents if data and not entry.endswith(".gz")]) <= 2
 
 
 @pytest.mark.parametrize("path", ["dns-%H%M%S.log", "dns.log"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import time
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gazer.service.run import SAME
 from tests.conftest import CAPTURES, COMMANDS, Fifo, Live, eventually, whole_lines
 from tests.oracle import build, compare
 
@@ -25,10 +27,10 @@ def expected() -> list[str]:
     return compare.expected_lines(CAPTURES / "resolver.pcap")
 
 
-def half_fed(gazer, fifo: Fifo, *args: object) -> tuple[Live, Path]:
+def half_fed(gazer, fifo: Fifo, *args: object, **how: object) -> tuple[Live, Path]:
     """A run that has written events of the first half of a capture, and waits for the rest."""
     out = fifo.path.with_name("out")
-    live = gazer.start("-r", fifo.path, "-t", out, "--workers", 2, *args)
+    live = gazer.start("-r", fifo.path, "-t", out, "--workers", 2, *args, **how)
     fifo.write(RESOLVER[:40_000])
 
     def written() -> bool:
@@ -178,6 +180,30 @@ def test_the_whole_group_gets_the_signal(gazer, fifo):
     assert out.read_bytes().endswith(b"\n")
 
 
+def test_a_signal_that_comes_twice_is_one(gazer, fifo):
+    """timeout(1) signals its child, and then the group that both are in."""
+    live, out = half_fed(gazer, fifo)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        live.signal(number)
+    os.killpg(live.pid, signal.SIGTERM)
+    done = live.wait(10.0)
+    assert (done.code, done.stderr.count("stopping: ")) == (1, 1)
+    assert "stopped at once" not in done.stderr
+    assert f"gazer: interrupted: {fifo.path} was not read to its end" in done.said
+    assert out.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="timeout is not there")
+def test_under_a_timeout_it_stops_in_order(gazer, fifo):
+    """The command itself; what it does when its time is over it does when it is stopped as well."""
+    live, _ = half_fed(gazer, fifo, prefix=("timeout", "600"))
+    live.signal(signal.SIGTERM)
+    done = live.wait(10.0)
+    assert (done.code, done.stderr.count("stopping: ")) == (1, 1)
+    assert "stopped at once" not in done.stderr
+    assert f"gazer: interrupted: {fifo.path} was not read to its end" in done.said
+
+
 def test_a_second_signal_ends_it_at_once(gazer, fifo):
     """Even with an output that is stuck for good: a pipe that nobody reads."""
     read, write = os.pipe()
@@ -191,6 +217,7 @@ def test_a_second_signal_ends_it_at_once(gazer, fifo):
     eventually(full, 20.0)
     live.signal(signal.SIGINT)
     live.says("stopping")
+    time.sleep(SAME / 1e9)      # what comes sooner is the same signal
     live.signal(signal.SIGINT)
     start = time.monotonic()
     done = live.wait(10.0)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,12 +57,12 @@ def command(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_place_is_filled_in(name: str) -> None:
-    site = Site(command="/a/gazer", config="/b/c.yaml", log_dir="/d/logs", user="somebody")
+    site = Site("/a/gazer", "/b/c.yaml", "/d/logs", "somebody", error_dir="/e")
     text = FILES[name](site)
     assert "$" not in text.replace("$MAINPID", "")
     assert all(len(line) <= 100 for line in text.splitlines())
     usual = Site()
-    for word in (usual.command, usual.config, usual.log_dir):
+    for word in (usual.command, usual.config, usual.log_dir, usual.error_dir):
         assert word not in text
     if name != "gazer.logrotate":
         assert "/a/gazer run -c /b/c.yaml\n" in text
@@ -100,6 +101,8 @@ def test_the_unit_starts_and_stops_it_as_it_is_built_to_be() -> None:
         (Site(config="/root/sensor.yaml"), ("LogsDirectory", "gazer"), "read-only", "yes"),
         (Site(command="/homes/x/bin/gazer"), ("LogsDirectory", "gazer"), "yes", "yes"),
         (Site(log_dir="/tmp/logs"), ("ReadWritePaths", "/tmp/logs"), "yes", "no"),
+        (Site(ways=("/opt", "/root/.pyenv/bin")), ("LogsDirectory", "gazer"), "read-only", "yes"),
+        (Site(ways=("/root",)), ("LogsDirectory", "gazer"), "read-only", "yes"),
     ],
 )  # fmt: skip
 def test_what_it_needs_stays_in_sight(
@@ -205,6 +208,14 @@ def test_it_runs_where_no_memory_becomes_executable(gazer: Runner) -> None:
 # --- supervisord ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error_dir", ["/var/log", "/srv", "/"])
+def test_what_supervisord_opens_as_root_is_not_the_user_s(error_dir: str) -> None:
+    """Who can lay a link in that folder can have root make, and append to, any file."""
+    text = supervisord_section(Site(error_dir=error_dir))
+    files = re.findall(r"^\w+_logfile=(.*)$", text, re.M)
+    assert files == ["NONE", f"{error_dir.rstrip('/')}/gazer.err"]
+
+
 class Supervisord:
     """A supervisord that includes our section, and its supervisorctl."""
 
@@ -245,7 +256,7 @@ def supervisord(
         f"capture: {{files: [{fifo.path}]}}\nworkers: 1\n"
         f"outputs: [{{type: text, path: {logs}/dns.log}}]\n"
     )
-    made = Supervisord(tmp_path, Site(str(command), str(config), str(logs), ME))
+    made = Supervisord(tmp_path, Site(str(command), str(config), str(logs), ME, str(tmp_path)))
     try:
         yield made
     finally:
@@ -282,7 +293,7 @@ def test_supervisord_starts_watches_and_stops_it(
 
     assert "gazer: stopped" in supervisord.ctl("stop", "gazer")
     assert ours() == []
-    assert "gazer:" in (tmp_path / "logs" / "gazer.err").read_text()
+    assert "gazer:" in (tmp_path / "gazer.err").read_text()
 
 
 # --- logrotate ------------------------------------------------------------------------------------
@@ -359,3 +370,37 @@ def test_logrotate_leaves_the_rest_of_the_folder_alone(tmp_path: Path, rotate) -
     assert sorted(p.name for p in (tmp_path / "logs").iterdir()) == [
         "dns.log.1", "gazer.err", "quarantine.pcap",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for the files of another user")
+@pytest.mark.skipif(LOGROTATE is None, reason="logrotate is not there")
+def test_logrotate_does_not_follow_the_user_s_links_as_root() -> None:
+    user = pwd.getpwnam("daemon")
+    folder = Path(tempfile.mkdtemp(prefix="gazer-test-"))
+    try:
+        folder.chmod(0o755)
+        root_s = folder / "root"
+        root_s.write_text("root's\n")
+        logs = folder / "logs"
+        logs.mkdir()
+        for name in ("dns.log", "plain.log"):
+            (logs / name).write_text("event\n")
+            os.chown(logs / name, user.pw_uid, user.pw_gid)
+        os.chown(logs, user.pw_uid, user.pw_gid)
+        (logs / "link.log").symlink_to(root_s)
+        (logs / "dns.log.2.gz").symlink_to(root_s)      # ... which compressing would write to
+        (logs / "dns.log.1").write_text("older\n")
+        os.chown(logs / "dns.log.1", user.pw_uid, user.pw_gid)
+        file = folder / "gazer.logrotate"
+        file.write_text(logrotate_file(Site(log_dir=str(logs), user="daemon")))
+        file.chmod(0o644)
+        subprocess.run(
+            [LOGROTATE, "-f", "-s", str(folder / "state"), str(file)],
+            env={"PATH": "/nonexistent"}, check=False, capture_output=True,
+        )  # fmt: skip
+        assert (logs / "plain.log.1").read_text() == "event\n"     # it has done its work
+        assert root_s.read_text() == "root's\n"
+        assert {path.lstat().st_uid for path in logs.iterdir() if not path.is_symlink()} == {
+            user.pw_uid}
+    finally:
+        shutil.rmtree(folder)

@@ -330,8 +330,9 @@ class Metrics:
     listen: str = key(
         "listen", "127.0.0.1:9853", Text(255, empty=True),
         "Live: the address and port on which the counters are served for Prometheus, at /metrics: "
-        "127.0.0.1:9853, [::1]:9853, or 0.0.0.0:9853 for all of this machine's. Empty: they are "
-        "not.",
+        "127.0.0.1:9853, [::1]:9853, or 0.0.0.0:9853 for all of this machine's. The port is at "
+        "least 1024 (net.ipv4.ip_unprivileged_port_start), as who serves them has no rights. "
+        "Empty: they are not.",
     )  # fmt: skip
 
 

@@ -396,16 +396,44 @@ def _quote(text: str) -> str:
 
 
 def address_and_port(text: str) -> tuple[str, int]:
-    """"127.0.0.1:9853" or "[::1]:9853" as address and port; ValueError if it is neither.
+    """"127.0.0.1:9853" or "[::1]:9853" as address and port; ValueError: what is wrong with it, as
+    what is said of the text.
 
     Addresses only: a name would have to be looked up, by a program that watches lookups.
     """
     import ipaddress  # here, as few processes need it
 
-    address, _, last = text.rpartition(":")
-    port = parse_whole(last)
-    if not 0 < port < 65536:
-        raise ValueError(text)
-    if address.startswith("[") and address.endswith("]"):
-        return str(ipaddress.IPv6Address(address[1:-1])), port
-    return str(ipaddress.IPv4Address(address)), port
+    address, colon, last = text.rpartition(":")
+    if text.startswith("["):
+        address, bracket, last = text[1:].partition("]")
+        if not bracket:
+            raise ValueError("has a bracket that is not closed")
+        colon, last = last[:1], last[1:]
+        if colon not in ("", ":"):
+            raise ValueError("has no colon between the bracket and the port")
+    elif ":" in address:
+        raise ValueError("has an IPv6 address without brackets")
+    elif not colon and _DIGIT.issuperset(last):
+        raise ValueError("has no address")
+    if not colon or not last:
+        raise ValueError("has no port")
+    if not address:
+        raise ValueError("has no address")
+    if not _DIGIT.issuperset(last):
+        raise ValueError("has a port that is not a number")
+    if not _is_number(last) or not 0 < int(last) < 65536:
+        raise ValueError("has a port that is not from 1 to 65535")
+    if last[0] == "0":
+        raise ValueError("has a port that begins with 0")
+    port = int(last)
+    if text.startswith("["):
+        try:
+            return str(ipaddress.IPv6Address(address)), port
+        except ValueError:
+            raise ValueError("has no IPv6 address in its brackets") from None
+    try:
+        return str(ipaddress.IPv4Address(address)), port
+    except ValueError:
+        if _DIGIT.issuperset(address.replace(".", "")):
+            raise ValueError("has no IPv4 address") from None
+        raise ValueError("has a name in place of an address, and no name is looked up") from None

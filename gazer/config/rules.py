@@ -59,8 +59,14 @@ def _capture_problems(config: Config) -> list[tuple[str, str]]:
         ))  # fmt: skip
     for index, name in enumerate(capture.interfaces):
         path = f"capture.interfaces[{index}]"
-        if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME:    # of a command line
-            found.append((path, f"{shown(name)} can't be an interface's name"))
+        # What a command line gives has been through no kind of value.
+        octets = len(name.encode(errors="surrogateescape"))
+        if octets > MAX_NAME:
+            found.append((path, f"{shown(name)} can't be an interface's name: it has {octets} "
+                                f"octets, and at most {MAX_NAME} are possible"))
+        elif not name or not name.isprintable():
+            why = "what does not print" if name else "nothing"
+            found.append((path, f"{shown(name)} can't be an interface's name: it has {why} in it"))
         elif name in capture.interfaces[:index]:
             found.append((path, f"{name} is given twice"))
     captures = len(capture.interfaces) * capture.processes
@@ -169,11 +175,11 @@ def _metrics_problems(config: Config) -> Iterator[tuple[str, str]]:
         return
     try:
         address_and_port(listen)
-    except ValueError:
+    except ValueError as error:
         yield (
             "metrics.listen",
-            f"{shown(listen, 64)} is not an address with a port, as 127.0.0.1:9853, [::1]:9853, or "
-            "0.0.0.0:9853 for all of this machine's",
+            f"{shown(listen, 64)} {error}; expected an address with a port, as 127.0.0.1:9853, "
+            "[::1]:9853, or 0.0.0.0:9853 for all of this machine's",
         )
 
 

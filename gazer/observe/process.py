@@ -24,6 +24,7 @@ every RETRY seconds; the run goes on without.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -34,6 +35,7 @@ from gazer.config.kinds import address_and_port
 from gazer.observe import health
 from gazer.observe.metrics import collect
 from gazer.observe.snapshot import Observer, Snapshot
+from gazer.privileges import least_port
 
 CONNECTIONS = 32
 DEADLINE = 5.0
@@ -81,16 +83,24 @@ async def _serve(child: Child, observer: Observer) -> None:
                 if told:
                     child.report(NOTICE, f"metrics are served on {where} now")
             except OSError as error:
-                # asyncio puts its own words around the reason.
-                why = os.strerror(error.errno) if error.errno else str(error)
+                why = _why(error, port)
                 if why != told:
-                    child.report(NOTICE, f"can't serve metrics on {where}: {why.lower()}; trying "
+                    child.report(NOTICE, f"can't serve metrics on {where}: {why}; trying "
                                          f"again every {RETRY:g} s")
                 told, next_try = why, time.monotonic() + RETRY
         await asyncio.sleep(NAP)
     if server is not None:
         server.close()
     service.close()
+
+
+def _why(error: OSError, port: int) -> str:
+    """Why it can't listen there; asyncio puts words of its own around the reason."""
+    why = (os.strerror(error.errno) if error.errno else str(error)).lower()
+    if error.errno == errno.EACCES and port < (least := least_port()):
+        why += (f" (ports below {least} take a right that this process does not have: "
+                "net.ipv4.ip_unprivileged_port_start)")
+    return why
 
 
 class Service:

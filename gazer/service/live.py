@@ -31,7 +31,7 @@ from gazer.errors import GazerError, ProcessError
 from gazer.privileges import limit_supervisor
 from gazer.service.log import say
 from gazer.service.reload import merged
-from gazer.service.run import Run
+from gazer.service.run import STANDARD_OUTPUT, Run
 from gazer.service.running import Running
 from gazer.service.watch import FEW, PAUSE, ROUND, SECOND, STARTING, Deaths
 from gazer.topology import Part
@@ -209,12 +209,12 @@ class LiveRun(Run):
 
     # --- signals -------------------------------------------------------------------------------
 
-    def _obey(self, number: int) -> bool:
+    def _obey(self, number: int, when: int) -> bool:
         if number == signal.SIGHUP:
             if not self._stops:
                 self._reload()
             return True
-        return super()._obey(number)
+        return super()._obey(number, when)
 
     def _asked_to_stop(self) -> bool:
         if not super()._asked_to_stop():
@@ -236,7 +236,7 @@ class LiveRun(Run):
         self._slots[self._topology.supervisor].ask_reload()
         self._count("reloads")
         if self._read_again is None:
-            say("outputs are opened again; there is no configuration file to read again")
+            say(f"{self._again()}; there is no configuration file to read again")
         else:
             try:
                 self._take(self._read_again())
@@ -260,7 +260,15 @@ class LiveRun(Run):
         if kept:
             say(f"the configuration was read again; needs a restart: {', '.join(kept)}")
         if not (changed or kept):
-            say("the configuration was read again and has not changed; outputs are opened again")
+            say(f"the configuration was read again and has not changed; {self._again()}")
+
+    def _again(self) -> str:
+        """What becomes of the outputs: only what has a path or an address can be opened again."""
+        outputs = self._config.outputs
+        kept = sum(output.path in STANDARD_OUTPUT for output in outputs)
+        if kept == len(outputs):
+            return "standard output stays as it is"
+        return "outputs are opened again" + (", but for standard output" if kept else "")
 
     # --- account -------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ ask.  What stands here is a run over capture files:
 
 - the first SIGINT, SIGTERM or SIGHUP drains: capture stops, what has been read is finished; an
   output that waits for room gives up;
-- the second one quits: capture and workers are killed, the sink ends after the write in hand;
+- the second one quits: capture and workers are killed, the sink ends after the write in hand; what
+  follows the first within half a second is the first: timeout(1) signals us and then our group, and
+  a wrapper passes on the SIGINT that the terminal has given to both;
 - SIGUSR1 writes the counters to the log.
 
 It ends when the sink has ended.  A child that dies before that ends the run with an error: a file
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 REAP = 5.0          # seconds that a child may take to end when the sink has ended
 PROGRESS = 500_000_000      # ns between two lines of progress, where a terminal shows them
+SAME = 500_000_000  # ns after the first signal to stop in which another one is the same
 LAST_WRITE = 1.0    # seconds that the sink may take to finish a write when all is to end at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
@@ -89,8 +92,9 @@ class Run:
         self._clock = RunningClock(time.monotonic_ns())
         self._segments: dict[str, Segment] = {}
         self._children: dict[int, Running] = {}     # by the descriptor of their reports
-        self._signals: list[int] = []               # that are to be obeyed yet
+        self._signals: list[tuple[int, int]] = []   # that are to be obeyed yet, and when each came
         self._stops = 0             # times that an end was asked for
+        self._stopped = 0           # when it was for the first time, by CLOCK_MONOTONIC
         self._exit_code = 0
         self._quiet = False
         self._broken = False        # it ends before its time: what is in hand is lost
@@ -159,7 +163,7 @@ class Run:
                                      signal.signal(number, self._on_signal))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(number)
+        self._signals.append((number, time.monotonic_ns()))
 
     def _make_shared_memory(self) -> None:
         token = new_token()
@@ -341,7 +345,7 @@ class Run:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 1024)
         while self._signals:
-            if not self._obey(self._signals.pop(0)):
+            if not self._obey(*self._signals.pop(0)):
                 return False
         for fd, child in list(self._children.items()):
             # Whether it has ended is looked at first: its reports are then all there.
@@ -352,11 +356,14 @@ class Run:
                 return False
         return True
 
-    def _obey(self, number: int) -> bool:
+    def _obey(self, number: int, when: int) -> bool:
         """Do what a signal asks.  False if the run is over."""
         if number == signal.SIGUSR1:
             self._say_counters()
             return True
+        if self._stops and when - self._stopped < SAME:
+            return True
+        self._stopped = when
         return self._asked_to_stop()
 
     def _say_counters(self) -> None:

@@ -34,6 +34,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from itertools import islice
 
 from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
@@ -115,7 +116,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self._waker = waker
         self._lookup: _Lookup | None = None
         self._addresses: deque[Any] = deque()
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: deque[bytes | bytearray | memoryview] = deque()
         self._blocked = 0               # what TLS waits for ahead of going on, as an event mask
         self._replies = Replies()
         self._handshake: Handshake | None = None
@@ -182,14 +183,27 @@ class Connection(FluentSender):  # type: ignore[misc]
             self._write()
         return acks
 
+    def queue(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
+        """To be written with `write`, and as it can go on.  They must not change until `written`
+        has come to what `queued` is then, or `own` was called."""
+        for buffer in buffers:
+            size = buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+            if size:
+                self._unsent.append(buffer)
+                self.queued += size
+
+    def write(self) -> None:
+        """Write what the kernel takes."""
+        if self._unsent and not self._blocked:
+            self._write()
+
     def send(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Queue these and write what the kernel takes.  They must not change until `written` has
-        come to what `queued` is now, or `own` was called."""
+        """Both."""
         self._send_data(buffers)
 
     def own(self) -> None:
         """Copy what is not written yet: its owner wants to change it."""
-        self._unsent = deque(memoryview(bytes(view)) for view in self._unsent)
+        self._unsent = deque(bytes(buffer) for buffer in self._unsent)
 
     # --- fluent-logger's sender, without waiting -----------------------------------------------
 
@@ -208,13 +222,8 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.state = CONNECTING
 
     def _send_data(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            if view.nbytes:
-                self._unsent.append(view)
-                self.queued += view.nbytes
-        if not self._blocked:
-            self._write()
+        self.queue(buffers)
+        self.write()
 
     def _check_recv_side(self) -> list[bytes]:
         acks: list[bytes] = []
@@ -364,14 +373,19 @@ class Connection(FluentSender):  # type: ignore[misc]
             except ssl.SSLWantWriteError:
                 return
             self.written += n
-            while n and n >= unsent[0].nbytes:
-                n -= unsent.popleft().nbytes
-            if n:
-                unsent[0] = unsent[0][n:]
+            while n:
+                first = unsent[0]
+                size = first.nbytes if isinstance(first, memoryview) else len(first)
+                if n < size:
+                    unsent[0] = memoryview(first)[n:]
+                    break
+                unsent.popleft()
+                n -= size
 
     def _write_plain(self) -> int:
-        return int(self.socket.sendmsg(
-            [self._unsent[i] for i in range(min(len(self._unsent), MOST_BUFFERS))]))
+        if len(self._unsent) <= MOST_BUFFERS:
+            return int(self.socket.sendmsg(self._unsent))
+        return int(self.socket.sendmsg([*islice(self._unsent, MOST_BUFFERS)]))
 
     def _write_tls(self) -> int:
         return int(self.socket.send(self._unsent[0]))

@@ -10,10 +10,11 @@
   though it goes on with the next one.  So a chunk is refused when a later one on its connection was
   acknowledged GRACE seconds ago (fluentd's acknowledgements come in order).  After REFUSALS it is
   halved, and so on down to one event; that is dropped, counted as `rejected`, and told.  Two cases
-  need more care, since nothing comes behind the chunk:
+  need more care, since nothing that comes behind the chunk may be acknowledged:
 
-  - It waited in vain, or was refused before, and is the last one: it is sent again with an empty
-    chunk behind it, whose acknowledgement is then the later one.
+  - It waited in vain, or was refused before: it may be the last one, or all behind it may be too
+    large as well.  So it is sent again with an empty chunk behind it, whose acknowledgement is then
+    the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
     of these it is tried *aside*: alone, when its server has acknowledged something else since (an
     empty chunk, if there is nothing).  A connection that ends then has refused it.
@@ -96,11 +97,16 @@ class Delivery:
         self.ready.append(chunk)
 
     def withdraw(self) -> None:
-        """Send none of those that wait.  What is under way may change from here on."""
-        for chunk in (*self.ready, *self.aside):
-            self.forget(chunk)
-        self.ready.clear()
-        self.aside.clear()
+        """Send none of those that wait, but for what was read from a spool, which is not read
+        again.  What is under way may change from here on."""
+        for waiting in (self.ready, self.aside):
+            waits = [*waiting]
+            waiting.clear()
+            for chunk in waits:
+                if chunk.work is not None and chunk.work.record is not None:
+                    waiting.append(chunk)
+                else:
+                    self.forget(chunk)
         for server in self.servers.all:
             server.connection.own()
 
@@ -197,7 +203,8 @@ class Delivery:
                 if server.beating:
                     server.scares = 0       # it has survived the one before
                 server.beat, server.beating = now, True
-                self._write(server, [forward.HEARTBEAT])
+                server.connection.queue([forward.HEARTBEAT])
+                self._write({server})
             return
         if server.overdue(now, self._limit) <= 0:
             many = len(server.flying)
@@ -246,11 +253,14 @@ class Delivery:
             when.append(now + self.ready[0].born + self._settings.expire_ns / 1e9 - time.time())
         return min(when)
 
-    def _write(self, server: Server, buffers: list[forward.Buffer]) -> None:
-        try:
-            server.connection.send(buffers)
-        except OSError as error:
-            self._failed(server, error)
+    def _write(self, queued: set[Server]) -> None:
+        """Write what these have got in their queues."""
+        while queued:
+            server = queued.pop()
+            try:
+                server.connection.write()
+            except OSError as error:
+                self._failed(server, error)
 
     # --- lines for the operator ----------------------------------------------------------------
 
@@ -273,11 +283,15 @@ class Delivery:
     # --- chunks --------------------------------------------------------------------------------
 
     def send(self, now: float) -> None:
-        """Send as much as the window allows."""
+        """Send as much as the window allows: several chunks with one call, if there are."""
+        queued: set[Server] = set()
         while self.flying < self._settings.window:
             server = self.servers.choose()
             if server is None:
-                break
+                if not queued:
+                    break
+                self._write(queued)     # there may be room then
+                continue
             chunk = self._next(server)
             if chunk is None:
                 break
@@ -285,9 +299,12 @@ class Delivery:
                 self._again(chunk)
                 break
             self._fly(server, chunk, now)
+            queued.add(server)
             suspect = chunk.waits or chunk.refused
-            if suspect and not chunk.aside and not self.ready and server.free():
+            if suspect and not chunk.aside and server.free():
                 self._fly(server, self._probe(chunk), now)
+        if queued:
+            self._write(queued)
         waits = self.flying or self.ready or self.aside
         self.waits_since = (self.waits_since or now) if waits else 0.0
 
@@ -299,11 +316,13 @@ class Delivery:
                 return chunk
         while self.aside and self.aside[0].settled:
             self.aside.popleft()
-        if self.aside and not server.flying:
-            chunk = self.aside[0]
-            if server.acked > chunk.queued:
+        if self.aside and server.acked > self.aside[0].queued:
+            if not server.flying:
+                chunk = self.aside.popleft()
                 chunk.tested = True
-                return self.aside.popleft()
+                return chunk
+            if len(self.servers.up()) == 1:
+                return None     # else it would wait for the whole spool
         chunk_ = self._more()
         if chunk_ is None and self.aside and not self.flying:
             return self._probe(self.aside[0])
@@ -317,9 +336,6 @@ class Delivery:
 
     def _fly(self, server: Server, chunk: Chunk, now: float) -> None:
         connection = server.connection
-        if not server.up:
-            self._again(chunk)      # it failed with the chunk before this one
-            return
         self.flying += 1
         self.flying_bytes += chunk.size
         self.counts["resent"] += chunk.tries > 0
@@ -333,7 +349,7 @@ class Delivery:
         server.share += max(chunk.size, 1) / server.weight
         server.beat, server.beating = now, False
         chunk.end = connection.queued + len(buffers[0]) + chunk.size + len(buffers[2])
-        self._write(server, buffers)
+        connection.queue(buffers)
 
     def _landed(self, chunk: Chunk) -> None:
         """It is no longer under way."""

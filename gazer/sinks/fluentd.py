@@ -72,6 +72,7 @@ class Forwarder:
         self.name = name
         self.wanted = False                 # connect anew; a task with `reopen` does so
         self.progress = time.monotonic()    # when anything last went forward
+        self.ringing = True                 # there is somebody to hear the bell
         self.said = -REMIND                 # when it last told the operator something
         self.why = "nothing is acknowledged"    # what it waits for, when it waits
         self.finished = threading.Event()
@@ -88,6 +89,7 @@ class Forwarder:
         self._live = live
         self._number = run
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._asleep = False                # or about to be: look at what was given once more
         self._given: deque[Any] = deque()
         self._answers: deque[Answer] = deque()
         self._works: deque[Work] = deque()      # tasks that are not answered, in order
@@ -119,11 +121,12 @@ class Forwarder:
 
     # --- for the sink's loop -------------------------------------------------------------------
 
-    def give(self, task: Any) -> None:
-        """One more task, of at most `window` that are not answered.  Its parts must stay as they
+    def give(self, *tasks: Any) -> None:
+        """More tasks, of at most `window` that are not answered.  Their parts must stay as they
         are until then."""
-        self._given.append(task)
-        self._wake()
+        self._given.extend(tasks)
+        if self._asleep:
+            self._wake()
 
     def take(self) -> Answer | None:
         """The next answer, in the order of the tasks."""
@@ -221,7 +224,11 @@ class Forwarder:
                 servers[connection.socket.fileno()] = server
                 poll.register(connection.socket, mask)
         found = []
-        for fd, _ in poll.poll(int(timeout * 1000) + 1 if timeout > 0 else 0):
+        self._asleep = True
+        waits = timeout > 0 and not self._given
+        ready = poll.poll(int(timeout * 1000) + 1 if waits else 0)
+        self._asleep = False
+        for fd, _ in ready:
             if fd == self._waker:
                 os.eventfd_read(fd)
                 found += [s for s in self._delivery.servers.all if s.connection.resolved]
@@ -283,7 +290,7 @@ class Forwarder:
             assert answer is not None
             self._answers.append(answer)
             rung = True
-        if rung:
+        if rung and self.ringing:
             os.eventfd_write(self._bell, 1)
 
     def _settled(self, chunk: Chunk, delivered: bool) -> None:

@@ -77,13 +77,30 @@ def message(
     tag: str, payload: Buffer, *, events: int, chunk: bytes, compressed: str = ""
 ) -> list[Buffer]:
     """A chunk as the buffers of one sendmsg(2); the payload is one of them as it is."""
-    option: dict[str, Any] = {"size": events, "chunk": chunk.decode()}
-    if compressed:
-        option["compressed"] = compressed
     size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
-    packer = msgpack.Packer()
-    head = packer.pack_array_header(3) + packer.pack(tag)
-    return [head + _bin_header(size), payload, packer.pack(option)]
+    option = b"%c\xa4size%b\xa5chunk%b" % (
+        0x83 if compressed else 0x82, _number(events), _string(chunk))
+    if compressed:
+        option += b"\xaacompressed" + _string(compressed.encode())
+    return [b"\x93" + _string(tag.encode()) + _bin_header(size), payload, option]
+
+
+def _number(n: int) -> bytes:
+    if n < 1 << 7:
+        return b"%c" % n
+    if n < 1 << 8:
+        return b"\xcc%c" % n
+    return b"\xcd" + n.to_bytes(2, "big") if n < 1 << 16 else b"\xce" + n.to_bytes(4, "big")
+
+
+def _string(octets: bytes) -> bytes:
+    """By hand, as all of a message: a Packer takes a quarter of a megabyte for a few octets."""
+    size = len(octets)
+    if size < 32:
+        return b"%c%b" % (0xA0 | size, octets)
+    if size < 1 << 8:
+        return b"\xd9%c%b" % (size, octets)
+    return b"\xda%b%b" % (size.to_bytes(2, "big"), octets)
 
 
 def _bin_header(size: int) -> bytes:

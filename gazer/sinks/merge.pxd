@@ -53,6 +53,7 @@ cdef class Block:
     # What one output writes next: whole events.
     cdef object memory
     cdef Room room
+    cdef uint32_t reached[EVENT_TAGS]   # the most that each part has held
 
 
 cdef class Merge:

@@ -101,11 +101,21 @@ cdef class Block:
                               self.room.counts[i]))
         return found
 
+    @property
+    def touched(self):
+        """The memory that it takes by now: more than `capacity` if the mixture of tags changes."""
+        cdef int i
+        cdef size_t found = 0
+        for i in range(EVENT_TAGS):
+            found += self.reached[i]
+        return found if self.room.tagged else self.room.capacity
+
     def clear(self):
         cdef int i
         self.room.used = 0
         self.room.events = 0
         for i in range(EVENT_TAGS):
+            self.reached[i] = max(self.reached[i], self.room.lengths[i])
             self.room.lengths[i] = self.room.counts[i] = 0
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gazer.sinks.fluentd import Forwarder
     from gazer.sinks.threads import Hand
 
+SPARE = 4                   # empty blocks that are kept when it has little to do
 TASKS = 4096                # that may wait for one output, however small they are
 FLUSH_AFTER = 0.2           # seconds that an event stays in a block while there is nothing to do
 REMIND = 30.0               # seconds between two lines about events that are dropped
@@ -40,7 +41,8 @@ class Output:
         self.room = room                # what may wait: blocks of a file, or bytes
         self.queue: deque[Task] = deque()
         self.waiting = 0                # ... what does
-        self.spare: list[Block] = []
+        self.spare: list[Block] = []    # empty blocks; the one used last is taken first
+        self.unused = 0                 # so many of them were not needed since `thin`
         self.hand: Hand | Forwarder | None = self.link.forwarder if self.link else None
         self.window = self.link.forwarder.window if self.link else 1
         self.busy: deque[Task] = deque()    # what its thread has in hand
@@ -72,7 +74,8 @@ class Output:
         return self.waiting >= self.room or len(self.queue) >= TASKS
 
     def has_room(self) -> bool:
-        return not self.full
+        """For several tasks: each wait for room costs more than a task."""
+        return 4 * self.waiting <= 3 * self.room and len(self.queue) < TASKS // 2
 
     def is_idle(self) -> bool:
         return self.idle
@@ -103,6 +106,27 @@ class Output:
         if self.link is None:
             return Block(format=self.form, capacity=self.capacity)
         return Block(format=self.form, capacity=self.capacity, limit=self.link.limit, tagged=True)
+
+    def next(self) -> Block:
+        """An empty block.  A new one costs the kernel more than to fill it costs us."""
+        if not self.spare:
+            return self.empty()
+        block = self.spare.pop()
+        self.unused = min(self.unused, len(self.spare))
+        return block
+
+    def keep(self, block: Block) -> None:
+        """It is empty again."""
+        block.clear()
+        room = len(self.spare) < SPARE if self.link is None else block.touched <= 2 * self.capacity
+        if room:
+            self.spare.append(block)
+
+    def thin(self) -> None:
+        """Let go of some of the empty blocks that were not needed since this was last called, ten
+        times a second: all are gone some seconds after a burst, and none within one."""
+        del self.spare[:min((self.unused + 7) // 8, max(0, len(self.spare) - SPARE))]
+        self.unused = len(self.spare)
 
     def weight(self, task: Task) -> int:
         """What a task that waits takes of `room`."""

@@ -16,7 +16,8 @@ each block and puts it into its output's queue.  Each output works through its o
 largest event); of a fluentd output `queue` (16 MiB) and `window` tasks (32; twice as many with a
 spool) of `chunk_size` (256 KiB), whatever the mixture of tags: 24 MiB by default, 32 with a spool.
 A task of a fluentd output that is less than half a block is copied, so what waits takes no more
-than twice its bytes; there are at most TASKS of them.
+than twice its bytes; there are at most TASKS of them.  Its empty blocks are used
+again, and are let go of in the seconds after a burst (Output.thin).
 
 **What the rings keep.**  An event stays in its ring until every output has written or dropped it;
 `done` is how many an output is through with, in their order, and the least of these is settled
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
 BLOCK = 256 * 1024          # bytes written at once; fits a core's cache
 QUEUE = 16 * 1024 * 1024    # bytes of blocks that may wait for an output of a live run
-SPARE = 4                   # empty blocks kept for each output
+BUNCH = 4                   # tasks of a run over files that are handed over together
 BRIEF = 0.25                # seconds for which the others wait for an output that stands still
 STUCK = 1.0                 # seconds without progress after which an output counts as stuck
 LAST = 0.5                  # ... that the last write may take when all is to end at once
@@ -115,6 +116,8 @@ class Outputs:
         for output in self.all:
             if hand is not None and output.file is not None:
                 output.hand = hand(partial(perform, output.file, output.lines))
+        if not self.live:
+            self._listen(False)
 
     @property
     def blocks(self) -> list[Block]:
@@ -213,7 +216,8 @@ class Outputs:
             if output.ended:
                 self._slot.add_output(output.number, 0, 0, events, 0, upto)
             elif output.file is None:
-                self._wait_for(output, Output.has_room)
+                if output.full:
+                    self._wait_for(output, Output.has_room)
                 self._seal(output, upto)
                 continue
             else:
@@ -226,7 +230,7 @@ class Outputs:
             output.since = 0.0
             output.done = upto
         merge.settle_all()
-        if self.threaded:
+        if any(len(output.queue) >= BUNCH for output in self.all):
             self._go_on()
         self._raise()
 
@@ -235,6 +239,8 @@ class Outputs:
         as long as there is progress."""
         merge = self._merge
         assert merge is not None
+        self._listen(True)
+        self._go_on()
         while not what(output) and not output.ended:
             self._slot.waits(True)
             merge.nap(NAP_MS)
@@ -243,13 +249,20 @@ class Outputs:
                 self._end(output, GaveUpError())
                 self._abandon(output)
         self._slot.waits(False)
+        self._listen(False)
+
+    def _listen(self, does: bool) -> None:
+        """In a run over files answers need nobody's attention, unless somebody waits for them."""
+        for output in self.all:
+            if output.link is not None:
+                output.link.forwarder.ringing = does
 
     def _seal(self, output: Output, upto: int) -> None:
         block = output.block
         task = output.task(upto)
         output.since = 0.0
         if task.block is not None and not output.ended and not output.full:
-            output.block = output.spare.pop() if output.spare else output.empty()
+            output.block = output.next()
             assert self._merge is not None
             self._merge.swap(output.number, output.block)
         self._queue(output, task)
@@ -293,7 +306,7 @@ class Outputs:
     def _take(self) -> None:
         for output in self.all:
             if output.link is not None:     # ahead of the answers, see Account.imbalances
-                self._moved |= output.link.account(self._slot, output.number)
+                self._look_at(output)
             while output.busy:
                 assert output.hand is not None
                 answer = output.hand.take()
@@ -305,6 +318,11 @@ class Outputs:
             if output.lost and output.free and not output.ended:
                 self._notice(f"{output.name} keeps up again: {_events(output.lost)} dropped")
                 output.lost = 0
+
+    def _look_at(self, output: Output) -> None:
+        if output.link is not None and output.link.account(self._slot, output.number):
+            self._moved = True
+            output.thin()
 
     def _skip_gaps(self, output: Output) -> None:
         while not output.busy and output.queue and output.queue[0].gap:
@@ -332,6 +350,7 @@ class Outputs:
 
     def _hand_on(self, output: Output) -> None:
         assert output.hand is not None
+        bunch = []
         while len(output.busy) < output.window:
             task = self._next(output)
             if task is None:
@@ -348,7 +367,9 @@ class Outputs:
                              else TORN_PIPE)
                     self._slot.place_output(output.number, *place)
                     self._slot.publish()
-            output.hand.give(task)
+            bunch.append(task)
+        if bunch:
+            output.hand.give(*bunch)
 
     def _account(self, output: Output, answer: Answer) -> None:
         task = answer.task
@@ -365,9 +386,7 @@ class Outputs:
         block = task.block
         if block is not None and block is not output.block:
             task.let_go()
-            block.clear()
-            if len(output.spare) < SPARE:
-                output.spare.append(block)
+            output.keep(block)
 
     def _end(self, output: Output, failure: Exception) -> None:
         """It takes no more: what waits for it is dropped."""

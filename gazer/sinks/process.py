@@ -189,12 +189,12 @@ def pump(
             # Thousands of times a second at some rates: a run over files takes the short way.
             if live and merge.starved:
                 outputs.flush()     # ready or not: what is in the blocks still fills a ring
+            if merge.unwritten and outputs.due(time.monotonic()):
+                outputs.flush(all_=False)
             if threaded:
                 outputs.turn()
             if outputs.rotate and not live:
                 outputs.turn_files()
-            if merge.unwritten and outputs.due(time.monotonic()):
-                outputs.flush(all_=False)
             merge.wait(nap)
     outputs.flush()
     outputs.drain(patience)

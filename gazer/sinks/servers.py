@@ -122,6 +122,9 @@ class Servers:
 
     def choose(self) -> Server | None:
         """Who is to have the next chunk."""
+        if len(self.all) == 1:
+            server = self.all[0]
+            return server if server.backlog < BACKLOG and server.free() else None
         proper = any(server.up and not server.spare for server in self.all)
         able = [server for server in self.all if server.free() and server.backlog < BACKLOG
                 and not (server.spare and proper)]

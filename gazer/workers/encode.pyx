@@ -66,7 +66,7 @@ cdef void fill_tables():
     for i in range(PROTOCOLS):
         TAGS[i][EVENT_TX] = _TEXTS[i][0]
         TAGS[i][EVENT_RECORD] = _TEXTS[i][1]
-    for i in range(STATUSES):
+    for i in range(<int>STATUSES):        # an enum's numbers are unsigned in C
         STATUS[i] = _STATUSES[i]
 
 

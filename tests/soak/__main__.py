@@ -22,6 +22,7 @@ from tests.soak.machine import Machine, folder_of
 from tests.soak.plan import plan
 from tests.soak.traffic import Load
 from tests.soak.watch import Watch
+from tests.test_fluentd_live import delivered
 
 EACH = 10.0             # seconds between two lines
 SAMPLE = 3.0            # ... between two looks at memory
@@ -49,7 +50,7 @@ def soak(seed: int, minutes: float, rate: int, captures: int, *, verbose: bool =
     try:
         lab.veth()
         lab.run(["ip", "link", "set", "lo", "up"])
-        machine = Machine(folder, lab, runner, captures, breach)
+        machine = Machine(folder, lab, runner, captures, breach, seed)
         load = machine.load = Load(lab, rate, seed)
         load.start()
         watch = Watch()
@@ -156,8 +157,31 @@ def account(machine: Machine, load: Load, said: str, calm: range,
                   f"{read:,} read; {missing:,} exchanges without an event: "
                   + ", ".join(f"{n:,} {name}" for name, n in why.items() if n))
             print(f"{sums['restarts']} processes started again, {sums['lossy']:,} events lossy")
+        if not number:
+            arrived(machine, load, said, why, calm, breach)
         print(f"{kind}: {output.events:,} lines, {output.bytes >> 20} MiB, "
               f"{len(output.stats)} stats events, {output.twice} twice")
+
+
+def arrived(machine: Machine, load: Load, said: str, why: Counter[str], calm: range,
+            breach: Callable[[str], None]) -> None:
+    """What the receiver has acknowledged, and what is in the spool."""
+    receiver = machine.receiver
+    try:
+        told = delivered(said)
+    except AssertionError:
+        breach(f"no word of what was delivered: {said}")
+        return
+    gone = told["dropped"] + told["lost"] + told["left"]
+    missing = receiver.missing(range(load.number))
+    if missing > sum(why.values()) + gone:
+        breach(f"fluentd: {missing} names missing, more than {dict(why)} and {told} explain")
+    if (lost := receiver.missing(calm)) > gone:
+        breach(f"fluentd: {lost} of {len(calm)} exchanges of the calm end did not arrive: {told}")
+    if told["direct"] + told["delivered"] > receiver.events:
+        breach(f"fluentd: {receiver.events} events were acknowledged, and {told}")
+    print(f"fluentd: {receiver.events:,} events in {receiver.chunks:,} chunks acknowledged; "
+          + ", ".join(f"{n:,} {name}" for name, n in told.items() if n))
 
 
 def causes(sums: Counter[str], never: int, unwritten: int) -> Counter[str]:

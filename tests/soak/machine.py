@@ -26,6 +26,7 @@ from gazer.observe.find import find
 from gazer.observe.snapshot import Observer
 from tests.conftest import COMMANDS, Runner
 from tests.netns import Lab
+from tests.soak.delivered import Delivered
 from tests.soak.ledger import Written
 from tests.soak.plan import HANG, Action
 from tests.soak.traffic import MOST, Load
@@ -40,11 +41,12 @@ class Machine:
     """A sensor on a cable.  breach: takes a line for each rule that is broken."""
 
     def __init__(self, folder: Path, lab: Lab, runner: Runner, captures: int,
-                 breach: Callable[[str], None]) -> None:
+                 breach: Callable[[str], None], seed: int = 1) -> None:
         self.folder = folder
         self.lab = lab
         self.breach = breach
         self.outputs = {kind: Written(kind, breach) for kind in ("text", "json")}
+        self.receiver = Delivered(folder, seed, breach)
         self.done: Counter[str] = Counter()
         self.load: Load | None = None
         self.pids: set[int] = set()             # all that ever were of the family
@@ -65,7 +67,10 @@ class Machine:
                         "quarantine": str(folder / "quarantine.pcap")},
             "metrics": {"listen": f"127.0.0.1:{PORTS[0]}"},
             "outputs": [{"type": "text", "format": kind, "path": str(folder / kind)}
-                        for kind in self.outputs],
+                        for kind in self.outputs] + [{
+                            "type": "fluentd", "servers": [self.receiver.address],
+                            "chunk_size": "64KiB", "ack_timeout": "2s",
+                            "spool": {"path": str(self.receiver.spool), "max_bytes": "64MiB"}}],
         }
         self._configure()
         self.live = runner.start("run", "-c", folder / "sensor.yaml", command="gazer",
@@ -251,6 +256,24 @@ class Machine:
             load.pause = True
             self._in(action.seconds, lambda: setattr(load, "pause", False))
 
+    def _do_away(self, action: Action) -> None:
+        """Nobody listens."""
+        self.receiver.refuse()
+        self._in(action.seconds, self._listen)
+
+    def _listen(self) -> None:
+        self.receiver.refuse()
+        self.receiver.listen()
+
+    def _do_stalled(self, action: Action) -> None:
+        """The receiver reads nothing."""
+        self.receiver.stalled.set()
+        self._in(action.seconds, self.receiver.stalled.clear)
+
+    def _do_odd(self, action: Action) -> None:
+        self.receiver.odd = True
+        self._in(action.seconds, lambda: setattr(self.receiver, "odd", False))
+
     # --- asking --------------------------------------------------------------------------------
 
     def _ask(self, what: str, call: Callable[[], None]) -> None:
@@ -399,6 +422,7 @@ class Machine:
             self.live.process.kill()
             code = self.live.process.wait()
         self._read_log()
+        self.receiver.end()
         for kind, path, _ in self._moved:
             self.outputs[kind].read(path)
         for kind, output in self.outputs.items():

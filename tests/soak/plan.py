@@ -20,6 +20,7 @@ WEIGHTS = {
     "kill": 12, "several": 4, "hang": 4, "nap": 6, "freeze": 2, "boss_nap": 2,
     "rotate": 10, "rotate_twice": 2, "rotate_and_kill": 3, "hup": 3, "bad_config": 2,
     "move_metrics": 2, "usr1": 4, "cable_down": 3, "cable_gone": 2, "burst": 4, "silence": 2,
+    "away": 3, "stalled": 3, "odd": 4,
     "stats": 6, "health": 3, "top": 2, "scrape": 8, "look": 12,
 }  # fmt: skip
 DEADLY = ("kill", "hang", "several", "rotate_and_kill")
@@ -79,6 +80,10 @@ def plan(seed: int, length: float, names: list[str]) -> Iterator[Action]:
             seconds = rng.uniform(0.1, 3.0)
             # Not when capture's life is to be long; and each is the end of one.
             if any("capture" in name for name in safe) or at > length - CALM:
+                what, seconds = rng.choice(OTHERWISE), 0.0
+        elif what in ("away", "stalled", "odd"):
+            seconds = rng.uniform(0.3, 6.0)
+            if at > length - CALM:
                 what, seconds = rng.choice(OTHERWISE), 0.0
         elif what == "silence":
             seconds = rng.uniform(1, 4)
