@@ -336,7 +336,7 @@ def test_every_job_is_a_configuration_that_the_sensor_accepts(
         assert line[4:] == ["/dev/null", "--workers", str(job.workers)]
         return
     at = line.index("run")
-    checked = [*line[:at], "check", *line[at + 1 : at + 3]]
+    checked = [*line[:at], "check", *line[at + 1 : at + 3], "-r", str(small[0])]
     done = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{job.detail} detail" in done.stdout

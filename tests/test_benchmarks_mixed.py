@@ -280,8 +280,8 @@ def test_the_flood_is_run_with_a_table_that_it_fills(tmp_path: Path) -> None:
     line = commands.of(jobs.FLOOD_JOBS[0], "x", "/dev/null", pending=flood.MAX_PENDING)
     config = Path(line[line.index("-c") + 1])
     assert f"max_pending: {flood.MAX_PENDING}" in config.read_text()
-    done = subprocess.run([sys.executable, "-m", "gazer", "check", "-c", config], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "gazer", "check", "-c", config, "-r", __file__],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert commands.of(jobs.FLOOD_JOBS[0], "x", "-", pending=7) != commands.of(
         jobs.FLOOD_JOBS[0], "x", "-", pending=8)  # fmt: skip
