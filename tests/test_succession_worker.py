@@ -418,16 +418,21 @@ def killed_at_random(world: World, kills: int) -> World:
     while status != 0:
         assert time.monotonic() < deadline
         if pid == 0:
+            begun, begins = os.pipe()
             pid = os.fork()
             if pid == 0:
                 code = 1
                 try:
                     engine = world.engine()
+                    os.close(begins)
                     while engine.run() == "turn":
                         pass
                     code = 0
                 finally:
                     os._exit(code)
+            os.close(begins)
+            os.read(begun, 1)       # on a busy machine all might die before they have begun
+            os.close(begun)
         for _ in range(rng.randrange(1, 40)):
             over = not world.feed_one() or over
             world.take()
