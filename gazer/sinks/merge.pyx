@@ -91,12 +91,12 @@ cdef class Block:
     def parts(self):
         """What stands in a block with tags: (tag, data, events) of each that has any; data without
         a copy, good until clear()."""
-        cdef size_t i
+        cdef int i
         view = memoryview(self.memory)
         found = []
         for i in range(EVENT_TAGS):
             if self.room.counts[i]:
-                start = i * self.room.capacity
+                start = <size_t>i * self.room.capacity
                 found.append((TAGS[i], view[start:start + self.room.lengths[i]],
                               self.room.counts[i]))
         return found
