@@ -313,3 +313,25 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
     yield start
     for one in made:
         one.close()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[Path]:
+    """A file system of its own with room for so many KiB; skips where none can be mounted."""
+    where = folder / "disk"
+    where.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", where],
+                             capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for 64 KiB."""
+    with small_disk(tmp_path, 64) as where:
+        yield where

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.chaos.sensors import quiet, stop, whole
-from tests.conftest import eventually
+from tests.conftest import eventually, small_disk
 from tests.sensor import frames
 from tests.test_fluentd_live import all_came, came
 
@@ -92,16 +92,8 @@ def test_a_spool_that_is_damaged_between_two_runs(sensor, start, receiver, tmp_p
 @pytest.fixture
 def disk(tmp_path):
     """A file system with room for 128 KiB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", where],
-                             capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
+    with small_disk(tmp_path, 128) as where:
         yield where
-    finally:
-        subprocess.run(["umount", "-l", where], check=True)
 
 
 @pytest.mark.parametrize("first", ["room", "receiver"])

@@ -36,21 +36,6 @@ def not_written(stderr: str, name: object) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------ full disks
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A file system with room for 64 KiB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", where],
-                             capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "-l", where], check=True)
-
-
 def test_a_full_disk_makes_it_wait_and_room_lets_it_finish(gazer, disk):
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(40 * 1024))

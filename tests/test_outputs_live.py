@@ -211,21 +211,6 @@ def test_standard_output_and_a_fifo_are_not_harmed(tmp_path):
 # ------------------------------------------------------------------------------------- full disks
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A file system with room for 64 KiB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", where],
-                             capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "-l", where], check=True)
-
-
 def long(number):
     return b"%d %s\n" % (number, b"x" * 100)
 

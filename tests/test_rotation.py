@@ -8,7 +8,6 @@ import gzip
 import os
 import shutil
 import stat
-import subprocess
 import time
 from pathlib import Path
 
@@ -470,21 +469,6 @@ def test_a_file_system_that_has_no_locks(files, monkeypatch):
     eventually(lambda: sink.said)
     assert sink.sizes() == {"dns-12.log": 10, "dns-12.log.1": 1}
     assert sink.said[0].endswith("Operation not supported (files are locked for it)")
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system with room for 64 KiB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", where],
-                             capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "-l", where], check=True)
 
 
 @pytest.mark.parametrize("path", ["dns.log", "dns-%H.log"])
