@@ -82,7 +82,8 @@ def compress(
 ) -> str:
     """Put a compressed file in the place of `path`; how it is called.
 
-    `spare`: a name for it, without its ending, should the usual one belong to something else.
+    `spare`: a name for it, without its ending, should the usual one belong to something else;
+    another one each time it is asked, or OSError.
     `stop`: asked between two pieces.  Busy, Stopped, OSError: all is as it was before.
     """
     fd = taken(path)
