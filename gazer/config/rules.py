@@ -265,7 +265,7 @@ def _rotation_problems(config: Config) -> Iterator[tuple[str, str]]:
         except ValueError as error:
             yield path, str(error)
             continue
-        if len(names.at(0).encode()) > MAX_ROTATED and turning(output) is not None:
+        if len(os.fsencode(names.at(0))) > MAX_ROTATED and turning(output) is not None:
             yield path, f"the name has no room for what is added: at most {MAX_ROTATED} octets"
             continue
         if turning(output) is not None and not _is_plain(names):
