@@ -1,5 +1,6 @@
 """A spool that was cut, flipped, mixed up: what it hits is lost and counted, all else is given."""
 
+import errno
 import os
 import shutil
 import struct
@@ -278,15 +279,20 @@ def test_damage_is_counted_once_though_it_is_read_again(copy):
             assert account(spool)["damaged_records"] == 0
 
 
-def test_a_disk_that_cannot_be_read(copy):
-    """Pages with EIO cost the records in them; nothing raises, and it ends."""
+# The last three are what file systems say of damage to their own structures, and of a server's.
+TROUBLE = [errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG, errno.ESTALE]
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_disk_that_cannot_be_read(copy, trouble):
+    """Pages that can't be read cost the records in them; nothing raises, and it ends."""
     copy.put()
     bad = copy.places[3]
 
     def pread(fd, size, offset):
         path = os.readlink(f"/proc/self/fd/{fd}")
         if path.endswith(bad[0]) and offset < bad[2] and offset + size > bad[1]:
-            raise OSError(5, "Input/output error")
+            raise OSError(trouble, os.strerror(trouble))
         return os.pread(fd, size, offset)
 
     nothing = {"fsync": lambda fd: None, "fdatasync": lambda fd: None}
@@ -295,6 +301,58 @@ def test_a_disk_that_cannot_be_read(copy):
         same = {n for n, place in copy.places.items() if place[0] == bad[0]}
         assert {*range(COUNT)} - ACKED - same <= {*left} <= {*range(COUNT)} - ACKED - {3}
         assert account(spool)["damaged_records"] == COUNT - len(ACKED) - len(left)
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("since", ["the start", "later"])
+def test_a_segment_that_cannot_be_opened(copy, trouble, which, since):
+    """It costs what is in it, at the start and at every one after it."""
+    copy.put()
+    bad = sorted({place[0] for place in copy.places.values()})[which]
+    ill = since == "the start"
+
+    def opened(path, flags, *more, **keys):
+        if ill and str(path).endswith(bad):
+            raise OSError(trouble, os.strerror(trouble))
+        return os.open(path, flags, *more, **keys)
+
+    nothing = {"fsync": lambda fd: None, "fdatasync": lambda fd: None}
+    same = {n for n, place in copy.places.items() if place[0] == bad}
+    with system(Wrapped(open=opened, **nothing)):
+        with Open(copy.folder) as spool:
+            ill = True
+            left = read_all(spool)
+            assert {*left} == {*range(COUNT)} - ACKED - same
+            assert account(spool)["damaged_records"] == COUNT - len(ACKED) - len(left)
+        with Open(copy.folder) as spool:
+            assert spool.empty and account(spool)["damaged_records"] == 0
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("place", range(3))
+def test_a_place_of_the_position_that_cannot_be_read(tmp_path, trouble, place):
+    """What was delivered and removed is not taken for lost, though an older place says less."""
+    def pread(fd, size, offset):
+        if (os.readlink(f"/proc/self/fd/{fd}").endswith("position")
+                and offset <= place * 4096 < offset + size):
+            raise OSError(trouble, os.strerror(trouble))
+        return os.pread(fd, size, offset)
+
+    spool = Open(tmp_path).spool
+    for n in range(40):
+        append(spool, n)
+        if n % 8 == 7:
+            spool.sync()
+    for _ in range(30):
+        spool.ack(spool.next())
+        spool.sync()
+    spool._let_go()         # it is killed: a close would have said it twice
+    with system(Wrapped(pread=pread)), Open(tmp_path) as spool:
+        assert account(spool)["damaged"] == 0
+        left = read_all(spool)
+        assert left == [*range(left[0], 40)] and left[0] <= 30
+        assert account(spool)["damaged"] == 0
 
 
 # --- what strangers write ------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from gazer.sinks.segments import (
     MODE,
     PLAIN,
     PREAMBLE,
+    UNREADABLE,
     VERSION,
     WINDOW,
     open_plain,
@@ -31,7 +32,6 @@ from gazer.sinks.segments import (
 
 POSITION = b"GZSPOOLP"
 DAMAGED = re.compile(r"damaged-\d+-\d+")
-
 
 
 class Range(NamedTuple):
@@ -133,7 +133,7 @@ class Position:
         self.path = path
         self.fd = open_plain(path, os.O_RDWR | os.O_CREAT)
         self.state: State | None = None     # None: there is none that is sound
-        self.damaged = False                # a place is there that is not sound
+        self.damaged = False                # a place is not sound, or can't be read
         self._sequence = 0
         self._durable = 0
         try:
@@ -154,7 +154,13 @@ class Position:
 
     def _load(self) -> None:
         for place in range(3):
-            data = read(self.fd, self.PLACE, place * self.PLACE)
+            try:
+                data = os.pread(self.fd, self.PLACE, place * self.PLACE)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                self.damaged = True         # and not as empty as `read` would have it
+                continue
             if not data.strip(b"\0"):
                 continue
             refuse_newer(self.path, data, POSITION)

@@ -26,7 +26,8 @@ Rules
   strangers (DNS names); with a fixed marker they could write a whole record into it, which a
   search behind damage would find.  This marker they cannot know.
 - Nothing is mapped: a mapped file that somebody cuts is a SIGBUS.  pread comes up short, and that
-  is damage like any other.  Pages that the disk can't read count as zeros.
+  is damage like any other.  Pages that can't be read (UNREADABLE) count as zeros, and a segment
+  that can't be opened for such a reason as a segment of zeros.
 
 CRC-32 is zlib's: 3.3 GB/s on the machine where 256 KiB go into tmpfs at 2.4 GB/s; Adler-32 is no
 faster and weak, SHA-1 takes twice as long, and nobody is to be kept from forging files that only we
@@ -66,6 +67,10 @@ MAX_PAYLOAD = 64 << 20      # a chunk has at most 8 MiB, and one event at most 2
 AHEAD = 512                 # read at once of a record: its head, and mostly all names
 WINDOW = 1 << 20            # read at once in a search
 PAGE = 4096
+# Of a disk; of a file system's own structures (ext4 and XFS); of a file server.  It will be the
+# same at each try, so it must cost what is hit and not the run.
+UNREADABLE = (errno.EIO, errno.EREMOTEIO, errno.ENODATA, errno.EILSEQ, errno.EUCLEAN,
+              errno.EBADMSG, errno.ESTALE)
 
 
 class Header(NamedTuple):
@@ -209,7 +214,7 @@ def read(fd: int, size: int, offset: int) -> bytes:
         if len(data) == size:
             return data
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in UNREADABLE:
             raise
         data = b""
     parts = [data]
@@ -219,7 +224,7 @@ def read(fd: int, size: int, offset: int) -> bytes:
         try:
             part = os.pread(fd, n, offset + have)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in UNREADABLE:
                 raise
             part = bytes(n)
         if not part:
@@ -261,6 +266,17 @@ def open_plain(path: str, flags: int) -> int:
         os.close(fd)
         raise OutputError(f"spool: {printable(path)} is no plain file")
     return fd
+
+
+def open_segment(path: str) -> int:
+    """For reading; -1: it has gone, or its disk can't give it.  OutputError: it is no plain file.
+    OSError: it is there, and we may not, or have no descriptors left."""
+    try:
+        return open_plain(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.ENOENT and error.errno not in UNREADABLE:
+            raise
+        return -1
 
 
 # --- a segment, as the spool knows it -------------------------------------------------------------

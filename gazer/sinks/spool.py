@@ -82,6 +82,7 @@ from gazer.sinks.segments import (
     Segment,
     find,
     open_plain,
+    open_segment,
     pack_head,
     pack_record,
     read,
@@ -401,8 +402,10 @@ class Spool:
             if segment is None or self._expect >= self._tail:
                 return False
             try:
-                self._fd = open_plain(segment.path, os.O_RDONLY)
-            except (FileNotFoundError, OutputError):
+                self._fd = open_segment(segment.path)
+            except OutputError:
+                self._fd = -1
+            if self._fd < 0:
                 with self._lock:
                     if segment is self._writer:
                         self._seal()        # somebody took it away, and what is in it

@@ -30,6 +30,7 @@ from gazer.sinks.segments import (
     Segment,
     find,
     open_plain,
+    open_segment,
     parse_head,
     read,
     refuse_newer,
@@ -62,12 +63,14 @@ class Survey:
                 self._look(os.path.join(folder, name), int(match[1]))
 
     def _look(self, path: str, first: int) -> None:
-        fd = open_plain(path, os.O_RDONLY)
-        try:
-            data = read(fd, HEAD_SIZE, 0)
-            size = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        data, size = b"", 0
+        fd = open_segment(path)
+        if fd >= 0:
+            try:
+                data = read(fd, HEAD_SIZE, 0)
+                size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
         refuse_newer(path, data, SEGMENT)
         head = parse_head(data)
         if head is not None and head.first != first:
@@ -152,7 +155,9 @@ class Survey:
 
 
 def last_record(segment: Segment) -> Header | None:
-    fd = open_plain(segment.path, os.O_RDONLY)
+    fd = open_segment(segment.path)
+    if fd < 0:
+        return None
     try:
         last = None
         offset, low = HEAD_SIZE, segment.first
@@ -168,7 +173,9 @@ def events_before(segment: Segment, number: int) -> int:
     """The events before a record of a segment, or before the next one that can be read."""
     end = segment.end
     assert end is not None
-    fd = open_plain(segment.path, os.O_RDONLY)
+    fd = open_segment(segment.path)
+    if fd < 0:
+        return segment.end_before
     try:
         offset, low = HEAD_SIZE, segment.first
         while found := find(fd, offset, segment.size, segment.marker, low, end):
