@@ -1,6 +1,7 @@
 """The Forwarder with a spool: what goes in comes out, and nothing is lost in between."""
 
 import errno
+import os
 import random
 import threading
 import time
@@ -304,6 +305,34 @@ def test_a_disk_that_has_room_again(make, monkeypatch):
             receiver.listen()
             sink.wait(drained(sink))
     assert receiver.numbers == [0, 1, 2]
+
+
+def test_a_spool_that_cannot_be_read_for_a_while(make, monkeypatch):
+    """No descriptor left, or no right: told, and tried again; it is not the end of the sink."""
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real, tries = sink.spool.next, []
+
+            def next_():
+                tries.append(time.monotonic())
+                if len(tries) <= 3:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                return real()
+
+            monkeypatch.setattr(sink.spool, "next", next_)
+            sink.give(1, 1, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len(tries) > 2)
+            sink.give(1)            # goes behind them meanwhile
+            sink.settle()
+            sink.wait(drained(sink))
+            assert tries[2] - tries[0] > 0.15
+            assert sum("Too many open files" in line for line in sink.notices) == 1
+            assert balance(sink)["delivered"] == 4
+    assert receiver.numbers == [0, 1, 2, 3]
 
 
 def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):

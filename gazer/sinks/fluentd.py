@@ -18,7 +18,8 @@ for an output without work is a heartbeat each 15 s.
   sent again: when it is read it is found to be, or to be acknowledged already.  Spooling ends when
   all has been read and sent and acknowledgements come.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
-  then has no room for is dropped by the sink (outputs.py), as without a spool.  It is synced by a
+  then has no room for is dropped by the sink (outputs.py), as without a spool.  One that can't be
+  read (no descriptor, no right; damage is the spool's own matter) is as well.  It is synced by a
   thread of its own: a slow disk holds up neither sending nor appending.
 - **Rejected credentials**: in a live run told and tried again; in a run over files, when no server
   accepts us, the end: every task is answered with an OutputError.
@@ -106,6 +107,7 @@ class Forwarder:
         self._hurry = False                     # there is more to read at once
         self._early: set[bytes] = set()         # acknowledged before they were read
         self._again = 0.0                       # when to write to the spool again
+        self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = -REMIND
         self._failing = self._spooling_told_of = False
         self._lost = 0                          # events of records that no server has
@@ -248,6 +250,8 @@ class Forwarder:
             when = min(when, self._behind_since + BRIEF)
         if self._again:
             when = min(when, self._again)
+        if self._unread:
+            when = min(when, self._unread)
         if self._ending is not None:
             when = min(when, self._deadline())
         return max(when - now, 0.0)
@@ -429,8 +433,16 @@ class Forwarder:
         self._hurry = False
         if not self._spooling or self._ending is not None:
             return None
+        if self._unread and time.monotonic() < self._unread:
+            return None
+        self._unread = 0.0
         for _ in range(SKIPS):
-            record = self._spool.next()
+            try:
+                record = self._spool.next()
+            except OSError as error:
+                self._unread = time.monotonic() + AGAIN
+                self._spool_failed(error)
+                return None
             if record is None:
                 self._all_read = True
                 return None
