@@ -22,13 +22,13 @@ file is known by device and inode: its size alone could be another file's, after
 takes back what its predecessor can have written, and that is no more than the block it had in hand,
 whose length was committed ahead of the write; without one it takes back nothing.  Where more stands
 there, somebody else writes to the file: a line says so, and all of it stays, though a part of our
-block may be in there, which then comes twice.  (Who first appends while we have a block
-in hand and die, and less than that block, is taken for us.)  Never is more than MOST_CUT cut, as
-`place` stands in shared memory, which a worker that was taken over can write, and what was logged
-must not go with it.  If we died between the renaming and the
-opening again, it is the renamed file that is taken back: it is looked for beside the path, under a
-name that begins as the path's does.  One that has gone elsewhere keeps what was written since the
-last commit, a block at most, which then is in the new file as well.
+block may be in there, which then comes twice; so it is with a file that may only be appended to.
+(Who first appends while we have a block in hand and die, and less than that block, is taken for
+us.)  Never is more than MOST_CUT cut, as `place` stands in shared memory, which a worker that was
+taken over can write, and what was logged must not go with it.  If we died between the renaming and
+the opening again, it is the renamed file that is taken back: it is looked for beside the path,
+under a name that begins as the path's does.  One that has gone elsewhere keeps what was written
+since the last commit, a block at most, which then is in the new file as well.
 """
 
 from __future__ import annotations
@@ -154,14 +154,19 @@ class FileOutput:
 
     def _cut(self, fd: int, about: os.stat_result, place: tuple[int, int, int]) -> bool:
         """Take back what our predecessor may have written of the block that it had in hand; False:
-        there is more, so somebody else has written there too."""
+        that can't be, or there is more, so somebody else has written there too."""
         _, end, hand = place
         if about.st_size - end > min(hand, MOST_CUT):
             twice = " and up to a block of events may be in it twice" if hand else ""
             self._notice(f"somebody else has written to {self.name} too: it stays as it is{twice}")
             return False
         if about.st_size > end:
-            os.ftruncate(fd, end)
+            try:
+                os.ftruncate(fd, end)
+            except OSError as error:    # chattr +a: one that may only be appended to
+                self._notice(f"can't take back a part of {self.name}: {error.strerror}; up to a "
+                             "block of events may be in it twice")
+                return False
             os.lseek(fd, end, os.SEEK_SET)      # else what does not append leaves a hole
         return True
 
