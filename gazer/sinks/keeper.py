@@ -85,6 +85,8 @@ class Keeper:
 
     def start(self) -> None:
         """To be called when the file to write to is open: what is open is locked."""
+        if self._thread is not None:
+            return
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
