@@ -475,7 +475,7 @@ def test_no_descriptor_is_left(tmp_path):
         spool.next()
         assert len(os.listdir("/proc/self/fd")) - len(before) <= 4
     with pytest.raises(OutputError):
-        (tmp_path / "spool-99999999999999999999.seg").mkdir()
+        (tmp_path / "spool-00000000000099999999.seg").mkdir()
         Open(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == len(before)
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -542,3 +543,37 @@ def test_a_record_is_not_read_beyond_its_segment(tmp_path):
         assert read_header(fd, 0, len(record), b"MARKERxx") is None
     finally:
         os.close(fd)
+
+
+# --- files that no spool has ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [(1 << 63), (1 << 64) - 1, 10**20 - 1])
+@pytest.mark.parametrize("data", [b"", bytes(3000)])
+def test_a_number_that_no_record_can_have_is_no_segment(copy, number, data):
+    """It does not end the start, nor the appending."""
+    name = f"spool-{number:020}.seg"
+    copy.put({name: data})
+    os.rename(os.path.join(copy.folder, name), os.path.join(copy.folder, "aside"))
+    with Open(copy.folder) as spool:
+        found = account(spool)
+    os.rename(os.path.join(copy.folder, "aside"), os.path.join(copy.folder, name))
+    with Open(copy.folder) as spool:
+        assert account(spool) == found
+        assert append(spool, 99)
+        assert read_all(spool) == sorted({*range(COUNT)} - ACKED) + [99]
+    assert copy.read()[name] == data        # and is left alone
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_segment_that_is_larger_than_any(copy, which):
+    """A size that a file system made up: what is behind all records is not searched to its end."""
+    copy.put()
+    path = os.path.join(copy.folder, copy.segments[which])
+    os.truncate(path, 1 << 42)
+    begun = time.monotonic()
+    opened = Open(copy.folder, max_bytes=1 << 50)
+    with opened as spool:
+        assert read_all(spool) == sorted({*range(COUNT)} - ACKED)
+        assert account(spool)["damaged"] == 0
+    assert time.monotonic() - begun < 10

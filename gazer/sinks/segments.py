@@ -64,6 +64,8 @@ HEAD_SIZE = PREAMBLE.size + HEAD.size + SEAL.size
 PLAIN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK    # a FIFO put in our way must not stop us
 
 MAX_PAYLOAD = 64 << 20      # a chunk has at most 8 MiB, and one event at most 256 KiB more
+LARGEST = 72 << 20          # segment: of one such record.  More of a file nobody has written here
+LAST = 1 << 63              # no record has this number: there is none that a spool could come to
 AHEAD = 512                 # read at once of a record: its head, and mostly all names
 WINDOW = 1 << 20            # read at once in a search
 PAGE = 4096

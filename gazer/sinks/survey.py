@@ -24,6 +24,8 @@ from gazer.errors import OutputError
 from gazer.sinks.position import State
 from gazer.sinks.segments import (
     HEAD_SIZE,
+    LARGEST,
+    LAST,
     SEGMENT,
     Head,
     Header,
@@ -36,7 +38,7 @@ from gazer.sinks.segments import (
     refuse_newer,
 )
 
-NAME = re.compile(r"spool-(\d{20})\.seg")
+NAME = re.compile(r"spool-([0-9]{20})\.seg")
 EVER = 1 << 64
 
 
@@ -59,7 +61,8 @@ class Survey:
         self.lost = False                       # there is no position for what is here
         self.torn: Segment | None = None        # the last one, when no record of it got through
         for name in sorted(names):
-            if match := NAME.fullmatch(name):
+            match = NAME.fullmatch(name)
+            if match and int(match[1]) < LAST:
                 self._look(os.path.join(folder, name), int(match[1]))
 
     def _look(self, path: str, first: int) -> None:
@@ -68,7 +71,7 @@ class Survey:
         if fd >= 0:
             try:
                 data = read(fd, HEAD_SIZE, 0)
-                size = os.fstat(fd).st_size
+                size = min(os.fstat(fd).st_size, LARGEST)
             finally:
                 os.close(fd)
         refuse_newer(path, data, SEGMENT)
