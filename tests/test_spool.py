@@ -467,6 +467,32 @@ def test_close_is_final(tmp_path):
         append(opened.spool, 2)
 
 
+def test_a_folder_that_somebody_makes_in_the_same_moment(tmp_path):
+    """Two sensors that start together, with spools in a folder that is not there yet."""
+    def mkdir(path, mode):
+        os.mkdir(path, mode)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+    with system(Wrapped(mkdir=mkdir)), Open(tmp_path / "a" / "b") as spool:
+        assert append(spool, 1)
+
+
+def test_what_may_not_be_opened_is_told_by_its_name(tmp_path):
+    """Somebody has run it as root before, most likely."""
+    with Open(tmp_path) as spool:
+        append(spool, 1)
+    name, = (path.name for path in tmp_path.glob("*.seg"))
+
+    def opened(path, *more):
+        if path.endswith(".seg"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return os.open(path, *more)
+
+    with system(Wrapped(open=opened)), pytest.raises(
+            OutputError, match=f"^spool: {tmp_path}/{name}: Permission denied$"):
+        Open(tmp_path)
+
+
 def test_no_descriptor_is_left(tmp_path):
     before = os.listdir("/proc/self/fd")
     with Open(tmp_path, max_bytes=20_000) as spool:

@@ -561,7 +561,7 @@ def test_a_number_that_no_record_can_have_is_no_segment(copy, number, data):
     with Open(copy.folder) as spool:
         assert account(spool) == found
         assert append(spool, 99)
-        assert read_all(spool) == sorted({*range(COUNT)} - ACKED) + [99]
+        assert read_all(spool) == [*sorted({*range(COUNT)} - ACKED), 99]
     assert copy.read()[name] == data        # and is left alone
 
 

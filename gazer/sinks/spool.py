@@ -154,8 +154,8 @@ class Spool:
             self._open()
         except OSError as error:
             self._let_go()
-            raise OutputError(
-                f"spool: {printable(folder)}: {error.strerror or error}") from None
+            where = printable(error.filename or folder)
+            raise OutputError(f"spool: {where}: {error.strerror or error}") from None
         except BaseException:
             self._let_go()
             raise

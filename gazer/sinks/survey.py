@@ -201,7 +201,8 @@ def make_folder(folder: str) -> None:
     if not os.path.isdir(path):
         raise OutputError(f"spool: {printable(path)} is no folder")
     for path in reversed(missing):
-        os.mkdir(path, 0o750)
+        with contextlib.suppress(FileExistsError):  # another sensor was faster
+            os.mkdir(path, 0o750)
         sync_folder(os.path.dirname(path))
 
 
