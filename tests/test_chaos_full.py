@@ -1,5 +1,6 @@
-"""kill -9 of the sink while the disk of its spool is full: what was spooled stays, what was not is
-taken from the rings again, and the next sink starts on a disk that has no room for one octet more.
+"""kill -9 of the sink while its spool, or the disk of that, is full: what was spooled stays, what
+was not is taken from the rings again, what was dropped is counted, and the next sink starts on a
+disk that has no room for one octet more.
 
 As in test_chaos_kill.py, with the spool on a file system of its own.
 """
@@ -11,7 +12,7 @@ import subprocess
 
 import pytest
 
-from gazer.sinks import fluentd
+from gazer.sinks import fluentd, link
 from tests.chaos.sinks import LEAST, LIMIT, SECOND, World, file_has
 from tests.conftest import eventually, small_disk
 from tests.forwarding import quick
@@ -76,3 +77,27 @@ def test_a_sink_that_is_killed_while_the_disk_of_its_spool_is_full(memory, disk,
         assert world.finish() == 0
         assert {*receiver.numbers} == {*range(world.put)}
         assert sum(world.repeats().values()) <= world.repeated
+
+
+@pytest.mark.parametrize("look", [0.0, 60.0], ids=["at once", "late"])
+def test_what_a_full_spool_dropped_is_no_delivery_for_the_successor(memory, monkeypatch, look):
+    """Though no commit says so: the sink looks at what its spool dropped some times a second."""
+    monkeypatch.setattr(link, "LOOK", look)
+    with Receiver() as receiver, World(
+            memory, [receiver], spool=True, most=256 << 10, ack_timeout_ns=SECOND // 4) as world:
+        receiver.refuse()
+        for _ in range(5):
+            world.begin()
+            world.feed_for(0.3, 3000)
+            eventually(lambda: world.output()["done"] == world.put)
+            world.kill()
+        world.begin()
+        eventually(lambda: world.output()["spool_dropped"] == world.gone)
+        before = world.output()
+        assert before["delivered"] == before["spool_found"] == 0
+        assert before["spool_dropped"] > world.put // 2
+        world.kill()
+        monkeypatch.setattr(link, "LOOK", 0.0)
+        receiver.listen()
+        dropped = world.finish()
+        assert len({*range(world.put)} - {*receiver.numbers}) <= dropped == before["spool_dropped"]

@@ -467,6 +467,49 @@ def test_close_is_final(tmp_path):
         append(opened.spool, 2)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_lost_in_a_run_is_known_to_all_its_processes(tmp_path, killed):
+    """Dropped by the spool or by whoever acknowledges, and damaged; another run begins anew."""
+    def opened(run):
+        return Spool(str(tmp_path), max_bytes=30_000, segment_bytes=2000, notice=[].append,
+                     run=run)
+
+    def end(spool):
+        if killed:
+            spool._let_go()
+        else:
+            spool.close()
+
+    spool = opened(7)
+    assert spool.account.gone == (0, 0)
+    record = None
+    for n in range(120):
+        append(spool, n, 300)
+        record = record or spool.next()
+    dropped = account(spool)["dropped"]
+    assert dropped > 0 and not spool.ack(record, 1)         # it was dropped, all of it
+    record = spool.next()
+    assert spool.ack(record, 1) and account(spool)["dropped"] == dropped + 1
+    assert account(spool)["delivered"] == record.events - 1
+    victim = sorted(tmp_path.glob("*.seg"))[3]
+    os.truncate(victim, 100)
+    read_all(spool)
+    damaged = account(spool)["damaged"]
+    assert damaged > 0 and spool.account.gone == (dropped + 1, damaged)
+    end(spool)
+    for _ in range(2):
+        spool = opened(7)
+        assert spool.account.gone == (dropped + 1, damaged)
+        assert account(spool)["dropped"] == account(spool)["damaged"] == 0
+        end(spool)
+    spool = opened(8)
+    assert spool.account.gone == (0, 0)
+    end(spool)
+    spool = opened(7)
+    assert spool.account.gone == (0, 0)         # that was another one, long ago
+    spool.close()
+
+
 def test_a_folder_that_somebody_makes_in_the_same_moment(tmp_path):
     """Two sensors that start together, with spools in a folder that is not there yet."""
     def mkdir(path, mode):

@@ -110,7 +110,6 @@ class Forwarder:
         self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = -REMIND
         self._failing = self._spooling_told_of = False
-        self._lost = 0                          # events of records that no server has
         self._dirty = threading.Event()         # there is something to sync
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
@@ -159,9 +158,6 @@ class Forwarder:
         if spool is not None:
             told = spool.counts()
             kept = {name: int(told.get(name, 0)) for name in kept}
-            # The spool only knows that these are over.
-            kept["delivered"] -= self._lost
-            kept["dropped"] += self._lost
         return {
             **delivery.counts, **kept,
             "servers": len(delivery.servers.proper()),
@@ -310,8 +306,8 @@ class Forwarder:
         if answer is None:
             if not delivered:
                 work.lost += chunk.events
-            if not work.left and self._spool.ack(work.record):
-                self._lost += work.lost
+            if not work.left:
+                self._spool.ack(work.record, work.lost)
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -463,8 +459,7 @@ class Forwarder:
             )
             if self._delivery.expired(chunk):
                 self._delivery.counts["expired"] += chunk.events
-                if self._spool.ack(record):
-                    self._lost += chunk.events
+                self._spool.ack(record, chunk.events)
                 continue
             self._delivery.known[id_] = chunk
             return chunk

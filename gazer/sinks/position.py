@@ -111,6 +111,9 @@ class State(NamedTuple):
     tail_before: int
     run: int                # of the last record, and what was appended in it
     upto: int
+    owner: int = 0          # the run that wrote this, and the events that it has lost of the spool:
+    dropped: int = 0        # ... by a policy
+    damaged: int = 0        # ... since they could not be read
     done: tuple[Range, ...] = ()    # behind `head`
 
 
@@ -124,7 +127,7 @@ class Position:
     """
 
     PLACE = 4096
-    STATE = struct.Struct("<Q8s6QI")
+    STATE = struct.Struct("<Q8s9QI")
     RANGE = struct.Struct("<4Q")
     MAX_DONE = 120      # what stands in further ones comes again after a restart
 
@@ -188,7 +191,7 @@ class Position:
         self._sequence += 1
         done = state.done[:self.MAX_DONE]
         data = preamble(POSITION, PREAMBLE.size + self.STATE.size) + self.STATE.pack(
-            self._sequence, *state[:7], len(done))
+            self._sequence, *state[:-1], len(done))
         if done:
             data += b"".join(self.RANGE.pack(*one) for one in done)
         write(self.fd, [data + zlib.crc32(data).to_bytes(4, "little")], self._place * self.PLACE)
