@@ -16,6 +16,7 @@ from gazer.sinks import files, rotation
 from gazer.sinks.files import FileOutput
 from gazer.sinks.rotation import RotatingOutput
 from tests.conftest import eventually
+from tests.test_succession_sink import Kill, Sinks
 
 OLD, TORN, NEW = b"old 1\nold 2\n", b"new 1\nne", b"new 1\nnew 2\n"
 FREEZE = 1_800_000_000
@@ -152,3 +153,23 @@ def test_at_the_start_it_is_an_error(make, disk, lasting):
     disk.error = errno.EROFS
     with pytest.raises(OutputError, match="Read-only"):
         make((0, 0, 0), lasting)
+
+
+def test_the_others_go_on_meanwhile(tmp_path):
+    """A whole sink over rings: where its file was, there is a folder when the next one begins."""
+    ill, well = tmp_path / "ill", tmp_path / "well"
+    sinks = Sinks([str(ill), str(well)])
+    sinks.fill()
+    assert not sinks.run(Kill("half written", 3))
+    ill.rename(tmp_path / "ill.1")
+    ill.mkdir()
+    sinks.fill(end=False)
+    pid = sinks.start()
+    eventually(lambda: well.read_bytes() == sinks.whole())
+    ill.rmdir()
+    sinks.fill(1)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    assert (tmp_path / "ill.1").read_bytes() + ill.read_bytes() == sinks.whole()
+    assert well.read_bytes() == sinks.whole()
+    assert sinks.balance() == [0, 0]
