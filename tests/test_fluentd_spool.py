@@ -411,6 +411,27 @@ def test_compressed_chunks_come_out_as_they_went_in(make):
     assert {m.option["compressed"] for m in receiver.messages} == {"zstd"}
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_delivered_leaves_the_disk_though_nothing_new_comes(make, tmp_path, damaged):
+    """And its acknowledgements are forced to it: a host that goes down would send all again."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, fsync_ns=SECOND // 50) as sink:
+            sink.feed(30, 1, size=100_000)
+            sink.settle()
+            sink.wait(lambda: not sink.spool._dirty)    # the last append is synced
+            assert sink.counts()["spool_bytes"] > 2 * MIB
+            if damaged:
+                for segment in (tmp_path / "spool").glob("*.seg"):
+                    os.truncate(segment, 100)
+            receiver.listen()
+            sink.wait(drained(sink))
+            sink.wait(lambda: sink.counts()["spool_bytes"] < MIB // 8)
+            sink.wait(lambda: not [*(tmp_path / "spool").glob("*.seg")])
+            assert balance(sink)["damaged" if damaged else "delivered"] == 30
+            sink.wait(lambda: not sink.spool._unsynced)
+
+
 def test_a_slow_disk_holds_up_neither_sending_nor_appending(make):
     hanging, began = threading.Event(), threading.Event()
     with Receiver() as receiver:

@@ -308,6 +308,7 @@ class Forwarder:
                 work.lost += chunk.events
             if not work.left:
                 self._spool.ack(work.record, work.lost)
+                self._dirty.set()
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -439,6 +440,7 @@ class Forwarder:
                 self._unread = time.monotonic() + AGAIN
                 self._spool_failed(error)
                 return None
+            self._dirty.set()       # what it passed over, or is acknowledged below
             if record is None:
                 self._all_read = True
                 return None
