@@ -469,6 +469,7 @@ def test_a_sync_that_fails_is_told_and_tried_again(make):
             sink.spool.sync = sync
             sink.give(1)
             sink.wait(lambda: any("Input/output" in line for line in sink.notices))
+            sink.wait(lambda: not sink.spool._dirty)        # though nothing new has come
             sink.give(1)
             sink.settle()
             receiver.listen()

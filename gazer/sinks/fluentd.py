@@ -478,6 +478,7 @@ class Forwarder:
             try:
                 self._spool.sync()
             except OSError as error:
+                self._dirty.set()
                 self._spool_failed(error)
 
     def _close_spool(self) -> None:
