@@ -280,8 +280,8 @@ def test_damage_is_counted_once_though_it_is_read_again(copy):
             assert account(spool)["damaged_records"] == 0
 
 
-# The last three are what file systems say of damage to their own structures, and of a server's.
-TROUBLE = [errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG, errno.ESTALE]
+# The last two are what file systems say of damage to their own structures.
+TROUBLE = [errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG]
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
@@ -328,6 +328,27 @@ def test_a_segment_that_cannot_be_opened(copy, trouble, which, since):
             assert account(spool)["damaged_records"] == COUNT - len(ACKED) - len(left)
         with Open(copy.folder) as spool:
             assert spool.empty and account(spool)["damaged_records"] == 0
+
+
+@pytest.mark.parametrize("trouble", [errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_what_may_be_over_soon_costs_nothing(copy, trouble):
+    """It is told to the reader, who tries again."""
+    copy.put()
+    ill = False
+
+    def opened(path, flags, *more, **keys):
+        if ill and str(path).endswith(".seg"):
+            raise OSError(trouble, os.strerror(trouble))
+        return os.open(path, flags, *more, **keys)
+
+    with system(Wrapped(open=opened)), Open(copy.folder) as spool:
+        ill = True
+        for _ in range(3):
+            with pytest.raises(OSError):
+                spool.next()
+        ill = False
+        assert read_all(spool) == sorted({*range(COUNT)} - ACKED)
+        assert account(spool)["damaged"] == 0
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)

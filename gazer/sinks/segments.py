@@ -69,10 +69,10 @@ LAST = 1 << 63              # no record has this number: there is none that a sp
 AHEAD = 512                 # read at once of a record: its head, and mostly all names
 WINDOW = 1 << 20            # read at once in a search
 PAGE = 4096
-# Of a disk; of a file system's own structures (ext4 and XFS); of a file server.  It will be the
-# same at each try, so it must cost what is hit and not the run.
+# Of a disk; of a file system's own structures (ext4 and XFS).  It will be the same at each try, so
+# it must cost what is hit and not the run.  (ESTALE is none: a file server comes back.)
 UNREADABLE = (errno.EIO, errno.EREMOTEIO, errno.ENODATA, errno.EILSEQ, errno.EUCLEAN,
-              errno.EBADMSG, errno.ESTALE)
+              errno.EBADMSG)
 
 
 class Header(NamedTuple):
