@@ -16,17 +16,17 @@ behind `head` is removed.
 
 What survives
 - A process that is killed: all that `append` has returned for, as it is with the kernel then.
-  `ack` writes the position at once, too: what was acknowledged does not come again.  (But for
-  this: the position has room for 120 ranges that were acknowledged behind records that were not.)
+  `ack` writes the position at once, too: what was acknowledged does not come again.  (It has room
+  for 120 ranges that were acknowledged behind records that were not.)
 - A host that goes down: what was appended and acknowledged before the last `sync` that returned
   began.  A segment's data goes to the disk first, then the folder's entries, then the position, and
   only then segments behind it are removed.
 - Damage: all records but those it hits.  Numbers and sums of events in each record's head tell what
   is missing, to the event, and the position where the last one was.  It is found when it is read: a
   start takes as long with 100 GiB as with one.  What can't be read is copied to `damaged-*`, within
-  bounds, told in a line, and counted once: the position remembers it for the next start.
-- A lost or damaged position: everything.  Records that were acknowledged come again, from those
-  segments that are still there.
+  bounds, told in a line, and counted once: the position remembers it for the next start.  A disk
+  that takes nothing is taken for gone: it may come back, and nothing is given up until then.
+- A lost or damaged position: everything; what was acknowledged comes again, if it is still there.
 
 The account, in records and in events, of each process that opens the spool:
 
@@ -51,21 +51,15 @@ Limits
 - One thread appends, reads and acknowledges; `sync` is called from another.  No lock is held during
   a sync; what a file system then holds up by itself (ext4: a full journal) is held up here, too.
 - After a sync that failed Linux takes the pages for written: `sync` raises, which is all it can do.
-
-Our own files, and not a library's: those for Python build on SQLite (diskcache, litequeue,
-persist-queue) or on files of pickles (persist-queue, queuelib).  SQLite writes all data twice, its
-file does not get smaller by itself, and one damaged page can cost the database, where we owe all
-the other records; persist-queue's users tell of both its kinds unreadable, after a hard reset and
-after Ctrl-C (its issues 56 and 58).  None counts what damage costs, or bounds the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import zlib
-from typing import NamedTuple
 
 from gazer.config.kinds import printable
 from gazer.errors import OutputError
@@ -76,6 +70,7 @@ from gazer.sinks.segments import (
     LAST,
     Head,
     Header,
+    Record,
     Segment,
     find,
     open_plain,
@@ -93,15 +88,6 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 8 << 20
 RUNS = 8                # whose `last` is known; only the newest is asked for
-
-
-class Record(NamedTuple):
-    number: int
-    tag: bytes
-    events: int
-    chunk: bytes
-    compressed: str
-    payload: bytes
 
 
 class Spool:
@@ -132,8 +118,7 @@ class Spool:
         self._head = self._tail = 1
         self._head_before = self._tail_before = 0
         self._done = Done()                 # behind head
-        self._out: dict[int, tuple[int, int]] = {}  # read and not acknowledged: where in their
-                                                    # segment, and the events before them
+        self._out: dict[int, tuple[int, int]] = {}  # read, not acknowledged: place, events before
         self._runs: dict[int, int] = {}
 
         self._reading: Segment | None = None
@@ -358,12 +343,14 @@ class Spool:
                 continue
             found = find(self._fd, self._offset, segment.size, segment.marker, self._low, limit)
             if found is None:
+                self._prove()
                 self._keep(segment, self._offset, segment.size)
                 self._offset = segment.size
                 self._missing(limit, before)
                 continue
             at, header = found
             if at > self._offset:
+                self._prove()
                 self._keep(segment, self._offset, at)
             self._offset, self._low = at + header.end, header.number + 1
             if header.number > self._expect:
@@ -378,16 +365,19 @@ class Spool:
         number = header.number
         here = Range(number, number + 1, header.before, header.before + header.events)
         done = self._done.find(number) or here
-        self._expect, self._expect_before = done.end, done.end_before
         if done is not here:
+            self._expect, self._expect_before = done.end, done.end_before
             return None
         payload = read(self._fd, header.length, at + header.size)
         if len(payload) != header.length or zlib.crc32(payload) != header.crc:
+            self._prove()
+            self._expect, self._expect_before = here.end, here.end_before
             self._keep(segment, at, at + header.end)
             with self._lock:
                 self._lose(here)
             self.account.tell()
             return None
+        self._expect, self._expect_before = here.end, here.end_before
         self._out[number] = at, header.before
         return Record(number, header.tag, header.events, header.chunk, header.compressed, payload)
 
@@ -404,6 +394,7 @@ class Spool:
             except OutputError:
                 self._fd = -1
             if self._fd < 0:
+                self._prove()
                 with self._lock:
                     if segment is self._writer:
                         self._seal()        # somebody took it away, and what is in it
@@ -466,6 +457,16 @@ class Spool:
             self._seal()                # so that it can be removed
 
     # --- damage --------------------------------------------------------------------------------
+
+    def _prove(self) -> None:
+        """It takes other things: what can't be read is damaged.  OSError: it has gone, for now."""
+        self._unsynced = True
+        try:
+            self.sync()
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+                self._stop_reading()        # that segment is looked through again
+                raise
 
     def _missing(self, end: int, before: int) -> None:
         """The records from the expected one up to `end` can't be read."""
@@ -594,7 +595,6 @@ class Spool:
         return self._runs.get(run, 0)
 
     def counts(self) -> dict[str, int]:
-        """Of this process: events under each name, records under `<name>_records`; `there`; `bytes`
-        on the disk; `torn` places."""
+        """Of this process: events by name, records as `<name>_records`; `bytes`, `torn` places."""
         with self._lock:
             return {"bytes": self.bytes} | self.account.counts()
