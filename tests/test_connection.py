@@ -378,7 +378,7 @@ def test_another_name_for_the_server(certificates, waker, tmp_path):
 def test_tls_files_that_are_not_there(certificates, waker):
     with Receiver(tls=certificates.context()) as receiver:
         link = connect(receiver.address, waker, tls=Tls(enable=True, ca_file="/nowhere.pem"))
-        assert fails(link, waker, OSError) == "No such file or directory"
+        assert fails(link, waker, OSError) == "tls.ca_file: /nowhere.pem: No such file or directory"
 
 
 def test_a_server_that_speaks_no_tls(waker):

@@ -39,6 +39,7 @@ from itertools import islice
 from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
 from gazer.sinks.forward import DeniedError, Handshake, Helo, ProtocolError, Replies, ack
+from gazer.sinks.tls import context
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -306,22 +307,11 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.deadline = self._until
         if self._settings.tls.enable:
             plain = self.socket
-            self.socket = self._context().wrap_socket(
+            self.socket = context(self._settings.tls).wrap_socket(
                 plain, server_hostname=self._server_name(), do_handshake_on_connect=False)
             self.state = TLS
         else:
             self._greet()
-
-    def _context(self) -> ssl.SSLContext:
-        tls = self._settings.tls
-        context = ssl.create_default_context(cafile=tls.ca_file or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if not tls.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.cert_file:
-            context.load_cert_chain(tls.cert_file, tls.key_file or None)
-        return context
 
     def _server_name(self) -> str:
         name = self._settings.tls.server_name
