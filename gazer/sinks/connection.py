@@ -38,7 +38,15 @@ from itertools import islice
 
 from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
-from gazer.sinks.forward import DeniedError, Handshake, Helo, ProtocolError, Replies, ack
+from gazer.sinks.forward import (
+    DeniedError,
+    Handshake,
+    Helo,
+    ProtocolError,
+    Replies,
+    ack,
+    stranger,
+)
 from gazer.sinks.tls import context
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -121,6 +129,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self._blocked = 0               # what TLS waits for ahead of going on, as an event mask
         self._replies = Replies()
         self._handshake: Handshake | None = None
+        self._understood = False        # it has said something that the protocol knows
         self._why = ""                  # what was wrong with the address tried last
 
     # --- for the loop --------------------------------------------------------------------------
@@ -133,6 +142,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.queued = self.written = 0
         self.keepalive = True
         self._replies = Replies()
+        self._understood = False
         self._why = ""
         self._reconnect()
 
@@ -241,11 +251,17 @@ class Connection(FluentSender):  # type: ignore[misc]
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "it has closed the connection")
             left -= len(data)
-            for reply in self._replies.feed(data):
-                if self.state == READY:
-                    acks.append(ack(reply))
-                else:
-                    self._shake(reply)
+            try:
+                for reply in self._replies.feed(data):
+                    if self.state == READY:
+                        acks.append(ack(reply))
+                    else:
+                        self._shake(reply)
+                    self._understood = True
+            except ProtocolError:
+                if self._understood or not (what := stranger(data)):
+                    raise
+                raise ProtocolError(what) from None
             if len(data) < MOST_READ and not tls:
                 break       # that was all
         return acks
@@ -386,6 +402,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
+        if error.reason == "WRONG_VERSION_NUMBER":
+            return "what it says is no TLS, and tls.enable is true"
         return f"TLS: {error.reason or error}"
     if isinstance(error, OSError):
         return error.strerror or str(error)
