@@ -121,6 +121,9 @@ REFUSED = [
     (f"servers: [{', '.join('a' * 17)}]",
      "3: outputs[0].servers: expected a list of 1 to 16 servers, got 17"),
     ("servers: [a, b, a]", '3: outputs[0].servers[2]: "a" is given twice'),
+    ("servers: ['a:24224', 'a:1', a]", '3: outputs[0].servers[2]: "a" is given twice'),
+    ("servers: ['[::1]', '[::1]:24224']",
+     '3: outputs[0].servers[1]: "[::1]:24224" is given twice'),
     ("servers:\n  - {weight: 3}", "4: outputs[0].servers[0].address: missing: expected an address "
      "as host, host:port, [::1]:24224 or unix:///path"),
     ("servers:\n  - {address: a, wait: 3}", "4: outputs[0].servers[0].wait: no such key; did you "
