@@ -4,6 +4,7 @@ import os
 import select
 import shutil
 import socket
+import struct
 import threading
 import time
 
@@ -441,6 +442,33 @@ def test_a_server_that_has_made_sense_is_no_stranger(waker):
     """What is odd then is the fault of one reply."""
     helo = msgpack.packb(["HELO", {"nonce": b"n", "auth": b""}])
     assert answers(waker, helo + b"SSH-2.0", shared_key="k") == "not a PONG: 83"
+
+
+def resets(waker, said):
+    """Why we leave a server that resets the connection once it has said this."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        link = connect(f"127.0.0.1:{listener.getsockname()[1]}", waker)
+        link.begin()
+        link.turn()
+        listener.settimeout(10)
+        sock, _ = listener.accept()
+        drive(link, waker, lambda _: link.state == READY)
+        if said:
+            sock.sendall(said)
+            drive(link, waker, lambda acks: acks)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        with pytest.raises(ConnectionResetError) as caught:
+            drive(link, waker, lambda _: False)
+        link.close()
+    return reason(caught.value)
+
+
+def test_a_reset_out_of_the_blue_may_be_tls(waker):
+    """Its alert does not come through where it has not read all that was sent."""
+    assert resets(waker, b"") == (
+        "Connection reset by peer, without a word; does it speak TLS, or is it no fluentd?")
+    assert resets(waker, msgpack.packb({"ack": "chunk"})) == "Connection reset by peer"
 
 
 def test_a_tls_server_that_says_nothing(waker):

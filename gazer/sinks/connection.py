@@ -248,6 +248,13 @@ class Connection(FluentSender):  # type: ignore[misc]
             except ssl.SSLWantWriteError:
                 self._blocked = select.POLLOUT
                 break
+            except ConnectionResetError as error:
+                if self._understood or tls:
+                    raise
+                # Its alert is lost with what it has not read.
+                raise ConnectionResetError(
+                    errno.ECONNRESET, f"{error.strerror}, without a word; does it speak TLS, "
+                    "or is it no fluentd?") from None
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "it has closed the connection")
             left -= len(data)
