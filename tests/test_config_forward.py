@@ -73,7 +73,7 @@ def test_every_key_has_its_effect(tmp_path):
 
 def test_the_defaults():
     forward = made().forward
-    assert (forward.chunk_size, forward.window, forward.queue) == (256 * KIB, 32, 16 * MIB)
+    assert (forward.chunk_size, forward.window, forward.queue) == (MIB, 16, 16 * MIB)
     assert (forward.flush_interval_ns, forward.spool.fsync_ns) == (200 * MS, 500 * MS)
     assert forward.compress == "" and made(compress="none").forward.compress == ""
 
