@@ -23,7 +23,7 @@ from gazer.config import (
     from_mapping,
     keys_of,
 )
-from gazer.config.kinds import GIB, KIB, MIB, MS, SECOND
+from gazer.config.kinds import GIB, MIB, MS, SECOND
 from gazer.config.reader import parse
 from gazer.errors import ConfigError
 
