@@ -306,6 +306,38 @@ def test_a_disk_that_has_room_again(make, monkeypatch):
     assert receiver.numbers == [0, 1, 2]
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_disk_that_is_full_between_two_chunks_of_a_task(make, monkeypatch, back):
+    """What stands in the spool by then is not put there again, nor sent beside it: whether the disk
+    has room again first, or the receiver is back."""
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real, calls = sink.spool.append, []
+
+            def append(payload, **more):
+                calls.append(more["chunk"])
+                if len(calls) in (2, 3) or (back and len(calls) > 1):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(payload, **more)
+
+            monkeypatch.setattr(sink.spool, "append", append)
+            sink.give(2, 3, tags=("a", "b"))
+            sink.wait(lambda: len(calls) >= 2)
+            if back:
+                receiver.listen()
+            sink.settle()
+            assert sink.total("spooled") + sink.total("events") == 10
+            assert sink.total("dropped") == 0
+            if not back:
+                receiver.listen()
+            sink.wait(drained(sink))
+            assert balance(sink)["spooled"] == sink.total("spooled")
+    assert sorted(receiver.numbers) == [*range(10)]
+    assert len({m.chunk for m in receiver.messages}) == len(receiver.messages) == 4
+
+
 def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):
     with Receiver() as receiver:
         receiver.refuse()

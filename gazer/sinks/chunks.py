@@ -34,13 +34,14 @@ class Work:
         self.left = self.lost = 0
 
     def leaves(self) -> Iterator[Chunk]:
-        """Its chunks that are not settled, in order, those that were divided by their parts."""
+        """Its chunks that are not settled, in order, those that were divided by their parts.  What
+        stands in the spool already is no longer its own."""
         stack = self.chunks[::-1]
         while stack:
             chunk = stack.pop()
             if chunk.parts:
                 stack.extend(reversed(chunk.parts))
-            elif not chunk.settled:
+            elif not chunk.settled and chunk.work is self:
                 yield chunk
 
 
