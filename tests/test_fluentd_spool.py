@@ -338,6 +338,34 @@ def test_a_disk_that_is_full_between_two_chunks_of_a_task(make, monkeypatch, bac
     assert len({m.chunk for m in receiver.messages}) == len(receiver.messages) == 4
 
 
+def test_what_waits_to_be_sent_again_goes_into_the_spool_and_not_beside_it(make, monkeypatch):
+    """It was under way while the disk was full, and its connection ended."""
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver(plan=lambda _: LOSE) as receiver, \
+            make(receiver, ack_timeout_ns=10 * SECOND) as sink:
+        real, full = sink.spool.append, [1]
+
+        def append(payload, **more):
+            if full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(payload, **more)
+
+        monkeypatch.setattr(sink.spool, "append", append)
+        sink.give(1, 1)
+        sink.wait(lambda: any("No space left" in line for line in sink.notices))
+        assert receiver.numbers == [0, 1]
+        receiver.plan = lambda _: late(0.2)
+        receiver.refuse()
+        sink.wait(lambda: sink.counts()["unacknowledged"] == 0)
+        full.clear()
+        sink.settle()
+        assert sink.total("spooled") == 2
+        receiver.listen()
+        sink.wait(drained(sink))
+        assert balance(sink)["delivered"] == 2
+    assert receiver.numbers == [0, 1, 0, 1]
+
+
 def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):
     with Receiver() as receiver:
         receiver.refuse()

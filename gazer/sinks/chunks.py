@@ -83,6 +83,11 @@ class Chunk:
         if work is not None:
             work.left += 1
 
+    @property
+    def wanted(self) -> bool:
+        """It is still to be sent: it is not settled, not divided, and somebody's."""
+        return not (self.settled or self.parts) and self.work is not None
+
     def divide(self, at: int) -> list[Chunk]:
         """Become two: the first `at` events, and the others.  ValueError where that can't be."""
         if not 0 < at < self.events:

@@ -312,9 +312,9 @@ class Delivery:
         """What this server is to have."""
         while self.ready:
             chunk = self.ready.popleft()
-            if not chunk.settled and not chunk.parts:
+            if chunk.wanted:
                 return chunk
-        while self.aside and self.aside[0].settled:
+        while self.aside and not self.aside[0].wanted:
             self.aside.popleft()
         if self.aside and server.acked > self.aside[0].queued:
             if not server.flying:
@@ -476,7 +476,7 @@ class Delivery:
         for waiting in (self.ready, self.aside):
             while waiting and self.expired(waiting[0]):
                 chunk = waiting.popleft()
-                if not chunk.settled and not chunk.parts:
+                if chunk.wanted:
                     self.counts["expired"] += chunk.events
                     self.settle(chunk, delivered=False)
 
