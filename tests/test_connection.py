@@ -14,6 +14,7 @@ from gazer.config.forward import Forward, Tls
 from gazer.sinks import connection as module
 from gazer.sinks import forward
 from gazer.sinks.connection import CLOSED, READY, Connection, parse, reason
+from tests.conftest import eventually
 from tests.receiver import CLOSE, GARBAGE, Certificates, Receiver
 
 SECOND = 10**9
@@ -263,6 +264,55 @@ def test_a_peer_that_says_what_it_likes(waker):
         with pytest.raises(forward.ProtocolError):
             drive(link, waker, lambda _: False)
         link.close()
+
+
+@pytest.mark.parametrize("end", ["close", "garbage"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_ack_counts_that_came_just_before_the_end(secure, end, certificates, waker):
+    """Else a server that acknowledges a chunk and lets go would be sent it again for ever."""
+    tls = certificates.context() if secure else None
+    with Receiver(tls=tls, plan=lambda _: "lose") as receiver:
+        link = connect(receiver.address, waker,
+                       tls=Tls(enable=secure, ca_file=certificates.ca_cert if secure else ""))
+        begin(link, waker)
+        chunk = forward.chunk_id()
+        link.send(forward.message("t", entries(0, 1), events=1, chunk=chunk))
+        drive(link, waker, lambda _: len(receiver.messages) == 1)
+        peer = receiver._open[1]
+        peer.sendall(msgpack.packb({"ack": chunk}) + (b"\xc1\xc1" if end == "garbage" else b""))
+        if end == "close":
+            receiver.hang_up()
+            eventually(lambda: not receiver.open)
+        time.sleep(0.05)
+        assert link.turn() == [chunk]
+        with pytest.raises((ConnectionResetError, forward.ProtocolError)):
+            link.turn()
+        link.close()
+        assert link.failure is None
+
+
+def test_an_ack_counts_that_came_before_a_write_found_the_end(waker):
+    with Receiver(plan=lambda _: "lose") as receiver:
+        link = connect(receiver.address, waker)
+        begin(link, waker)
+        chunk = forward.chunk_id()
+        link.send(forward.message("t", entries(0, 1), events=1, chunk=chunk))
+        drive(link, waker, lambda _: len(receiver.messages) == 1)
+        receiver._open[1].sendall(msgpack.packb({"ack": chunk}))
+        receiver.hang_up()
+        eventually(lambda: not receiver.open)
+
+        def write():
+            link.queue([b"\xc0"])
+            link.write()
+
+        with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
+            for _ in range(100):
+                write()
+                time.sleep(0.01)
+        assert link.last() == [chunk]
+        link.close()
+        assert link.last() == []
 
 
 def test_sockets_are_tuned(waker):

@@ -141,6 +141,8 @@ class Delivery:
                 self.servers.joined(server, time.monotonic())
             for chunk in acks:
                 self._acked(server, chunk)
+            if server.connection.failure is not None:
+                raise server.connection.failure
         except (OSError, ProtocolError) as error:
             self._failed(server, error)
 
@@ -260,6 +262,8 @@ class Delivery:
             try:
                 server.connection.write()
             except OSError as error:
+                for chunk in server.connection.last():
+                    self._acked(server, chunk)
                 self._failed(server, error)
 
     # --- lines for the operator ----------------------------------------------------------------
