@@ -296,6 +296,19 @@ def test_heartbeats_until_a_receiver_takes_them_for_a_mistake(monkeypatch):
     assert not sink.notices     # nothing that the operator could do about
 
 
+def test_the_thread_rests_while_a_server_that_failed_is_silent(monkeypatch):
+    """Beyond the moment at which the next line about it would be due."""
+    monkeypatch.setattr(delivery, "REMIND", 0.2)
+    plans = [CLOSE]
+    with Receiver(plan=lambda _: plans.pop() if plans else LOSE) as receiver, \
+            Sink(receiver, ack_timeout_ns=10 * SECOND) as sink:
+        sink.give(1)
+        sink.wait(lambda: len(receiver.messages) == 2)
+        sink.pause(0.3)
+        assert sink.counts()["servers_up"] == 1
+        assert sink.turns(monkeypatch) < 50
+
+
 def test_old_chunks_expire_if_they_are_to():
     with Receiver() as receiver:
         receiver.refuse()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gazer.sinks import delivery, fluentd
+from gazer.sinks import delivery, fluentd, servers
 from gazer.sinks.spool import Spool
 from tests.forwarding import SECOND, TX, Sink, Task, entries, quick
 from tests.receiver import ACK, CLOSE, LOSE, TWICE, Receiver, late
@@ -38,12 +38,6 @@ def balance(sink):
     assert counts["found"] + counts["spooled"] == (
         counts["delivered"] + counts["dropped"] + counts["damaged"] + counts["there"]), counts
     return counts
-
-
-def pause(sink, seconds):
-    """Let things happen."""
-    over = time.monotonic() + seconds
-    sink.wait(lambda: time.monotonic() > over)
 
 
 def drained(sink):
@@ -486,6 +480,54 @@ def test_a_sync_that_fails_is_told_and_tried_again(make):
     assert receiver.numbers == [0, 1]
 
 
+# --- the thread sleeps while there is nothing to do ----------------------------------------------
+
+
+def test_it_rests_while_what_was_spooled_waits_for_its_ack(make, monkeypatch):
+    """And nothing else is to be done: spooling is over, and there are no tasks."""
+    with Receiver(plan=lambda m: LOSE if m.first == 2 else ACK) as receiver:
+        receiver.refuse()
+        with make(receiver, ack_timeout_ns=10 * SECOND) as sink:
+            sink.give(1, 1, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: not sink.counts()["spooling"])
+            sink.pause(0.3)
+            assert sink.turns(monkeypatch) < 50
+            receiver.hang_up()
+            receiver.plan = lambda _: ACK
+            sink.wait(drained(sink))
+
+
+def test_it_rests_when_the_server_leaves_while_old_records_are_passed_over(make, monkeypatch):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(600, 1)
+            sink.settle()
+        time.sleep(0.1)
+        receiver.listen()
+        real, reads = Spool.next, []
+
+        def following(self):
+            reads.append(self)
+            if len(reads) == fluentd.SKIPS // 2:
+                receiver.refuse()
+            return real(self)
+
+        monkeypatch.setattr(Spool, "next", following)
+        monkeypatch.setattr(servers, "FIRST", 60.0)
+        monkeypatch.setattr(servers, "MOST", 60.0)
+        with make(receiver, first=600, expire_ns=SECOND // 20) as sink:
+            sink.wait(lambda: len(reads) >= fluentd.SKIPS)
+            sink.pause(0.1)
+            assert sink.turns(monkeypatch) < 50
+            assert 0 < sink.counts()["expired"] < 600
+
+
+# --- all of it together --------------------------------------------------------------------------
+
+
 def test_every_event_arrives_whatever_becomes_of_receiver_and_sink(make):
     """A receiver that comes and goes and spoils acks, a sink that ends and begins again: captured =
     acknowledged + spooled, and in the end all of it has arrived."""
@@ -499,11 +541,11 @@ def test_every_event_arrives_whatever_becomes_of_receiver_and_sink(make):
                       ack_timeout_ns=SECOND // 4) as sink:
                 for _ in range(5):
                     sink.feed(dice.randrange(1, 8), 10)
-                    pause(sink, 0.05)
+                    sink.pause(0.05)
                     if dice.random() < 0.5:
                         receiver.refuse()
                         sink.feed(dice.randrange(1, 8), 10)
-                        pause(sink, 0.1)
+                        sink.pause(0.1)
                         receiver.listen()
                 sink.end(patience=dice.choice((0.0, 0.3)))
                 assert sink.total("events") + sink.total("spooled") == sink.next - first

@@ -236,9 +236,9 @@ class Delivery:
                 when.append(server.retry if server.connection.state == CLOSED
                             else server.connection.deadline)
         for server in self.servers.all:
-            if server.since:
-                when.append(server.told + REMIND)
             if not server.up:
+                if server.since:
+                    when.append(server.told + REMIND)
                 continue
             if server.flying:
                 when.append(now + server.overdue(now, self._limit))

@@ -206,6 +206,7 @@ class Forwarder:
             self._delivery.look(now)
             if self._spool is not None:
                 self._look_at_spool(now)
+            self._hurry = False
             self._delivery.send(now)
             self._answer()
             if self._ending is not None and self._over(now):
@@ -242,10 +243,11 @@ class Forwarder:
             return 0.0
         delivery = self._delivery
         when = delivery.due(now)
-        if self._spool is not None and not self._spooling and delivery.waits_since:
-            when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
-        if self._behind_since and not self._spooling:
-            when = min(when, self._behind_since + BRIEF)
+        if self._spool is not None and not self._spooling and self._works:  # as _look_at_spool
+            if delivery.waits_since:
+                when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
+            if self._behind_since:
+                when = min(when, self._behind_since + BRIEF)
         if self._again:
             when = min(when, self._again)
         if self._ending is not None:
@@ -426,7 +428,6 @@ class Forwarder:
 
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
-        self._hurry = False
         if not self._spooling or self._ending is not None:
             return None
         for _ in range(SKIPS):
