@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from gazer.config.forward import Server
-from gazer.sinks import delivery, forward
+from gazer.sinks import delivery, forward, servers
 from tests.forwarding import SECOND, TX, Sink, Task, entries, quick
 from tests.receiver import ACK, CLOSE, GARBAGE, LOSE, TWICE, WRONG, Receiver, late
 
@@ -259,6 +259,33 @@ def test_nothing_is_dropped_for_a_server_that_is_down_or_takes_nothing():
         assert sink.total("events") == 5
     # Not in pieces either.
     assert {len(m.entries) for m in receiver.messages} <= {0, 1, 4}
+
+
+@pytest.mark.parametrize("events", [1, 4])
+def test_nothing_is_dropped_for_a_server_that_has_no_room_for_events(events):
+    """A fluentd whose buffer is full ends the connection of whoever sends events, and acknowledges
+    an empty chunk."""
+    full = True
+    with Receiver(plan=lambda m: CLOSE if full and m.entries else ACK) as receiver, \
+            Sink(receiver) as sink:
+        sink.give(*[events] * 3)
+        sink.wait(lambda: sum(not m.entries for m in receiver.messages) > 9)
+        assert sink.counts()["rejected"] == 0
+        full = False
+        sink.settle()
+        assert sink.total("events") == 3 * events and sink.total("dropped") == 0
+    assert receiver.acked == {*range(3 * events)}
+
+
+def test_a_server_that_acknowledges_only_empty_chunks_is_still_failing(monkeypatch):
+    """It is not asked anew at once, again and again, nor said to be back."""
+    monkeypatch.setattr(servers, "MOST", 60.0)
+    monkeypatch.setattr(servers.random, "uniform", lambda _, most: most)
+    with Receiver(plan=lambda m: CLOSE if m.entries else ACK) as receiver, Sink(receiver) as sink:
+        sink.give(1)
+        sink.wait(lambda: sum(not m.entries for m in receiver.messages) > 1)
+        assert sink.forwarder._delivery.servers.all[0].tries >= 4
+        assert not any("is back" in line for line in sink.notices)
 
 
 # --- connections ---------------------------------------------------------------------------------

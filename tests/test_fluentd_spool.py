@@ -164,6 +164,48 @@ def test_a_chunk_that_is_to_be_tried_alone_does_not_wait_for_the_whole_spool(mak
     assert len(again) == 3 and again[2] < 30
 
 
+def test_a_chunk_that_is_to_be_tried_alone_gets_its_turn_with_several_servers(make):
+    """None of which is idle ever, as long as there is anything in the spool."""
+    seen, dice = [], random.Random(3)
+
+    def plan(message):
+        seen.append(message.first)
+        if message.first == 0 and seen.count(0) <= 2:
+            return CLOSE
+        return late(dice.uniform(0.005, 0.05))
+
+    with Receiver(plan=plan) as a, Receiver(plan=plan) as b:
+        a.refuse()
+        b.refuse()
+        with make(a, b, window=16) as sink:
+            sink.feed(800, 1)
+            sink.settle()
+            a.listen()
+            b.listen()
+            sink.wait(drained(sink))
+    assert a.acked | b.acked == {*range(800)}
+    again = [i for i, n in enumerate(seen) if n == 0]
+    assert len(again) == 3 and again[2] < 100
+
+
+def test_what_is_to_be_tried_alone_does_not_become_ever_more(make):
+    """A server that ends each connection over the first chunk of it: the rest of the spool stays
+    there."""
+    with Receiver(plan=lambda _: CLOSE) as receiver:
+        receiver.refuse()
+        with make(receiver, window=3) as sink:
+            sink.feed(100, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len(receiver.messages) > 80, 20)
+            assert len(sink.forwarder._delivery.aside) <= delivery.ASIDE + 3
+            assert sink.counts()["rejected"] == 0
+            receiver.plan = lambda _: ACK
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == 100
+    assert receiver.acked == {*range(100)}
+
+
 def test_a_server_that_is_slower_than_the_events_makes_them_wait_on_disk(make):
     """No event waits for it: they are answered at the speed of the disk, while it drains."""
     def plan(_):

@@ -17,11 +17,15 @@
     the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
     of these it is tried *aside*: alone, when its server has acknowledged something else since (an
-    empty chunk, if there is nothing).  A connection that ends then has refused it.
+    empty chunk, if there is nothing).  A connection that ends then has refused it.  Under load a
+    server is let run empty for that.  No more than ASIDE chunks wait so before what comes behind
+    them waits, too.
 
   A server that is down, flapping or frozen acknowledges nothing, so nothing is dropped for its
-  sake.  What is not solved is a single event, with no other traffic, that a server does not take
-  which does not acknowledge empty chunks either; it is tried as long as nothing else comes.
+  sake.  Nor for that of a fluentd whose buffer is full: it ends the connection over any events, and
+  acknowledges empty chunks.  So these prove that a server lives, but neither that it is back nor
+  that it takes events: a single event that ends connections is dropped only when other events were
+  acknowledged since it was first refused.  Without any other traffic it is tried for ever.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ GRACE = 1.0             # ... for an acknowledgement that others have overtaken
 GRACE_ONE = 5.0         # ... of a single event, which might be dropped for it
 REFUSALS = 3
 DEATHS = 2
+ASIDE = 8               # chunks that are to be tried alone, while others are read from a spool
 SCARES = 2              # connections in a row that ended behind a heartbeat; then there are no more
 
 
@@ -289,6 +294,8 @@ class Delivery:
     def send(self, now: float) -> None:
         """Send as much as the window allows: several chunks with one call, if there are."""
         queued: set[Server] = set()
+        if self.aside or any(server.emptying for server in self.servers.all):
+            self._make_way()
         while self.flying < self._settings.window:
             server = self.servers.choose()
             if server is None:
@@ -300,7 +307,12 @@ class Delivery:
             if chunk is None:
                 break
             if self.flying and self.flying_bytes + chunk.size > MOST_FLYING:
-                self._again(chunk)
+                if chunk.tested:
+                    chunk.tested = False
+                    self.aside.appendleft(chunk)
+                    server.emptying = True
+                else:
+                    self._again(chunk)
                 break
             self._fly(server, chunk, now)
             queued.add(server)
@@ -312,24 +324,37 @@ class Delivery:
         waits = self.flying or self.ready or self.aside
         self.waits_since = (self.waits_since or now) if waits else 0.0
 
+    def _make_way(self) -> None:
+        """Let a server that lives run empty, so that what is aside gets its turn under load."""
+        while self.aside and not self.aside[0].wanted:
+            self.aside.popleft()
+        servers = self.servers.all
+        if not self.aside:
+            for server in servers:
+                server.emptying = False
+        elif not any(server.emptying for server in servers):
+            able = [server for server in servers if server.up and not server.retiring
+                    and server.acked > self.aside[0].queued]
+            if able:
+                min(able, key=lambda server: len(server.flying)).emptying = True
+
     def _next(self, server: Server) -> Chunk | None:
         """What this server is to have."""
-        while self.ready:
+        while self.aside and not self.aside[0].wanted:
+            self.aside.popleft()
+        while self.ready and not (server.emptying and self.aside):
             chunk = self.ready.popleft()
             if chunk.wanted:
                 return chunk
-        while self.aside and not self.aside[0].wanted:
-            self.aside.popleft()
-        if self.aside and server.acked > self.aside[0].queued:
-            if not server.flying:
-                chunk = self.aside.popleft()
-                chunk.tested = True
-                return chunk
-            if len(self.servers.up()) == 1:
-                return None     # else it would wait for the whole spool
-        chunk_ = self._more()
-        if chunk_ is None and self.aside and not self.flying:
-            return self._probe(self.aside[0])
+        server.emptying = False
+        if self.aside and not server.flying and server.acked > self.aside[0].queued:
+            chunk = self.aside.popleft()
+            chunk.tested = True
+            return chunk
+        chunk_ = self._more() if len(self.aside) < ASIDE else None
+        if chunk_ is None and self.aside and not server.flying:
+            # By turns, as there are servers that do not acknowledge empty chunks.
+            return self._probe(self.aside[0]) if server.tries % 2 else self.aside.popleft()
         return chunk_
 
     def _probe(self, chunk: Chunk) -> Chunk:
@@ -376,10 +401,12 @@ class Delivery:
             if chunk is None or chunk.settled:
                 self.counts["wrong_acks"] += 1
                 return
-        server.acked = self.acked_at = now
-        server.tries = 0
-        if server.since:
-            self._back(server, now)
+        server.acked = now
+        if chunk.events:
+            server.took = self.acked_at = now
+            server.tries = 0
+            if server.since:
+                self._back(server, now)
         self.settle(chunk, delivered=True)
         if not server.connection.keepalive and not server.flying:
             server.retiring = True
@@ -431,7 +458,7 @@ class Delivery:
         """The connection ended, or was given up, while this was the first one unacknowledged."""
         if chunk.tested:
             chunk.tested = False
-            self._refused(chunk, server)
+            self._refused(chunk, server, ended=True)
         elif late:
             chunk.waits += 1
         else:
@@ -442,16 +469,18 @@ class Delivery:
         """When one that was overtaken is refused."""
         return chunk.overtaken + min(GRACE if chunk.events > 1 else GRACE_ONE, self._limit)
 
-    def _refused(self, chunk: Chunk, server: Server) -> None:
-        """Not acknowledged, although the server is well."""
+    def _refused(self, chunk: Chunk, server: Server, *, ended: bool = False) -> None:
+        """Not acknowledged, although the server is well; `ended`: its connection was, over it."""
+        now = time.monotonic()
         chunk.refused += 1
+        chunk.doubted = chunk.doubted or now
         if chunk.refused < REFUSALS or chunk.work is None:
             return
-        now = time.monotonic()
         try:
             parts = chunk.divide(chunk.events // 2)
         except ValueError:      # one event
-            self._reject(chunk, server, now)
+            if not ended or server.took > chunk.doubted:
+                self._reject(chunk, server, now)
             return
         for part in parts:
             part.waits = 1      # suspect, too

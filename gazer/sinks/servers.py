@@ -8,7 +8,8 @@
   its connection ends or an acknowledgement is late.
 - **Backoff**: 0.5 s, doubled with each failure up to 30 s, of which a random share is waited ("full
   jitter": when a server comes back, a hundred sensors do not come back at one moment).  Only an
-  acknowledgement ends it: a server that accepts connections and nothing else is still failing.
+  acknowledgement of events ends it: a server that accepts connections and nothing else is still
+  failing.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class Server:
         self.connection = Connection(settings.address, forward, waker=waker)
         self.flying: dict[bytes, Chunk] = {}
         self.share = 0.0            # octets sent, by weight
-        self.tries = 0              # failures since the last acknowledgement
+        self.tries = 0              # failures since it last acknowledged events
         self.retry = 0.0            # when to connect
-        self.acked = 0.0            # when it last acknowledged anything
+        self.acked = 0.0            # when it last acknowledged anything, and
+        self.took = 0.0             # ... events
         self.began = 0.0            # when this connection was up
         self.written = 0            # octets of it, when we last looked, and
         self.moved = 0.0            # when they last grew
@@ -51,6 +53,7 @@ class Server:
         self.scares = 0             # connections in a row that did not live through a heartbeat
         self.beating = False        # nothing but a heartbeat was sent since
         self.retiring = False       # to be connected anew when all is acknowledged
+        self.emptying = False       # to be given nothing before all is acknowledged
         self.denied = False
         self.why = ""
         self.since = 0.0            # when it ceased to be up, as the operator was told; or 0
@@ -67,7 +70,7 @@ class Server:
 
     def free(self) -> bool:
         """It may be given one more chunk."""
-        if not self.up or self.retiring:
+        if not self.up or self.retiring or (self.emptying and self.flying):
             return False
         return not self.flying or (
             self.connection.keepalive and not next(reversed(self.flying.values())).aside)
@@ -76,7 +79,7 @@ class Server:
         """Its connection is over; wait."""
         self.connection.close()
         self.flying = {}
-        self.retiring = False
+        self.retiring = self.emptying = False
         self.tries += 1
         self.retry = now + random.uniform(0, min(MOST, FIRST * 2 ** min(self.tries - 1, 16)))
 
