@@ -522,6 +522,70 @@ def test_a_sync_that_fails_is_told_and_tried_again(make):
     assert receiver.numbers == [0, 1]
 
 
+def test_a_spool_that_was_emptied_takes_no_room_on_the_disk(make):
+    """Though nothing more is appended: what was acknowledged is forced to the disk, too."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, fsync_ns=SECOND // 50) as sink:
+            before = sink.counts()["spool_bytes"]
+            sink.feed(20, 10)
+            sink.settle()
+            sink.pause(0.2)
+            assert sink.counts()["spool_bytes"] > before
+            receiver.listen()
+            sink.wait(drained(sink))
+            sink.wait(lambda: sink.counts()["spool_bytes"] == before, 3)
+
+
+def test_a_sync_that_failed_is_tried_again_though_nothing_more_comes(make):
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, fsync_ns=SECOND // 50) as sink:
+            real, tries = sink.spool.sync, []
+
+            def sync():
+                tries.append(1)
+                if len(tries) < 3:
+                    raise OSError(errno.EIO, "Input/output error")
+                real()
+
+            sink.spool.sync = sync
+            sink.give(1)
+            sink.wait(lambda: len(tries) >= 3, 3)
+            sink.give(1)
+            sink.settle()
+            assert not any("written again" in line for line in sink.notices)
+
+
+def test_a_spool_that_can_not_be_read_just_now_is_tried_again(make, monkeypatch):
+    """Out of descriptors: the sink does not end for it."""
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real, tries = sink.spool.next, []
+
+            def following():
+                tries.append(time.monotonic())
+                if len(tries) < 4:
+                    raise OSError(errno.EMFILE, "Too many open files")
+                return real()
+
+            monkeypatch.setattr(sink.spool, "next", following)
+            sink.give(1, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: tries)
+            sink.give(1)
+            sink.wait(drained(sink))
+            assert tries[3] - tries[0] > 0.25
+            assert [line for line in sink.notices if "Too many open files" in line]
+            assert not any("written again" in line for line in sink.notices)
+            sink.settle()
+            assert not any(answer.failure for answer in sink.answers)
+    assert receiver.numbers == [0, 1, 2]
+
+
 # --- the thread sleeps while there is nothing to do ----------------------------------------------
 
 

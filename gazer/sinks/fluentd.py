@@ -106,6 +106,7 @@ class Forwarder:
         self._hurry = False                     # there is more to read at once
         self._early: set[bytes] = set()         # acknowledged before they were read
         self._again = 0.0                       # when to write to the spool again
+        self._unreadable = 0.0                  # ... to read it
         self._failing_told = self._spooling_told = -REMIND
         self._failing = self._spooling_told_of = False
         self._lost = 0                          # events of records that no server has
@@ -250,6 +251,8 @@ class Forwarder:
                 when = min(when, self._behind_since + BRIEF)
         if self._again:
             when = min(when, self._again)
+        if self._unreadable:
+            when = min(when, self._unreadable)
         if self._ending is not None:
             when = min(when, self._deadline())
         return max(when - now, 0.0)
@@ -308,8 +311,8 @@ class Forwarder:
         if answer is None:
             if not delivered:
                 work.lost += chunk.events
-            if not work.left and self._spool.ack(work.record):
-                self._lost += work.lost
+            if not work.left:
+                self._over_with(work.record, work.lost)
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -331,8 +334,10 @@ class Forwarder:
     # --- the spool -----------------------------------------------------------------------------
 
     def _look_at_spool(self, now: float) -> None:
-        """Whether to begin or to end spooling, or to write to it again."""
+        """Whether to begin or to end spooling, or to write to it or to read it again."""
         delivery = self._delivery
+        if now >= self._unreadable:
+            self._unreadable = 0.0
         if not self._spooling:
             since = max(delivery.waits_since, delivery.acked_at)
             slow = delivery.waits_since and now - since >= SLOW
@@ -400,6 +405,7 @@ class Forwarder:
             )
         except OSError as error:
             self._again = time.monotonic() + AGAIN
+            self._failing = True
             self._spool_failed(error)
             return False
         if self._failing:
@@ -421,24 +427,28 @@ class Forwarder:
 
     def _spool_failed(self, error: OSError) -> None:
         now = time.monotonic()
-        self._failing = True
         if now - self._failing_told >= REMIND:
             self._failing_told = now
             self._notice(f"{self.name}: its spool: {error.strerror or error}; it is tried again")
 
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
-        if not self._spooling or self._ending is not None:
+        if not self._spooling or self._unreadable or self._ending is not None:
             return None
         for _ in range(SKIPS):
-            record = self._spool.next()
+            try:
+                record = self._spool.next()
+            except OSError as error:
+                self._unreadable = time.monotonic() + AGAIN
+                self._spool_failed(error)
+                return None
             if record is None:
                 self._all_read = True
                 return None
             id_ = bytes(record.chunk)
             if id_ in self._early:
                 self._early.discard(id_)
-                self._spool.ack(record)
+                self._over_with(record)
                 continue
             work = Work(record=record)
             chunk = self._delivery.known.get(id_)
@@ -452,13 +462,18 @@ class Forwarder:
             )
             if self._delivery.expired(chunk):
                 self._delivery.counts["expired"] += chunk.events
-                if self._spool.ack(record):
-                    self._lost += chunk.events
+                self._over_with(record, chunk.events)
                 continue
             self._delivery.known[id_] = chunk
             return chunk
         self._hurry = True
         return None
+
+    def _over_with(self, record: Any, lost: int = 0) -> None:
+        """Forget a record; `lost`: events of it that no server has."""
+        if self._spool.ack(record):
+            self._lost += lost
+        self._dirty.set()
 
     def _sync(self) -> None:
         """The thread that brings the spool to the disk."""
@@ -471,6 +486,7 @@ class Forwarder:
                 self._spool.sync()
             except OSError as error:
                 self._spool_failed(error)
+                self._dirty.set()
 
     def _close_spool(self) -> None:
         if self._spool is None:
