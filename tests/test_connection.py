@@ -3,7 +3,11 @@
 import os
 import select
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -464,3 +468,41 @@ def test_old_versions_of_tls_are_not_spoken(certificates, waker):
     with Receiver(tls=context) as receiver:
         tls = Tls(enable=True, ca_file=certificates.ca_cert)
         assert "TLS" in fails(connect(receiver.address, waker, tls=tls), waker, OSError)
+
+
+@pytest.mark.parametrize("name", [".example", f"{'x' * 70}.example", "a..b"])
+def test_a_server_name_that_is_none(name, certificates, waker):
+    """An error of the connection, like any other; not the end of the sink."""
+    with Receiver(tls=certificates.context()) as receiver:
+        link = connect(receiver.address, waker, tls=Tls(enable=True, server_name=name))
+        assert "server_name" in fails(link, waker, OSError)
+
+
+def test_a_key_with_a_pass_phrase_is_an_error_and_asks_nobody(certificates, tmp_path):
+    """OpenSSL would ask on the terminal, and the output would wait for an answer for ever."""
+    locked = tmp_path / "locked.key"
+    subprocess.run(["openssl", "pkey", "-in", certificates.client_key, "-aes256", "-passout",
+                    "pass:secret", "-out", str(locked)], check=True, timeout=60)
+    code = textwrap.dedent(f"""\
+        from gazer.config.forward import Forward, Tls
+        from gazer.sinks.connection import Connection, reason
+        tls = Tls(enable=True, cert_file={certificates.client_cert!r}, key_file={str(locked)!r})
+        try:
+            Connection("localhost", Forward(tls=tls), waker=-1)._context()
+        except OSError as error:
+            print("FAILED:", reason(error))
+    """)
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    said, end = b"", time.monotonic() + 20
+    try:
+        while b"FAILED:" not in said:
+            assert b"PEM pass phrase" not in said, said
+            assert time.monotonic() < end, said
+            if select.select([terminal], [], [], 0.1)[0]:
+                said += os.read(terminal, 4096)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)

@@ -326,8 +326,12 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.deadline = self._until
         if self._settings.tls.enable:
             plain = self.socket
-            self.socket = self._context().wrap_socket(
-                plain, server_hostname=self._server_name(), do_handshake_on_connect=False)
+            context, name = self._context(), self._server_name()
+            try:
+                self.socket = context.wrap_socket(
+                    plain, server_hostname=name, do_handshake_on_connect=False)
+            except ValueError as error:     # UnicodeError is one
+                raise OSError(f"TLS: {name!r} can't be a server_name: {error}") from None
             self.state = TLS
         else:
             self._greet()
@@ -340,7 +344,8 @@ class Connection(FluentSender):  # type: ignore[misc]
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if tls.cert_file:
-            context.load_cert_chain(tls.cert_file, tls.key_file or None)
+            # A pass phrase, or OpenSSL asks for one on the terminal and waits.
+            context.load_cert_chain(tls.cert_file, tls.key_file or None, password="")
         return context
 
     def _server_name(self) -> str:
