@@ -5,6 +5,7 @@ import select
 import socket
 import threading
 import time
+import zlib
 from collections import Counter
 
 import pytest
@@ -259,6 +260,35 @@ def test_nothing_is_dropped_for_a_server_that_is_down_or_takes_nothing():
         assert sink.total("events") == 5
     # Not in pieces either.
     assert {len(m.entries) for m in receiver.messages} <= {0, 1, 4}
+
+
+def test_a_chunk_beyond_the_limit_of_a_server_that_takes_one_for_a_connection():
+    """Nothing is ever behind it on its connection."""
+    with Receiver(limit=4000, shared_key="k", keepalive=False) as receiver, \
+            Sink(receiver, shared_key="k", ack_timeout_ns=SECOND // 5) as sink:
+        sink.give(4, size=1500)
+        sink.settle(20)
+        assert sink.total("events") == 4 and sink.total("dropped") == 0
+    assert sorted(receiver.numbers) == [0, 1, 2, 3]
+    assert len(receiver.dropped) < 8
+
+
+@pytest.mark.parametrize("error", [ImportError("no zstandard"), zlib.error("bad")])
+def test_a_chunk_that_can_not_be_divided_is_rejected_as_a_whole(error, monkeypatch):
+    """What an earlier run put into a spool may be compressed by what this one has not."""
+    monkeypatch.setattr(delivery, "GRACE", 0.05)
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(forward, "decompress", broken)
+    with Receiver(limit=4000) as receiver, Sink(receiver) as sink:
+        sink.give(4, size=1500)
+        sink.feed(5, 1)
+        sink.settle()
+        assert sink.answers[0].dropped == 4 == sink.counts()["rejected"]
+        assert sink.total("events") == 5
+    assert receiver.numbers == [4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("events", [1, 4])

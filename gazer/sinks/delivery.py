@@ -16,10 +16,10 @@
     large as well.  So it is sent again with an empty chunk behind it, whose acknowledgement is then
     the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
-    of these it is tried *aside*: alone, when its server has acknowledged something else since (an
-    empty chunk, if there is nothing).  A connection that ends then has refused it.  Under load a
-    server is let run empty for that.  No more than ASIDE chunks wait so before what comes behind
-    them waits, too.
+    of these (or when it waited in vain, where each connection is for one chunk) it is tried
+    *aside*: alone, when its server has acknowledged something else since (an empty chunk, if there
+    is nothing).  A connection that ends then has refused it.  Under load a server is let run empty
+    for that.  No more than ASIDE chunks wait so before what comes behind them waits, too.
 
   A server that is down, flapping or frozen acknowledges nothing, so nothing is dropped for its
   sake.  Nor for that of a fluentd whose buffer is full: it ends the connection over any events, and
@@ -461,6 +461,8 @@ class Delivery:
             self._refused(chunk, server, ended=True)
         elif late:
             chunk.waits += 1
+            # Where a connection is for one chunk no other can be acknowledged behind it.
+            chunk.aside = chunk.aside or not server.connection.keepalive
         else:
             chunk.deaths += 1
             chunk.aside = chunk.deaths >= DEATHS
@@ -478,7 +480,7 @@ class Delivery:
             return
         try:
             parts = chunk.divide(chunk.events // 2)
-        except ValueError:      # one event
+        except Exception:       # one event; or it is compressed by what this run has not got
             if not ended or server.took > chunk.doubted:
                 self._reject(chunk, server, now)
             return
