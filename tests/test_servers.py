@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -74,6 +75,29 @@ def test_a_frozen_server_does_not_hold_up_the_other():
         sink.settle(20)
         a.stalled.clear()
     assert {*a.numbers, *b.numbers} == {*range(60)}
+
+
+@pytest.mark.parametrize("standby", [False, True])
+def test_a_server_that_stays_frozen_is_asked_with_empty_chunks(standby):
+    """What it was sent would wait for ack_timeout each time that it is tried, and all behind it."""
+    a, b = Receiver(), Receiver()
+    with a, b, Sink(Server(a.address), Server(b.address, standby=standby), window=8,
+                    ack_timeout_ns=SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 2 - standby)
+        sink.give(1)
+        sink.settle()
+        a.stalled.set()
+        sink.feed(9, 1)
+        sink.wait(lambda: any("without acknowledgement" in line for line in sink.notices))
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            sink.feed(1, 1)
+        assert sink.next > 1000
+        a.stalled.clear()
+        before = len(a.acked)
+        sink.wait(lambda: len(a.acked) > before and not sink.feed(5, 1), 20)
+        sink.settle()
+    assert a.acked | b.acked == {*range(sink.next)}
 
 
 def test_a_slow_reader_loses_and_doubles_nothing():

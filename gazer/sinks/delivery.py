@@ -88,6 +88,7 @@ class Delivery:
         self._denied = denied
         self._limit = settings.ack_timeout_ns / 1e9
         self._numbers = 0
+        self._tag = ""              # of what was sent last
         self._rejected_told = self._halved_told = -REMIND
         self._rejected_untold = 0
 
@@ -159,6 +160,7 @@ class Delivery:
         if quiet and server.beating and now - server.beat < STEADY:
             server.scares += 1      # some receivers take a heartbeat for a mistake
         server.denied = isinstance(error, DeniedError)
+        server.late = server.late or late
         server.failed(now)
         if quiet and server.acked > server.began:
             server.tries, server.retry = 0, now     # a receiver that lets go of idle connections
@@ -296,6 +298,9 @@ class Delivery:
         queued: set[Server] = set()
         if self.aside or any(server.emptying for server in self.servers.all):
             self._make_way()
+        for idle in self.servers.trials():
+            self._fly(idle, Chunk(None, self._tag, b"", 0, self.number()), now)
+            queued.add(idle)
         while self.flying < self._settings.window:
             server = self.servers.choose()
             if server is None:
@@ -321,7 +326,7 @@ class Delivery:
                 self._fly(server, self._probe(chunk), now)
         if queued:
             self._write(queued)
-        waits = self.flying or self.ready or self.aside
+        waits = self.flying_bytes or self.ready or self.aside   # empty chunks have no octets
         self.waits_since = (self.waits_since or now) if waits else 0.0
 
     def _make_way(self) -> None:
@@ -358,13 +363,13 @@ class Delivery:
         return chunk_
 
     def _probe(self, chunk: Chunk) -> Chunk:
-        """An empty chunk."""
-        probe = Chunk(None, chunk.tag, b"", 0, self.number())
-        self.known[probe.id] = probe
-        return probe
+        """An empty chunk, like this one."""
+        return Chunk(None, chunk.tag, b"", 0, self.number())
 
     def _fly(self, server: Server, chunk: Chunk, now: float) -> None:
         connection = server.connection
+        self.known[chunk.id] = chunk
+        self._tag = chunk.tag
         self.flying += 1
         self.flying_bytes += chunk.size
         self.counts["resent"] += chunk.tries > 0
@@ -402,6 +407,8 @@ class Delivery:
                 self.counts["wrong_acks"] += 1
                 return
         server.acked = now
+        server.late = False
+        server.empties = server.empties or not chunk.events
         if chunk.events:
             server.took = self.acked_at = now
             server.tries = 0
