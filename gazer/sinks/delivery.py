@@ -51,6 +51,7 @@ GRACE_ONE = 5.0         # ... of a single event, which might be dropped for it
 REFUSALS = 3
 DEATHS = 2
 ASIDE = 8               # chunks that are to be tried alone, while others are read from a spool
+FLAPS = 3               # lines in REMIND seconds about a server that comes and goes
 SCARES = 2              # connections in a row that ended behind a heartbeat; then there are no more
 
 
@@ -276,18 +277,24 @@ class Delivery:
     # --- lines for the operator ----------------------------------------------------------------
 
     def _tell(self, server: Server, why: str, now: float) -> None:
-        """A line when a server ceases to be up, and each REMIND seconds."""
+        """A line when a server ceases to be up, and each REMIND seconds; no more of them for one
+        that comes and goes."""
         news = server.denied and why != server.why
         server.why = why
-        if server.since and now - server.told < REMIND and not news:
-            return
+        first = not server.since
         server.since = server.since or now
+        if now - server.told >= REMIND:
+            server.lines = 0
+        elif not news and not (first and server.lines < FLAPS):
+            return
+        server.lines += 1
         server.told = now
         waiting = "" if self.servers.up() else f"; {self._waiting()}"
         self._notice(f"{self.name}: {server.address}: {why}; it is tried again{waiting}")
 
     def _back(self, server: Server, now: float) -> None:
-        self._notice(f"{self.name}: {server.address} is back after {now - server.since:.1f} s")
+        if server.told >= server.since:
+            self._notice(f"{self.name}: {server.address} is back after {now - server.since:.1f} s")
         server.since = 0.0
         server.why = ""
 

@@ -60,8 +60,9 @@ class Server:
         self.empties = False        # it is known to acknowledge empty chunks
         self.denied = False
         self.why = ""
-        self.since = 0.0            # when it ceased to be up, as the operator was told; or 0
-        self.told = 0.0
+        self.since = 0.0            # when it ceased to be up; or 0
+        self.told = -REMIND         # when the operator was told that it is not
+        self.lines = 0              # ... how often of late
 
     @property
     def up(self) -> bool:
