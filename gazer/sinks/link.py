@@ -35,7 +35,7 @@ GROWING = {
 }  # fmt: skip
 NOW = {
     "spool_events": "there", "spool_bytes": "spool_bytes", "unacknowledged": "unacknowledged",
-    "servers": "servers", "servers_up": "servers_up",
+    "servers": "servers", "servers_up": "servers_up", "spool_failing": "spool_failing",
 }  # fmt: skip
 
 
