@@ -360,7 +360,24 @@ def test_credentials_that_are_rejected(ours, theirs, why, waker):
 def test_a_server_without_a_key_does_not_say_helo(waker):
     with Receiver() as receiver:
         link = connect(receiver.address, waker, shared_key="x", connect_timeout_ns=SECOND // 5)
-        assert "HELO" in fails(link, waker, TimeoutError)
+        assert fails(link, waker, TimeoutError) == (
+            "no answer within 0.2 s; a HELO was expected, since a shared_key is configured "
+            "(or does it speak TLS? tls.enable is false)")
+
+
+def test_a_server_that_speaks_tls_while_we_wait_for_its_helo(waker, certificates):
+    """It waits for us as we for it, or goes."""
+    with Receiver(shared_key="x", tls=certificates.context()) as receiver:
+        link = connect(receiver.address, waker, shared_key="x", connect_timeout_ns=SECOND // 5)
+        assert "or does it speak TLS?" in fails(link, waker, TimeoutError)
+    assert answers(waker, b"", shared_key="x") == (
+        "it has closed the connection (or does it speak TLS? tls.enable is false)")
+    assert answers(waker, b"") == "it has closed the connection"
+    with Receiver(tls=certificates.context()) as receiver:      # TLS, but no key
+        link = connect(receiver.address, waker, shared_key="x", connect_timeout_ns=SECOND // 5,
+                       tls=Tls(enable=True, ca_file=certificates.ca_cert))
+        why = fails(link, waker, TimeoutError)
+        assert "HELO" in why and "TLS" not in why
 
 
 def test_secrets_stand_in_no_repr():
@@ -436,11 +453,15 @@ def test_tls_files_that_are_not_there(certificates, waker):
         assert fails(link, waker, OSError) == "tls.ca_file: /nowhere.pem: No such file or directory"
 
 
-def test_a_server_that_speaks_no_tls(waker):
+@pytest.mark.parametrize("says", [
+    b"\x93\xa1t\xc4 nothing of the kind\r\n",
+    msgpack.packb(["HELO", {"nonce": b"n" * 16, "auth": b"", "keepalive": True}]),
+])
+def test_a_server_that_speaks_no_tls(says, waker):
     def silence(listener):
         sock, _ = listener.accept()
         sock.recv(10_000)
-        sock.sendall(b"\x93\xa1t\xc4 nothing of the kind\r\n")
+        sock.sendall(says)
         sock.close()
 
     listener = socket.create_server(("127.0.0.1", 0))
@@ -453,14 +474,15 @@ def test_a_server_that_speaks_no_tls(waker):
 
 
 def answers(waker, data, **settings):
-    """Why we leave a server that says this."""
+    """Why we leave a server that says this; or goes, if that is nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
             sock, _ = listener.accept()
             with sock:
                 sock.sendall(data)
-                sock.recv(10_000)
+                if data:
+                    sock.recv(10_000)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()

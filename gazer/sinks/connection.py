@@ -184,8 +184,13 @@ class Connection(FluentSender):  # type: ignore[misc]
             self._close()
             self._connect_on()
             return
-        what = WAITS_FOR.get(self.state, "")
+        what = WAITS_FOR.get(self.state, "") + self._maybe_tls()
         raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self.timeout:g} s{what}")
+
+    def _maybe_tls(self) -> str:
+        """A server that waits for our part of TLS keeps silent, as one without a key does."""
+        plain = self.state == HELO and not self._settings.tls.enable
+        return " (or does it speak TLS? tls.enable is false)" if plain else ""
 
     def turn(self) -> list[bytes]:
         """Go on as far as that is possible now; the chunks that were acknowledged."""
@@ -277,7 +282,8 @@ class Connection(FluentSender):  # type: ignore[misc]
                     errno.ECONNRESET, f"{error.strerror}, without a word; does it speak TLS, "
                     "or is it no fluentd?") from None
             if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "it has closed the connection")
+                raise ConnectionResetError(
+                    errno.ECONNRESET, f"it has closed the connection{self._maybe_tls()}")
             left -= len(data)
             try:
                 for reply in self._replies.feed(data):
