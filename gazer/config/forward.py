@@ -8,7 +8,7 @@ are read from their files by whoever starts the sensor, so that its user need no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gazer.config.keys import Key, key, section
 from gazer.config.kinds import (
@@ -106,8 +106,12 @@ class SpoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
+    """secrets: (key, file) of each secret that the configuration gave, so that a file that is open
+    to everybody can be told."""
+
     servers: tuple[Server, ...] = ()
     event_time: bool = True
+    secrets: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     compress: str = key(
         "compress", "", Choice("none", "gzip", "zstd", none="none"),
         "Whether chunks are compressed on their way, and in the spool. zstd needs a fluentd that "
