@@ -168,7 +168,8 @@ def _output(output: Output) -> str:
         "EventTime" if forward.event_time else "whole seconds",
         *([forward.compress] if forward.compress else []),
         *(["TLS" if forward.tls.verify else "TLS, NOT VERIFIED"] if forward.tls.enable else []),
-        *(["shared key"] if forward.shared_key else []),
+        *(["shared key"] if forward.shared_key else ["EMPTY shared key"] if forward.username
+          else []),
         *([f"user {forward.username}"] if forward.username else []),
         *([f"given up after {show_duration(forward.expire_ns)}"] if forward.expire_ns else []),
     ]

@@ -206,7 +206,7 @@ class Receiver:
         lock = threading.Lock()
         buffer = bytearray()
         nonce, salt = os.urandom(16), os.urandom(16) if self.users else b""
-        waiting = bool(self.shared_key)
+        waiting = bool(self.shared_key or self.users)
         if waiting:
             sock.sendall(msgpack.packb(
                 ["HELO", {"nonce": nonce, "auth": salt, "keepalive": self.keepalive}]))
@@ -405,15 +405,15 @@ def main(arguments=None):
     add("--log", metavar="FILE", default="",
         help="append the number of each record to FILE: its `n`, or else its client_port")
     add("--shared-key", metavar="KEY", default="")
-    add("--user", metavar="NAME:PASSWORD", help="whom to let in; with --shared-key")
+    add("--user", metavar="NAME:PASSWORD", help="whom to let in; the key may be empty")
     add("--tls", nargs=2, metavar=("CERT", "KEY"), help="speak TLS with these files")
     add("--limit", type=int, metavar="OCTETS", default=0,
         help="drop larger messages without a word, as fluentd's chunk_size_limit does")
     add("--late", type=float, metavar="SECONDS", default=0.0,
         help="acknowledge each message so much later")
     args = parser.parse_args(arguments)
-    if args.user and not (args.shared_key and ":" in args.user):
-        parser.error("--user is NAME:PASSWORD, and goes with --shared-key")
+    if args.user and ":" not in args.user:
+        parser.error("--user is NAME:PASSWORD")
     ended = os.eventfd(0)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(ended, 1))

@@ -93,6 +93,14 @@ def test_secrets_come_from_files_and_stand_in_no_text(tmp_path):
     assert "shared key, user u" in "\n".join(check.outline(config))
 
 
+def test_a_user_goes_with_a_key_that_is_said_to_be_empty():
+    config = from_mapping({"outputs": [{"type": "fluentd", "servers": ["a"], "shared_key": "",
+                                        "username": "u", "password": WORD}]})
+    forward = config.outputs[0].forward
+    assert (forward.shared_key, forward.username) == ("", "u")
+    assert "EMPTY shared key, user u" in "\n".join(check.outline(config))
+
+
 @pytest.mark.parametrize(("content", "why"), [
     (b"", "its first line is empty"),
     (b"\nsecond", "its first line is empty"),
@@ -147,7 +155,8 @@ REFUSED = [
     ("servers: [a]\n  password: p4ss-word",
      "4: outputs[0].password: username and password go together"),
     ("servers: [a]\n  username: u\n  password: p4ss-word",
-     "4: outputs[0].username: a server asks for a user only along with its shared_key"),
+     "4: outputs[0].username: a server asks for a user only along with its shared_key: give that, "
+     'or shared_key: "" where it is empty'),
     ("servers: [a]\n  tls: {ca_file: /x}",
      "4: outputs[0].tls.ca_file: does nothing while tls.enable is false"),
     ("servers: [a]\n  tls: {enable: true, verify: false, ca_file: /x}",

@@ -119,7 +119,8 @@ class Forward:
     )  # fmt: skip
     shared_key: str = key(
         "shared_key", "", Secret(MAX_SECRET),
-        "The servers' `shared_key`; empty: they ask for none.", secret=True,
+        "The servers' `shared_key`; empty: they ask for none, or with a `username` for an empty "
+        "one.", secret=True,
     )  # fmt: skip
     username: str = key(
         "username", "", Text(255, empty=True),

@@ -289,6 +289,9 @@ class _Reading:
                 elif file is not None:
                     values[attribute] = self.secret(file, child, where)
                     secrets.append((name, file))
+        if values.get("username") and not {"shared_key", "shared_key_file"} & {*given}:
+            self.fail(given["username"], f"{path}.username", "a server asks for a user only along "
+                      'with its shared_key: give that, or shared_key: "" where it is empty')
         return Forward(**values, secrets=tuple(secrets))
 
     def servers(self, node: yaml.Node, path: str) -> tuple[Server, ...]:

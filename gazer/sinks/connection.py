@@ -5,7 +5,7 @@ The sender of fluent-logger waits for its connection and for every write, and li
 used, its `_close` too; `_reconnect` begins to connect, `_send_data` queues and writes as much as
 the kernel takes, `_check_recv_side` reads acknowledgements.  Nothing in it waits:
 
-    RESOLVING -> CONNECTING -> TLS -> HELO -> PONG -> READY        (HELO, PONG: with a shared key)
+    RESOLVING -> CONNECTING -> TLS -> HELO -> PONG -> READY      (HELO, PONG: with a key or a user)
 
 `turn` takes the next steps when the socket is ready, and returns the chunks that were acknowledged.
 What goes wrong is raised (OSError, which ssl's errors are, and forward.ProtocolError), and then the
@@ -65,7 +65,7 @@ MOST_READ = 32 * 1024   # octets of replies read at once; with half a reply befo
 MOST_BUFFERS = 64       # buffers of one sendmsg(2)
 WAITS_FOR = {
     RESOLVING: " from the resolver", TLS: " in the TLS handshake",
-    HELO: "; a HELO was expected, since a shared_key is configured", PONG: " to our PING",
+    HELO: "; a HELO was expected, since a shared_key or a user is configured", PONG: " to our PING",
 }  # fmt: skip
 KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4),
@@ -381,7 +381,7 @@ class Connection(FluentSender):  # type: ignore[misc]
             self._greet()
 
     def _greet(self) -> None:
-        if not self._settings.shared_key:
+        if not (self._settings.shared_key or self._settings.username):
             self.state = READY
             return
         self._handshake = Handshake(
