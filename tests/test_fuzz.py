@@ -10,6 +10,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgpack
@@ -101,7 +102,7 @@ def test_messages(target):
 
 
 def test_frames_through_the_engine(target):
-    module, outputs, tags = target("engine"), target("outputs"), set()
+    module, outputs, tags, ids = target("engine"), target("outputs"), set(), Counter()
 
     def run(data: bytes) -> str | None:
         outputs.keep(True)
@@ -113,12 +114,34 @@ def test_frames_through_the_engine(target):
         for _, _, _, texts in events:
             check_event(texts)
             tags.add(texts[0].split(b"\t")[1].decode())
+        own = [json.loads(texts[1]).get("event_id") for _, _, _, texts in events]
+        if any(own) if data[0] & 4 else not all(own) or len(set(own)) < len(own):
+            failed = failed or "ids are not as they should be"
+        ids["with" if own and not data[0] & 4 else "without"] += 1
         return failed
 
     assert failures("engine", run) == []
     outputs.keep(False)
+    assert min(ids["with"], ids["without"]) > 20
     assert tags == {f"dns-gazer.{protocol}.{kind}" for protocol in ("dns", "mdns", "llmnr")
                     for kind in ("tx", "record")}
+
+
+def test_ids_that_are_not_there_and_ids_that_come_again_are_found(target):
+    """What the engine's events are held to."""
+    outputs = target("outputs")
+
+    def line(name: str) -> bytes:
+        return b'time\ttag\t{"a": 1%s}\n' % name.encode()
+
+    def told(*names: str) -> list[str | None]:
+        return outputs.ids([line(f', "event_id": "{name}"') if name else line("")
+                            for name in names])
+
+    assert told("s:1:0", "s:1:1", "s:2:0") == [None] * 3
+    assert told("s:1:0", "", "s:1:1", "s:1:0") == [
+        None, "an event without an id", None, "two events have the same id"]
+    assert told(*(f"s:{n}" for n in range(30_000))) == [None] * 30_000
 
 
 def test_capture_files(target):
