@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 MOST = 4            # more don't help: the longest files are what is left then
 
 # Seconds that a file takes, of those that take long; it need not be exact.
-LONG: dict[str, int] = {}
+LONG = {
+    "test_wheel.py": 100,       # where it has to be built; there is no way to begin it too early
+    "test_pipeline.py": 50, "test_succession_rotation.py": 50, "test_fuzz.py": 40,
+    "test_restarts.py": 40, "test_warm.py": 35, "test_fluentd_live.py": 30,
+    "test_chaos_kill.py": 30, "test_chaos_live.py": 30, "test_chaos_spool.py": 30,
+    "test_pipeline_carriers.py": 25, "test_succession_sink.py": 25, "test_build.py": 25,
+    "test_succession_capture.py": 25, "test_ring_processes.py": 25, "test_live_service.py": 25,
+    "test_capture_account.py": 20, "test_capture_live.py": 20, "test_chaos_acks.py": 20,
+    "test_fluentd_run.py": 20, "test_outputs.py": 20, "test_rdata.py": 20,
+    "test_service.py": 20, "test_spool_crash.py": 20, "test_supervisor.py": 20,
+}
 
 
 @pytest.hookimpl(optionalhook=True)
