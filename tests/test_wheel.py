@@ -278,6 +278,38 @@ def test_what_a_wheel_is_made_of_decides_whether_it_is_built_again(
     assert key({"gazer/a.pyx": "1", "gazer/b/c.pxd": "2", "tests/t.py": "4"}) != known
 
 
+def test_modules_are_compiled_again_when_what_they_are_made_of_has_changed(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"gazer/a.pyx": "1", "gazer/b/c.pxd": "2", "setup.py": "3", "gazer/d.py": "4"}
+
+    def key(files: dict[str, str]) -> str:
+        archive = archive_of(tmp_path / "a.tar.gz", files)
+        return str(script.ingredients(archive, script.MAKES_A_MODULE))
+
+    known = key(first)
+    assert key(first | {"gazer/d.py": "5", "README.md": "", "pyproject.toml": ""}) == known
+    for changed in ({"gazer/a.pyx": "5"}, {"gazer/b/c.pxd": "1"}, {"setup.py": ""},
+                    {"gazer/new.h": ""}, {"setup.cfg": ""}, {"scripts/wheel.py": ""}):  # fmt: skip
+        assert key(first | changed) != known
+
+    # What is kept is what was made, and nothing of what it was made of.
+    monkeypatch.setattr(script, "COMPILED", tmp_path / "kept")
+    monkeypatch.setattr(script, "COMPILED_NOTE", tmp_path / "kept" / "of.json")
+    tree, again = tmp_path / "tree", tmp_path / "again"
+    made = {"gazer/a.c", "gazer/b/c.c", "build/lib.x/gazer/a.so", "build/lib.x/gazer/b/c.so"}
+    for name in (*made, "gazer/a.pyx", "gazer/d.py", "build/lib.x/gazer/d.py", "build/temp.x/a.o"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+    script.keep_compiled(tree, {"a": 1})
+    assert script.prepare.read_note(script.COMPILED_NOTE) == {"a": 1}
+    script.copy_made(script.COMPILED, again)
+    assert {str(p.relative_to(again)) for p in again.rglob("*") if p.is_file()} == made
+    times = {suffix: [p.stat().st_mtime_ns for p in again.rglob(f"*{suffix}")]
+             for suffix in (".c", ".so")}  # fmt: skip
+    assert min(times[".so"]) >= max(times[".c"])
+
+
 def stand_in(folder: Path, name: str, text: str) -> None:
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
