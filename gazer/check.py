@@ -20,7 +20,7 @@ from gazer.config.patterns import folder_and_file, turning
 from gazer.pidfile import PidFile
 from gazer.privileges import least_port
 from gazer.service.cpus import cpu_problems
-from gazer.service.rights import rights_problems
+from gazer.service.rights import rights_problems, tls_problems
 
 SHARED_MEMORY = "/dev/shm"
 WIDTH = 100         # columns of a filter, which has hundreds of words
@@ -124,6 +124,8 @@ def obstacles(config: Config, pid_file: str | None = None) -> Iterator[str]:
             yield f"capture.files[{index}]: {printable(path)}: {why}"
     if config.capture.interfaces:
         yield from rights_problems(config)      # as the user that the sink will be
+    else:
+        yield from tls_problems(config)
     for index, output in enumerate(() if config.capture.interfaces else config.outputs):
         if output.forward is not None:
             continue

@@ -323,9 +323,14 @@ def check_paths(identity: Identity | None, places: Iterable[Place]) -> list[str]
     if not can_become(identity):
         who = _name(identity)
         return [f"service.user: only root, or {who} itself, can start as {who}"]
+    return as_child(identity, lambda: _problems(identity, wanted))
+
+
+def as_child(identity: Identity | None, work: Callable[[], list[str]]) -> list[str]:
+    """What `work` says with the rights that a child will have."""
     if not system.capabilities()[0] and (identity is None or identity.is_ours()):
-        return _problems(identity, wanted)      # as we are is what a child will be
-    return as_user(identity, lambda: _problems(identity, wanted))
+        return work()       # as we are is what a child will be
+    return as_user(identity, work)
 
 
 def check_program(identity: Identity | None) -> list[str]:

@@ -22,7 +22,7 @@ from gazer.service.cpus import cpu_problems
 from gazer.service.daemon import Launch, launch
 from gazer.service.live import LiveRun
 from gazer.service.log import say
-from gazer.service.rights import identity_of, remover, rights_problems
+from gazer.service.rights import identity_of, remover, rights_problems, tls_problems
 from gazer.service.run import Run
 from gazer.system import find_title
 
@@ -53,8 +53,7 @@ def run(
         if problem := filter_problem(config.capture.filter):
             raise ConfigError(problem)
     problems = [*cpu_problems(config)]
-    if config.capture.interfaces:
-        problems += rights_problems(config)
+    problems += rights_problems(config) if config.capture.interfaces else tls_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
     started = launch() if daemon else None

@@ -38,6 +38,7 @@ class Sink:
                  **settings):
         settings.setdefault("ack_timeout_ns", 3 * SECOND)
         settings.setdefault("connect_timeout_ns", 3 * SECOND)
+        settings.setdefault("window", 32)
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         self.notices, self.faults = [], []
         self.given = self.answered = 0

@@ -6,8 +6,8 @@ unpacked with msgpack and packed again, and both must be the same.  What does no
 came, with its entries; `numbers` are the `n` of all records.
 
 `plan` says what becomes of a chunk: it is called with the Message, and gives one of the actions
-below.  Run as a program (`python -m tests.receiver --log FILE`), it prints its port, writes the `n`
-of each record into FILE ahead of the acknowledgement, and ends with SIGTERM.
+below.  Run as a program (`python -m tests.receiver -h`), it prints its address, and stands in for a
+fluentd that is not at hand: `--show` prints what came, ahead of the acknowledgement.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import select
 import signal
@@ -390,25 +391,72 @@ class Certificates:
 # --- as a program --------------------------------------------------------------------------------
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--unix", default="")
-    parser.add_argument("--log", default="")
-    parser.add_argument("--shared-key", default="")
-    parser.add_argument("--limit", type=int, default=0)
-    parser.add_argument("--late", type=float, default=0.0)
-    args = parser.parse_args()
-    log = os.open(args.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640) if args.log else None
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.receiver",
+        description="Take what is sent by fluentd's Forward protocol, check it octet by octet and "
+        "acknowledge it, until Ctrl-C or SIGTERM. The address is the first line on standard "
+        "output. What was against the protocol is told at the end, with exit code 1.")
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="of 127.0.0.1; without it one that is free")
+    add("--unix", metavar="PATH", default="", help="a unix socket instead")
+    add("--show", action="store_true",
+        help="print each event as a line: tag, seconds and record as JSON, with tabs between them")
+    add("--log", metavar="FILE", default="",
+        help="append the number of each record to FILE: its `n`, or else its client_port")
+    add("--shared-key", metavar="KEY", default="")
+    add("--user", metavar="NAME:PASSWORD", help="whom to let in; with --shared-key")
+    add("--tls", nargs=2, metavar=("CERT", "KEY"), help="speak TLS with these files")
+    add("--limit", type=int, metavar="OCTETS", default=0,
+        help="drop larger messages without a word, as fluentd's chunk_size_limit does")
+    add("--late", type=float, metavar="SECONDS", default=0.0,
+        help="acknowledge each message so much later")
+    args = parser.parse_args(arguments)
+    if args.user and not (args.shared_key and ":" in args.user):
+        parser.error("--user is NAME:PASSWORD, and goes with --shared-key")
     ended = os.eventfd(0)
-    signal.signal(signal.SIGTERM, lambda *_: os.eventfd_write(ended, 1))
-    receiver = Receiver(
-        port=args.port, unix=args.unix, shared_key=args.shared_key, limit=args.limit, log=log,
-        plan=(lambda _: late(args.late)) if args.late else None,
-    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.eventfd_write(ended, 1))
+
+    def plan(message):
+        if args.show:
+            show(message)
+        return late(args.late) if args.late else ACK
+
+    tls = None
+    try:
+        log = (os.open(args.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640) if args.log
+               else None)
+        if args.tls:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(*args.tls)
+        receiver = Receiver(
+            port=args.port, unix=args.unix, shared_key=args.shared_key, limit=args.limit, log=log,
+            users=dict([args.user.split(":", 1)]) if args.user else None, tls=tls, plan=plan,
+        )
+    except (OSError, OverflowError) as error:
+        parser.error(str(error))
     print(receiver.address, flush=True)
     select.select([ended], [], [])
-    receiver.close()
+    try:
+        receiver.close()
+    except AssertionError:
+        for problem in receiver.problems:
+            print(f"not as the protocol says: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show(message):
+    """In one write, since each connection has a thread."""
+    lines = []
+    for when, record in message.entries:
+        seconds = (f"{int.from_bytes(when.data[:4], 'big')}."
+                   f"{int.from_bytes(when.data[4:], 'big'):09}"
+                   if isinstance(when, msgpack.ExtType) else when)
+        lines.append(f"{message.tag}\t{seconds}\t{json.dumps(record, default=repr)}\n")
+    sys.stdout.write("".join(lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

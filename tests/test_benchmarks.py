@@ -553,10 +553,13 @@ def sender(
     script = tmp_path / "sender.py"
     script.write_text(SENDER.replace("SENT", "100"))
     monkeypatch.setattr(delivery, "CHUNKS", 20)
+    monkeypatch.setattr(delivery, "ROUNDS", 2)
     monkeypatch.setattr(traffic, "OUT", tmp_path)
     command = f"{sys.executable} {script}"
-    counts = traffic.Counts(pairs=100, lost=10)
-    return jobs.Commands(command, command, tmp_path), tmp_path / "any.pcap", counts
+    counts = traffic.Counts(pairs=50, lost=5)   # twice that is delivered
+    file = tmp_path / "any.pcap"
+    file.write_bytes(traffic.FILE_HEADER + traffic.PACKET.pack(traffic.START, 0, 4, 4) + b"DNS.")
+    return jobs.Commands(command, command, tmp_path), file, counts
 
 
 def test_delivery_is_measured_each_way_and_beside_the_spool_and_fluent_logger(

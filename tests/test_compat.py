@@ -91,6 +91,11 @@ def test_a_path_may_hold_bytes_that_are_no_text():
     assert made("-r", "a\udcff", "-t", "-")[0].capture.files == ("a\udcff",)
 
 
+@pytest.mark.parametrize("name", ["\udcff.txt", "\udcff-%Y.txt"])
+def test_so_may_that_of_an_output(name):
+    assert made("-r", "a", "-t", f"/tmp/{name}")[0].outputs[0].path == f"/tmp/{name}"
+
+
 def test_the_extra_options():
     config, _, _ = made("-r", "x", "-t", "-", "--detail", "full", "--workers", "7")
     assert (config.events.detail, config.workers) == (Detail.FULL, 7)

@@ -18,6 +18,7 @@ import pytest
 from gazer.config.patterns import ENDINGS
 from gazer.sinks import compress as module
 from gazer.sinks.compress import Busy, Stopped, compress, same
+from gazer.system import rename_new
 from tests.stepwise import killed
 
 try:
@@ -174,6 +175,33 @@ def test_someone_who_locks_nothing_and_writes_is_noticed(path, when):
     with pytest.raises(Busy):
         compress(str(path), "gzip", no_spare, stop)
     assert (os.listdir(path.parent), path.read_bytes()) == ([path.name], TEXT + b"more\n")
+
+
+@pytest.mark.parametrize("moment", ["while it is read", "at the end"])
+@pytest.mark.parametrize("another", [True, False])
+def test_another_file_that_has_its_name_by_then_stays(path, monkeypatch, moment, another):
+    """It was moved away meanwhile, and an output has begun a new one."""
+    done = []
+
+    def move():
+        if not done:
+            done.append(path.rename(path.with_name("away")))
+            if another:
+                path.write_bytes(b"new\n")
+        return False
+
+    def rename(old, new):
+        rename_new(old, new)
+        move()
+
+    if moment == "at the end":
+        monkeypatch.setattr(module, "rename_new", rename)
+    with pytest.raises(FileNotFoundError):
+        compress(str(path), "gzip", no_spare, move if moment == "while it is read" else bool)
+    assert done[0].read_bytes() == TEXT
+    assert path.exists() is another and (not another or path.read_bytes() == b"new\n")
+    if moment == "while it is read":
+        assert len(os.listdir(path.parent)) == 1 + another      # nor is there another copy of it
 
 
 def test_what_is_written_in_the_last_moment_is_not_lost(path, monkeypatch):

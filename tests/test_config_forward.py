@@ -23,7 +23,7 @@ from gazer.config import (
     from_mapping,
     keys_of,
 )
-from gazer.config.kinds import GIB, KIB, MIB, MS, SECOND
+from gazer.config.kinds import GIB, MIB, MS, SECOND
 from gazer.config.reader import parse
 from gazer.errors import ConfigError
 
@@ -73,7 +73,7 @@ def test_every_key_has_its_effect(tmp_path):
 
 def test_the_defaults():
     forward = made().forward
-    assert (forward.chunk_size, forward.window, forward.queue) == (256 * KIB, 32, 16 * MIB)
+    assert (forward.chunk_size, forward.window, forward.queue) == (MIB, 16, 16 * MIB)
     assert (forward.flush_interval_ns, forward.spool.fsync_ns) == (200 * MS, 500 * MS)
     assert forward.compress == "" and made(compress="none").forward.compress == ""
 
@@ -121,10 +121,17 @@ REFUSED = [
     (f"servers: [{', '.join('a' * 17)}]",
      "3: outputs[0].servers: expected a list of 1 to 16 servers, got 17"),
     ("servers: [a, b, a]", '3: outputs[0].servers[2]: "a" is given twice'),
+    ("servers: ['a:24224', 'a:1', a]", '3: outputs[0].servers[2]: "a" is given twice'),
+    ("servers: ['[::1]', '[::1]:24224']",
+     '3: outputs[0].servers[1]: "[::1]:24224" is given twice'),
     ("servers:\n  - {weight: 3}", "4: outputs[0].servers[0].address: missing: expected an address "
      "as host, host:port, [::1]:24224 or unix:///path"),
     ("servers:\n  - {address: a, wait: 3}", "4: outputs[0].servers[0].wait: no such key; did you "
      "mean outputs[0].servers[0].weight?"),
+    ("servers:\n  - {host: a, address: a}", "4: outputs[0].servers[0].host: no such key; did you "
+     "mean outputs[0].servers[0].address, with host:port?"),
+    ("servers:\n  - {address: a, port: 5}", "4: outputs[0].servers[0].port: no such key; did you "
+     "mean outputs[0].servers[0].address, with host:port?"),
     ("servers:\n  - [a]", "4: outputs[0].servers[0]: expected an address as host, host:port, "
      "[::1]:24224 or unix:///path, got a list"),
     ("servers: [a]\n  shared_key: s3cret-key\n  shared_key_file: /x",
@@ -147,6 +154,8 @@ REFUSED = [
      "outputs[0].tls.enable?"),
     ("servers: [a]\n  spool: /x",
      '4: outputs[0].spool: expected a mapping of keys, got "/x"'),
+    ("servers: [a]\n  spool: {max_bytes: 1GiB}",
+     "4: outputs[0].spool.path: missing: without it there is no spool"),
     ("servers: [a]\n  format: json", "4: outputs[0].format: goes with type text only"),
     ("servers: [a]\n  compress: lz4",
      '4: outputs[0].compress: expected "none", "gzip" or "zstd", got "lz4"'),
@@ -181,6 +190,12 @@ def test_addresses(text):
 def test_what_is_no_address(text):
     with pytest.raises(ConfigError, match="expected an address"):
         made(servers=[text])
+
+
+@pytest.mark.parametrize("text", ["{}", "", "{path: ''}", "{path: '', max_bytes: 2GiB}"])
+def test_no_spool_is_wanted(text):
+    forward = parse(f"{ONE}servers: [a]\n  spool: {text}\n", "c.yaml").outputs[0].forward
+    assert forward.spool.path == ""
 
 
 def test_a_file_that_multiplies_itself_costs_nothing():

@@ -4,6 +4,7 @@ import os
 import select
 import shutil
 import socket
+import struct
 import threading
 import time
 
@@ -378,7 +379,7 @@ def test_another_name_for_the_server(certificates, waker, tmp_path):
 def test_tls_files_that_are_not_there(certificates, waker):
     with Receiver(tls=certificates.context()) as receiver:
         link = connect(receiver.address, waker, tls=Tls(enable=True, ca_file="/nowhere.pem"))
-        assert fails(link, waker, OSError) == "No such file or directory"
+        assert fails(link, waker, OSError) == "tls.ca_file: /nowhere.pem: No such file or directory"
 
 
 def test_a_server_that_speaks_no_tls(waker):
@@ -392,9 +393,82 @@ def test_a_server_that_speaks_no_tls(waker):
     thread = threading.Thread(target=silence, args=(listener,), daemon=True)
     thread.start()
     link = connect(f"127.0.0.1:{listener.getsockname()[1]}", waker, tls=Tls(enable=True))
-    assert "TLS" in fails(link, waker, OSError)
+    assert fails(link, waker, OSError) == "what it says is no TLS, and tls.enable is true"
     thread.join(5)
     listener.close()
+
+
+def answers(waker, data, **settings):
+    """Why we leave a server that says this."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(data)
+                sock.recv(10_000)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        why = fails(connect(f"127.0.0.1:{listener.getsockname()[1]}", waker, **settings), waker)
+        thread.join(5)
+    return why
+
+
+NO_SERVER = 'that is no server of the Forward protocol: it says "'
+
+
+@pytest.mark.parametrize("settings", [{}, {"shared_key": "k"}])
+@pytest.mark.parametrize(("data", "why"), [
+    (b"SSH-2.0-OpenSSH_9.2\r\n", f'{NO_SERVER}SSH-2.0-OpenSSH_9.2"'),
+    (b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n", f'{NO_SERVER}HTTP/1.1 400 Bad Request"'),
+    (b"<!DOCTYPE HTML>\n<html>", f'{NO_SERVER}<!DOCTYPE HTML>"'),
+    (b"220 mail.example ESMTP\r\n", f'{NO_SERVER}220 mail.example ESMTP"'),
+    (b"y" * 1000, f'{NO_SERVER}{"y" * 200}"'),
+    (b"\x15\x03\x01\x00\x02\x02\x46", "it speaks TLS, and tls.enable is false"),
+])
+def test_a_server_of_another_protocol_is_told_by_its_first_words(data, why, settings, waker):
+    assert answers(waker, data, **settings) == why
+
+
+def test_what_is_no_text_and_no_tls_is_as_before(waker):
+    assert answers(waker, b"\x16\x03") == "not an acknowledgement: 22"
+    assert answers(waker, b"SSH") == "not an acknowledgement: 83"      # too little to tell
+    assert answers(waker, b"<\x1b[31m red\r\n") == "not an acknowledgement: 60"
+    assert "shared_key, and none" in answers(waker, msgpack.packb(["HELO", {}]))
+
+
+def test_a_server_that_has_made_sense_is_no_stranger(waker):
+    """What is odd then is the fault of one reply."""
+    helo = msgpack.packb(["HELO", {"nonce": b"n", "auth": b""}])
+    assert answers(waker, helo + b"SSH-2.0", shared_key="k") == "not a PONG: 83"
+
+
+def resets(waker, said):
+    """Why we leave a server that resets the connection once it has said this."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        link = connect(f"127.0.0.1:{listener.getsockname()[1]}", waker)
+        link.begin()
+        link.turn()
+        listener.settimeout(10)
+        sock, _ = listener.accept()
+        drive(link, waker, lambda _: link.state == READY)
+        if said:
+            sock.sendall(said)
+            drive(link, waker, lambda acks: acks)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        with pytest.raises(ConnectionResetError) as caught:
+            drive(link, waker, lambda _: False)
+        link.close()
+    return reason(caught.value)
+
+
+def test_a_reset_out_of_the_blue_may_be_tls(waker):
+    """Its alert does not come through where it has not read all that was sent."""
+    assert resets(waker, b"") == (
+        "Connection reset by peer, without a word; does it speak TLS, or is it no fluentd?")
+    assert resets(waker, msgpack.packb({"ack": "chunk"})) == "Connection reset by peer"
 
 
 def test_a_tls_server_that_says_nothing(waker):

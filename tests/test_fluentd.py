@@ -110,12 +110,15 @@ def test_over_files_the_run_waits_for_a_receiver_and_says_so(monkeypatch):
         with Sink(receiver, live=False) as sink:
             sink.give(3, 4)
             sink.wait(lambda: len(sink.notices) >= 3)
-            assert "Connection refused" in sink.notices[0]
-            assert "7 events wait" in sink.notices[-1]
+            name = f"central: {receiver.address}"
+            assert sink.notices[0].startswith(f"{name}: Connection refused; it is tried again; ")
+            assert sink.notices[-1].startswith(
+                f"{name}: Connection refused; it is tried again, for ")     # how long by now
+            assert sink.notices[-1].endswith("7 events wait")
             assert len(sink.notices) < 6
             receiver.listen()
             sink.settle()
-            assert "is back after" in sink.notices[-1]
+            assert sink.notices[-1].startswith(f"{name} is back after ")
     assert receiver.numbers == [*range(7)]
 
 

@@ -169,6 +169,8 @@ def test_it_waits_for_a_receiver_that_comes_late_with_one_line_at_once(gazer):
     time.sleep(1.5)
     assert live.process.poll() is None
     assert live.stderr.count("\n") == 1, live.stderr
+    # One server: its name once.
+    assert re.match(r"gazer: fluentd at ([^ ]+): (?!\1)[^;]+; it is tried again; ", live.stderr)
     with Receiver(port=port) as receiver:
         done = live.wait(45.0)
         assert done.code == 0, done.stderr

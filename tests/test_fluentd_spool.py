@@ -1,6 +1,7 @@
 """The Forwarder with a spool: what goes in comes out, and nothing is lost in between."""
 
 import errno
+import os
 import random
 import threading
 import time
@@ -306,6 +307,34 @@ def test_a_disk_that_has_room_again(make, monkeypatch):
     assert receiver.numbers == [0, 1, 2]
 
 
+def test_a_spool_that_cannot_be_read_for_a_while(make, monkeypatch):
+    """No descriptor left, or no right: told, and tried again; it is not the end of the sink."""
+    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            real, tries = sink.spool.next, []
+
+            def next_():
+                tries.append(time.monotonic())
+                if len(tries) <= 3:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                return real()
+
+            monkeypatch.setattr(sink.spool, "next", next_)
+            sink.give(1, 1, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len(tries) > 2)
+            sink.give(1)            # goes behind them meanwhile
+            sink.settle()
+            sink.wait(drained(sink))
+            assert tries[2] - tries[0] > 0.15
+            assert sum("Too many open files" in line for line in sink.notices) == 1
+            assert balance(sink)["delivered"] == 4
+    assert receiver.numbers == [0, 1, 2, 3]
+
+
 def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):
     with Receiver() as receiver:
         receiver.refuse()
@@ -382,6 +411,27 @@ def test_compressed_chunks_come_out_as_they_went_in(make):
     assert {m.option["compressed"] for m in receiver.messages} == {"zstd"}
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_delivered_leaves_the_disk_though_nothing_new_comes(make, tmp_path, damaged):
+    """And its acknowledgements are forced to it: a host that goes down would send all again."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, fsync_ns=SECOND // 50) as sink:
+            sink.feed(30, 1, size=100_000)
+            sink.settle()
+            sink.wait(lambda: not sink.spool._dirty)    # the last append is synced
+            assert sink.counts()["spool_bytes"] > 2 * MIB
+            if damaged:
+                for segment in (tmp_path / "spool").glob("*.seg"):
+                    os.truncate(segment, 100)
+            receiver.listen()
+            sink.wait(drained(sink))
+            sink.wait(lambda: sink.counts()["spool_bytes"] < MIB // 8)
+            sink.wait(lambda: not [*(tmp_path / "spool").glob("*.seg")])
+            assert balance(sink)["damaged" if damaged else "delivered"] == 30
+            sink.wait(lambda: not sink.spool._unsynced)
+
+
 def test_a_slow_disk_holds_up_neither_sending_nor_appending(make):
     hanging, began = threading.Event(), threading.Event()
     with Receiver() as receiver:
@@ -419,6 +469,7 @@ def test_a_sync_that_fails_is_told_and_tried_again(make):
             sink.spool.sync = sync
             sink.give(1)
             sink.wait(lambda: any("Input/output" in line for line in sink.notices))
+            sink.wait(lambda: not sink.spool._dirty)        # though nothing new has come
             sink.give(1)
             sink.settle()
             receiver.listen()

@@ -294,3 +294,37 @@ def test_a_folder_that_has_gone_is_told_and_looked_for_again(tmp_path, monkeypat
     folder.keeper.end(finish=False)
     assert folder.said == [
         "can't look after the closed files of dns-%H.log: No such file or directory"]
+
+
+# ------------------------------------------------------------------- names that others have taken
+
+
+def test_names_that_are_taken_by_what_is_no_file_end_the_search(tmp_path):
+    """A folder of the compressed file's name, and of the next one's: no round without an end."""
+    folder = Folder(tmp_path, compress="gzip")
+    folder.put("dns-01.log")
+    for name in ("dns-01.log.gz", "dns-01.log.1.gz", "dns-01.log.2.gz"):
+        (tmp_path / name).mkdir()
+    os.symlink("nowhere", tmp_path / "dns-01.log.3.gz")
+    thread = threading.Thread(target=folder.keeper.tidy, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not folder.said
+    assert "dns-01.log" not in folder.names()
+    assert gzip.decompress((tmp_path / "dns-01.log.4.gz").read_bytes()) == b"x" * 100
+
+
+def test_no_free_name_is_told_and_leaves_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 3)
+    folder = Folder(tmp_path, compress="gzip")
+    folder.put("dns-01.log")
+    for name in ("dns-01.log.gz", "dns-01.log.1.gz", "dns-01.log.2.gz"):
+        (tmp_path / name).mkdir()
+    thread = threading.Thread(target=folder.keeper.tidy, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "dns-01.log" in folder.names() and len(folder.names()) == 4
+    line, = folder.said
+    assert "no free name" in line and "trying again" in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from types import SimpleNamespace
 
 import msgpack
 import pytest
@@ -77,8 +78,9 @@ class Forwarder:
 
 
 class Spool:
-    def __init__(self, last=0):
+    def __init__(self, last=0, before=(0, 0)):
         self.upto = last
+        self.account = SimpleNamespace(before=before)
 
     def last(self, run):
         assert run == 77
@@ -442,6 +444,28 @@ def test_what_the_spool_has_without_a_commit_is_not_merged_again(last, found):
     assert c["events"] + c["spooled"] == 6 and c["dropped"] == 0
     assert c["spooled"] == max(last, 2)
     assert balanced(heir, found)
+
+
+def test_what_the_spool_lost_without_a_commit_is_no_delivery():
+    """By the ledger one event of a hundred was dropped; the spool knows of seventy, and of nine
+    that could not be read."""
+    first = Sink(Forwarder(found=100, there=100), spool=Spool())
+    first.forwarder.told |= {"delivered": 5, "dropped": 1, "damaged": 2, "there": 92}
+    first.link.account(first.slot, 0, now=True)
+    first.slot.publish()
+    heir = Sink(Forwarder(found=14, there=14), spool=Spool(0, (70, 9)), ledger=first.ledger,
+                memory=first.memory)
+    assert heir.counted("spool_found", "delivered", "spool_dropped", "spool_damaged") == (
+        100, 7, 70, 9)
+    heir.forwarder.told |= {"dropped": 4, "delivered": 3, "there": 7}
+    heir.link.account(heir.slot, 0, now=True)
+    heir.slot.publish()
+    assert heir.counted("delivered", "spool_dropped", "spool_damaged") == (10, 74, 9)
+    assert balanced(heir, 7)
+    # A spool whose position was lost knows less than the ledger, which then counts.
+    last = Sink(Forwarder(found=7, there=7), spool=Spool(0, (1, 0)), ledger=first.ledger,
+                memory=first.memory)
+    assert last.counted("delivered", "spool_dropped", "spool_damaged") == (10, 74, 9)
 
 
 def test_counts_of_the_thread_are_looked_at_some_times_a_second():

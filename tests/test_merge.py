@@ -477,6 +477,35 @@ def test_entries_that_can_t_go_on_yet_do_not_keep_the_sink_awake(bell):
     assert waited(site) > 0.08
 
 
+@pytest.mark.parametrize("ring, doze", [(4 << 20, True), (1 << 19, False)])
+def test_after_much_work_the_next_is_let_gather_for_a_while(bell, ring, doze):
+    """For 4 ms with rings of 4 MiB, and nobody rings for what comes meanwhile.  A small ring might
+    be full by then."""
+    site = Site(bell=bell, ring=ring)
+    clock = 0
+
+    def burst(events):
+        nonlocal clock
+        for _ in range(events):
+            clock += 1
+            site.put(0, clock, 0, b"x")
+        site.publish(0)
+        assert site.merge.run() == "idle" and len(site.take()) == events
+
+    burst(63)
+    assert waited(site) > 0.08              # that was not much
+    burst(64)
+    took = waited(site)
+    assert 0.003 < took < 0.08 if doze else took > 0.08
+    site.put(0, clock + 1, 0, b"x")
+    site.publish(0)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(bell)
+    assert waited(site) < 0.08              # it is there
+    assert site.merge.run() == "idle" and site.take() == b"x"
+    assert waited(site) > 0.08
+
+
 def test_news_end_a_wait_for_ever(bell):
     site = Site(2, bell=bell)
     done = threading.Event()

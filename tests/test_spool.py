@@ -467,6 +467,75 @@ def test_close_is_final(tmp_path):
         append(opened.spool, 2)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_lost_in_a_run_is_known_to_all_its_processes(tmp_path, killed):
+    """Dropped by the spool or by whoever acknowledges, and damaged; another run begins anew."""
+    def opened(run):
+        return Spool(str(tmp_path), max_bytes=30_000, segment_bytes=2000, notice=[].append,
+                     run=run)
+
+    def end(spool):
+        if killed:
+            spool._let_go()
+        else:
+            spool.close()
+
+    spool = opened(7)
+    assert spool.account.gone == (0, 0)
+    record = None
+    for n in range(120):
+        append(spool, n, 300)
+        record = record or spool.next()
+    dropped = account(spool)["dropped"]
+    assert dropped > 0 and not spool.ack(record, 1)         # it was dropped, all of it
+    record = spool.next()
+    assert spool.ack(record, 1) and account(spool)["dropped"] == dropped + 1
+    assert account(spool)["delivered"] == record.events - 1
+    victim = sorted(tmp_path.glob("*.seg"))[3]
+    os.truncate(victim, 100)
+    read_all(spool)
+    damaged = account(spool)["damaged"]
+    assert damaged > 0 and spool.account.gone == (dropped + 1, damaged)
+    end(spool)
+    for _ in range(2):
+        spool = opened(7)
+        assert spool.account.gone == (dropped + 1, damaged)
+        assert account(spool)["dropped"] == account(spool)["damaged"] == 0
+        end(spool)
+    spool = opened(8)
+    assert spool.account.gone == (0, 0)
+    end(spool)
+    spool = opened(7)
+    assert spool.account.gone == (0, 0)         # that was another one, long ago
+    spool.close()
+
+
+def test_a_folder_that_somebody_makes_in_the_same_moment(tmp_path):
+    """Two sensors that start together, with spools in a folder that is not there yet."""
+    def mkdir(path, mode):
+        os.mkdir(path, mode)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+    with system(Wrapped(mkdir=mkdir)), Open(tmp_path / "a" / "b") as spool:
+        assert append(spool, 1)
+
+
+def test_what_may_not_be_opened_is_told_by_its_name(tmp_path):
+    """Somebody has run it as root before, most likely."""
+    with Open(tmp_path) as spool:
+        append(spool, 1)
+    name, = (path.name for path in tmp_path.glob("*.seg"))
+
+    def opened(path, *more):
+        if path.endswith(".seg"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return os.open(path, *more)
+
+    with system(Wrapped(open=opened)), pytest.raises(
+            OutputError, match=f"^spool: {tmp_path}/{name}: Permission denied$"):
+        Open(tmp_path)
+
+
 def test_no_descriptor_is_left(tmp_path):
     before = os.listdir("/proc/self/fd")
     with Open(tmp_path, max_bytes=20_000) as spool:
@@ -475,7 +544,7 @@ def test_no_descriptor_is_left(tmp_path):
         spool.next()
         assert len(os.listdir("/proc/self/fd")) - len(before) <= 4
     with pytest.raises(OutputError):
-        (tmp_path / "spool-99999999999999999999.seg").mkdir()
+        (tmp_path / "spool-00000000000099999999.seg").mkdir()
         Open(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == len(before)
 

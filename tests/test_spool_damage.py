@@ -1,9 +1,11 @@
 """A spool that was cut, flipped, mixed up: what it hits is lost and counted, all else is given."""
 
+import errno
 import os
 import shutil
 import struct
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -278,15 +280,20 @@ def test_damage_is_counted_once_though_it_is_read_again(copy):
             assert account(spool)["damaged_records"] == 0
 
 
-def test_a_disk_that_cannot_be_read(copy):
-    """Pages with EIO cost the records in them; nothing raises, and it ends."""
+# The last two are what file systems say of damage to their own structures.
+TROUBLE = [errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG]
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_disk_that_cannot_be_read(copy, trouble):
+    """Pages that can't be read cost the records in them; nothing raises, and it ends."""
     copy.put()
     bad = copy.places[3]
 
     def pread(fd, size, offset):
         path = os.readlink(f"/proc/self/fd/{fd}")
         if path.endswith(bad[0]) and offset < bad[2] and offset + size > bad[1]:
-            raise OSError(5, "Input/output error")
+            raise OSError(trouble, os.strerror(trouble))
         return os.pread(fd, size, offset)
 
     nothing = {"fsync": lambda fd: None, "fdatasync": lambda fd: None}
@@ -295,6 +302,79 @@ def test_a_disk_that_cannot_be_read(copy):
         same = {n for n, place in copy.places.items() if place[0] == bad[0]}
         assert {*range(COUNT)} - ACKED - same <= {*left} <= {*range(COUNT)} - ACKED - {3}
         assert account(spool)["damaged_records"] == COUNT - len(ACKED) - len(left)
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("since", ["the start", "later"])
+def test_a_segment_that_cannot_be_opened(copy, trouble, which, since):
+    """It costs what is in it, at the start and at every one after it."""
+    copy.put()
+    bad = sorted({place[0] for place in copy.places.values()})[which]
+    ill = since == "the start"
+
+    def opened(path, flags, *more, **keys):
+        if ill and str(path).endswith(bad):
+            raise OSError(trouble, os.strerror(trouble))
+        return os.open(path, flags, *more, **keys)
+
+    nothing = {"fsync": lambda fd: None, "fdatasync": lambda fd: None}
+    same = {n for n, place in copy.places.items() if place[0] == bad}
+    with system(Wrapped(open=opened, **nothing)):
+        with Open(copy.folder) as spool:
+            ill = True
+            left = read_all(spool)
+            assert {*left} == {*range(COUNT)} - ACKED - same
+            assert account(spool)["damaged_records"] == COUNT - len(ACKED) - len(left)
+        with Open(copy.folder) as spool:
+            assert spool.empty and account(spool)["damaged_records"] == 0
+
+
+@pytest.mark.parametrize("trouble", [errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_what_may_be_over_soon_costs_nothing(copy, trouble):
+    """It is told to the reader, who tries again."""
+    copy.put()
+    ill = False
+
+    def opened(path, flags, *more, **keys):
+        if ill and str(path).endswith(".seg"):
+            raise OSError(trouble, os.strerror(trouble))
+        return os.open(path, flags, *more, **keys)
+
+    with system(Wrapped(open=opened)), Open(copy.folder) as spool:
+        ill = True
+        for _ in range(3):
+            with pytest.raises(OSError):
+                spool.next()
+        ill = False
+        assert read_all(spool) == sorted({*range(COUNT)} - ACKED)
+        assert account(spool)["damaged"] == 0
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("place", range(3))
+def test_a_place_of_the_position_that_cannot_be_read(tmp_path, trouble, place):
+    """What was delivered and removed is not taken for lost, though an older place says less."""
+    def pread(fd, size, offset):
+        if (os.readlink(f"/proc/self/fd/{fd}").endswith("position")
+                and offset <= place * 4096 < offset + size):
+            raise OSError(trouble, os.strerror(trouble))
+        return os.pread(fd, size, offset)
+
+    spool = Open(tmp_path).spool
+    for n in range(40):
+        append(spool, n)
+        if n % 8 == 7:
+            spool.sync()
+    for _ in range(30):
+        spool.ack(spool.next())
+        spool.sync()
+    spool._let_go()         # it is killed: a close would have said it twice
+    with system(Wrapped(pread=pread)), Open(tmp_path) as spool:
+        assert account(spool)["damaged"] == 0
+        left = read_all(spool)
+        assert left == [*range(left[0], 40)] and left[0] <= 30
+        assert account(spool)["damaged"] == 0
 
 
 # --- what strangers write ------------------------------------------------------------------------
@@ -484,3 +564,37 @@ def test_a_record_is_not_read_beyond_its_segment(tmp_path):
         assert read_header(fd, 0, len(record), b"MARKERxx") is None
     finally:
         os.close(fd)
+
+
+# --- files that no spool has ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [(1 << 63), (1 << 64) - 1, 10**20 - 1])
+@pytest.mark.parametrize("data", [b"", bytes(3000)])
+def test_a_number_that_no_record_can_have_is_no_segment(copy, number, data):
+    """It does not end the start, nor the appending."""
+    name = f"spool-{number:020}.seg"
+    copy.put({name: data})
+    os.rename(os.path.join(copy.folder, name), os.path.join(copy.folder, "aside"))
+    with Open(copy.folder) as spool:
+        found = account(spool)
+    os.rename(os.path.join(copy.folder, "aside"), os.path.join(copy.folder, name))
+    with Open(copy.folder) as spool:
+        assert account(spool) == found
+        assert append(spool, 99)
+        assert read_all(spool) == [*sorted({*range(COUNT)} - ACKED), 99]
+    assert copy.read()[name] == data        # and is left alone
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_segment_that_is_larger_than_any(copy, which):
+    """A size that a file system made up: what is behind all records is not searched to its end."""
+    copy.put()
+    path = os.path.join(copy.folder, copy.segments[which])
+    os.truncate(path, 1 << 42)
+    begun = time.monotonic()
+    opened = Open(copy.folder, max_bytes=1 << 50)
+    with opened as spool:
+        assert read_all(spool) == sorted({*range(COUNT)} - ACKED)
+        assert account(spool)["damaged"] == 0
+    assert time.monotonic() - begun < 10

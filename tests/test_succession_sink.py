@@ -8,6 +8,7 @@ block that was under way, which it may have twice.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import mmap
 import os
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from gazer.counters import SINK, Slot, ledger_bytes, ledger_create
 from gazer.errors import SharedMemoryError
 from gazer.ring import Ring, ring_bytes
+from gazer.sinks import files
 from gazer.sinks.files import MOST_CUT, FileOutput
 from gazer.sinks.merge import Merge
 from gazer.sinks.outputs import BLOCK as BLOCK_OF_SINK
@@ -33,6 +35,7 @@ from gazer.sinks.process import pump
 from gazer.sinks.threads import Hand
 from gazer.testing import MARK_END, Writer, event_entry
 from tests.conftest import eventually
+from tests.spools import Wrapped
 from tests.test_merge import TEXT, Site, line
 
 SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
@@ -378,6 +381,24 @@ def test_no_more_than_the_block_in_hand_is_cut(tmp_path, more, hand, cut, moved)
     twice = " and up to a block of events may be in it twice" if hand else ""
     assert said == ([] if cut else [
         f"somebody else has written to {path} too: it stays as it is{twice}"])
+
+
+def test_a_file_that_may_only_be_appended_to_does_not_end_its_successors(tmp_path, monkeypatch):
+    """chattr +a: what the dead sink had in hand stays, and comes again behind it."""
+    path = tmp_path / "out"
+
+    def forbidden(fd, size):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(files, "os", Wrapped(ftruncate=forbidden))
+    sinks = Sinks([str(path)])
+    sinks.fill()
+    assert not sinks.run(Kill("half written", 3))
+    assert sinks.run()
+    lines = path.read_bytes().split(b"\n")
+    assert {*lines} >= {*sinks.whole().split(b"\n")}
+    assert 0 < path.stat().st_size - len(sinks.whole()) <= BLOCK + 1
+    assert sinks.balance() == [0]
 
 
 @pytest.mark.parametrize("torn", [False, True])

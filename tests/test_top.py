@@ -146,6 +146,19 @@ def test_any_number_of_workers_fits(workers, rows):
         assert len(shown) == workers
 
 
+def test_one_worker_is_never_left_out_for_a_line_that_says_so():
+    """Five processes and a fluentd output are one line too many for the smallest screen."""
+    old, new = two(1)
+    new = replace(
+        new, account=account(output__servers=1),
+        processes=(*new.processes, Process("metrics", 0, 103, "", "running", resident=9 << 20)))
+    lines = screen(1, old, new, asked(*[(f"{i}.example.", "192.0.2.1", "A", "")
+                                        for i in range(50)]))
+    assert len(lines) <= 23 and not [line for line in lines if line.startswith("and ")]
+    assert row(lines, "worker 0") and row(lines, "metrics")
+    assert any(line.startswith("names") for line in lines)
+
+
 def test_old_samples_are_forgotten(monkeypatch):
     monkeypatch.setattr(top, "WINDOW", 3)
     made = asked(*[("a.", "c", "A", "NOERROR")] * 5, *[("b.", "c", "A", "NOERROR")] * 2)

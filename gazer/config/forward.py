@@ -124,7 +124,7 @@ class Forward:
     password: str = key("password", "", Secret(MAX_SECRET), "... this one.", secret=True)
     tls: Tls = section(Tls, "TLS.")
     chunk_size: int = key(
-        "chunk_size", 256 * KIB, Size(16 * KIB, 8 * MIB),
+        "chunk_size", MIB, Size(16 * KIB, 8 * MIB),
         "How much is sent at once and acknowledged as one: at most this, or one event if that is "
         "larger. fluentd drops chunks above its `chunk_size_limit`.",
     )  # fmt: skip
@@ -133,7 +133,7 @@ class Forward:
         "How long an event waits for others before it is sent.",
     )  # fmt: skip
     window: int = key(
-        "window", 32, Whole(1, 1024),
+        "window", 16, Whole(1, 1024),
         "How many chunks may be under way and not acknowledged; a sink that is killed sends at "
         "most these again. A distant server needs as many as fit into one round trip.",
     )  # fmt: skip

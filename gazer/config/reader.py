@@ -270,7 +270,12 @@ class _Reading:
             if name == "servers":
                 values[name] = self.servers(child, where)
             elif name in nested:
+                before = len(self.lines)
                 values[name] = self.section(nested[name], child, where)
+                # A spool that was meant and is none shows when events are lost.
+                if name == "spool" and len(self.lines) > before and (
+                        f"{where}.path" not in self.lines):
+                    self.fail(child, f"{where}.path", "missing: without it there is no spool")
             elif name in keys:
                 self.value(values, keys[name], child, where)
             elif name in SECRET_FILES:
@@ -421,6 +426,8 @@ def _suggestion(name: str, path: str, known: list[str]) -> str:
     """The key that was perhaps meant: one beside it, or one of that name in another section."""
     if len(name) > 80:
         return ""
+    if name in ("host", "port") and "address" in known:     # as fluentd's own configuration says it
+        return f"; did you mean {path}.address, with host:port?"
     near = get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {path}.{near[0]}?" if path else f"; did you mean {near[0]}?"

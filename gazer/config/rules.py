@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LEAST_FILE = 256 * KIB      # rotate.size: a block, which is not divided
 MAX_ROTATED = 210           # octets: NAME_MAX is 255, and there may come .TIME.NUMBER.zst.part
+FORWARD_PORT = 24224
 MAX_NAME = 15       # octets of an interface's name: IFNAMSIZ of linux/if.h, less the NUL
 
 
@@ -213,10 +214,11 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
         if forward is None:
             continue
         path = f"outputs[{index}]"
-        addresses = [server.address for server in forward.servers]
+        addresses = [_with_port(server.address) for server in forward.servers]
         for number, address in enumerate(addresses):
             if address in addresses[:number]:
-                yield f"{path}.servers[{number}]", f"{shown(address)} is given twice"
+                given = forward.servers[number].address
+                yield f"{path}.servers[{number}]", f"{shown(given)} is given twice"
         if bool(forward.username) != bool(forward.password):
             given = "username" if forward.username else "password"
             yield f"{path}.{given}", "username and password go together"
@@ -229,6 +231,13 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"{path}.spool.path", (
                     f"{shown(forward.spool.path, MAX_PATH)} is the spool of another output too")
             spools.setdefault(folder, index)
+
+
+def _with_port(address: str) -> str:
+    """A server's address in full."""
+    if address.startswith("unix:") or ":" in address.rpartition("]")[2]:
+        return address
+    return f"{address}:{FORWARD_PORT}"
 
 
 def _tls_problems(forward: Forward, path: str) -> Iterator[tuple[str, str]]:
@@ -265,7 +274,7 @@ def _rotation_problems(config: Config) -> Iterator[tuple[str, str]]:
         except ValueError as error:
             yield path, str(error)
             continue
-        if len(names.at(0).encode()) > MAX_ROTATED and turning(output) is not None:
+        if len(os.fsencode(names.at(0))) > MAX_ROTATED and turning(output) is not None:
             yield path, f"the name has no room for what is added: at most {MAX_ROTATED} octets"
             continue
         if turning(output) is not None and not _is_plain(names):

@@ -175,10 +175,12 @@ def _processes(old: Snapshot, new: Snapshot, elapsed: float, rows: int) -> Itera
     before = {(p.role, p.index, p.pid): p.cpu for p in old.processes}
     shown = list(new.processes)
     hidden = max(0, len(shown) - (rows - 1))
-    if hidden:
+    workers = sorted((p for p in shown if p.role == "worker"), key=lambda p: p.cpu)
+    if hidden and len(workers) == 1:
+        hidden = 0          # the line that tells of it would take its room
+    elif hidden:
         # The workers that do the most stand for the others.
         hidden += 1
-        workers = sorted((p for p in shown if p.role == "worker"), key=lambda p: p.cpu)
         for p in workers[:hidden]:
             shown.remove(p)
         hidden = len(new.processes) - len(shown)

@@ -13,6 +13,7 @@ from gazer.privileges import (
     READ,
     Identity,
     Place,
+    as_child,
     as_user,
     check_paths,
     check_program,
@@ -44,9 +45,33 @@ def rights_problems(config: Config) -> list[str]:
     if config.service.quarantine:
         places.append(Place("service.quarantine", config.service.quarantine))
     try:
-        return [*check_program(identity), *check_paths(identity, places)]
+        found = [*check_program(identity), *check_paths(identity, places)]
+        return found or tls_problems(config, lambda work: as_child(identity, work))
     except GazerError as error:
         return [f"service.user: {error}"]
+
+
+def tls_problems(
+    config: Config, ask: Callable[[Callable[[], list[str]]], list[str]] = lambda work: work(),
+) -> list[str]:
+    """What is wrong with the files that TLS reads, a line for each output.  They are read as a
+    connection reads them, by whoever `ask` has do it."""
+    outputs = [(i, o.forward.tls) for i, o in enumerate(config.outputs)
+               if o.forward is not None and o.forward.tls.enable]
+    if not outputs:
+        return []
+    from gazer.sinks.tls import TlsFileError, context  # here: it loads OpenSSL
+
+    def read() -> list[str]:
+        found = []
+        for index, tls in outputs:
+            try:
+                context(tls)
+            except TlsFileError as error:
+                found.append(f"outputs[{index}].{error}")
+        return found
+
+    return ask(read)
 
 
 def _places(label: str, output: Output) -> list[Place]:

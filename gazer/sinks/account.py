@@ -44,6 +44,7 @@ class Account:
         self.dropped, self.damaged, self.refused = Tally(), Tally(), Tally()
         self.there = Tally()
         self.torn = 0
+        self.before = 0, 0      # dropped, damaged: by processes of the same run before this one
         self._untold, self._told = Tally(), -REMIND
 
     def find(self, what: Tally) -> None:
@@ -54,8 +55,10 @@ class Account:
         self.spooled.add(1, events)
         self.there.add(1, events)
 
-    def deliver(self, events: int) -> None:
-        self.delivered.add(1, events)
+    def deliver(self, events: int, lost: int = 0) -> None:
+        """A record that is done with; `lost` of its events no server has, by a policy."""
+        self.delivered.add(1, events - lost)
+        self.dropped.add(0, lost)
         self.there.add(-1, -events)
 
     def drop(self, what: Tally) -> None:
@@ -66,6 +69,13 @@ class Account:
         self.damaged.add(what.records, what.events)
         self._untold.add(what.records, what.events)
         self.there.add(-what.records, -what.events)
+
+    @property
+    def gone(self) -> tuple[int, int]:
+        """Events dropped and damaged in this run.  It stands in the position, where a kill can't
+        undo it; what a killed process had counted may be in no ledger."""
+        dropped, damaged = self.before
+        return dropped + self.dropped.events, damaged + self.damaged.events
 
     def say(self, text: str) -> None:
         self.notice(f"spool {printable(self.folder)}: {text}")

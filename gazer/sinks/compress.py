@@ -10,7 +10,9 @@ The machine may go down as well: NAME is removed only when NAME.gz and its name 
 The file is locked (flock) from its first byte to its removal.  Whoever writes a file holds such a
 lock, so one that is being written, by this process or another, is never taken (`Busy`), and one
 that is being compressed is never written to.  A writer that locks nothing would show in the file's
-size or time, looked at once more at the end: then the result is thrown away.
+size or time, looked at once more at the end: then the result is thrown away.  So it is when the
+name is another file's by then: who moved this one away has it, and an output may write to the new
+one.
 
 Both libraries work without the GIL, on pieces of PIECE octets.  gzip has level 6: a tenth smaller
 than 3 for twice the time, in which nobody waits.  zstd has level 3, its own default, which is as
@@ -59,7 +61,12 @@ def lock(fd: int, path: str) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Busy(path) from None
-    ours, there = os.fstat(fd), os.lstat(path)
+    _there(os.fstat(fd), path)
+
+
+def _there(ours: os.stat_result, path: str) -> None:
+    """This file has that name; FileNotFoundError: not any more."""
+    there = os.lstat(path)
     if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
@@ -82,7 +89,8 @@ def compress(
 ) -> str:
     """Put a compressed file in the place of `path`; how it is called.
 
-    `spare`: a name for it, without its ending, should the usual one belong to something else.
+    `spare`: a name for it, without its ending, should the usual one belong to something else;
+    another one each time it is asked, or OSError.
     `stop`: asked between two pieces.  Busy, Stopped, OSError: all is as it was before.
     """
     fd = taken(path)
@@ -225,6 +233,7 @@ def _unchanged(fd: int, before: os.stat_result, path: str) -> None:
     now = os.fstat(fd)
     if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise Busy(path)
+    _there(now, path)
 
 
 def sync(path: str) -> None:

@@ -38,7 +38,16 @@ from itertools import islice
 
 from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
-from gazer.sinks.forward import DeniedError, Handshake, Helo, ProtocolError, Replies, ack
+from gazer.sinks.forward import (
+    DeniedError,
+    Handshake,
+    Helo,
+    ProtocolError,
+    Replies,
+    ack,
+    stranger,
+)
+from gazer.sinks.tls import context
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -120,6 +129,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self._blocked = 0               # what TLS waits for ahead of going on, as an event mask
         self._replies = Replies()
         self._handshake: Handshake | None = None
+        self._understood = False        # it has said something that the protocol knows
         self._why = ""                  # what was wrong with the address tried last
 
     # --- for the loop --------------------------------------------------------------------------
@@ -132,6 +142,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.queued = self.written = 0
         self.keepalive = True
         self._replies = Replies()
+        self._understood = False
         self._why = ""
         self._reconnect()
 
@@ -237,14 +248,27 @@ class Connection(FluentSender):  # type: ignore[misc]
             except ssl.SSLWantWriteError:
                 self._blocked = select.POLLOUT
                 break
+            except ConnectionResetError as error:
+                if self._understood or tls:
+                    raise
+                # Its alert is lost with what it has not read.
+                raise ConnectionResetError(
+                    errno.ECONNRESET, f"{error.strerror}, without a word; does it speak TLS, "
+                    "or is it no fluentd?") from None
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "it has closed the connection")
             left -= len(data)
-            for reply in self._replies.feed(data):
-                if self.state == READY:
-                    acks.append(ack(reply))
-                else:
-                    self._shake(reply)
+            try:
+                for reply in self._replies.feed(data):
+                    if self.state == READY:
+                        acks.append(ack(reply))
+                    else:
+                        self._shake(reply)
+                    self._understood = True
+            except ProtocolError:
+                if self._understood or not (what := stranger(data)):
+                    raise
+                raise ProtocolError(what) from None
             if len(data) < MOST_READ and not tls:
                 break       # that was all
         return acks
@@ -306,22 +330,11 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.deadline = self._until
         if self._settings.tls.enable:
             plain = self.socket
-            self.socket = self._context().wrap_socket(
+            self.socket = context(self._settings.tls).wrap_socket(
                 plain, server_hostname=self._server_name(), do_handshake_on_connect=False)
             self.state = TLS
         else:
             self._greet()
-
-    def _context(self) -> ssl.SSLContext:
-        tls = self._settings.tls
-        context = ssl.create_default_context(cafile=tls.ca_file or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if not tls.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.cert_file:
-            context.load_cert_chain(tls.cert_file, tls.key_file or None)
-        return context
 
     def _server_name(self) -> str:
         name = self._settings.tls.server_name
@@ -396,6 +409,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
+        if error.reason == "WRONG_VERSION_NUMBER":
+            return "what it says is no TLS, and tls.enable is true"
         return f"TLS: {error.reason or error}"
     if isinstance(error, OSError):
         return error.strerror or str(error)

@@ -165,7 +165,7 @@ class Delivery:
             self.counts["failures"] += 1
             self._tell(server, reason(error), now)
         if server.denied and self.servers.denied():
-            self._denied(f"{self.name}: {server.address}: {server.why}")
+            self._denied(f"{self._who(server)}: {server.why}")
 
     def look(self, now: float) -> None:
         """What time alone brings."""
@@ -270,13 +270,19 @@ class Delivery:
         server.why = why
         if server.since and now - server.told < REMIND and not news:
             return
+        lasts = f", for {now - server.since:.0f} s by now" if server.since else ""
         server.since = server.since or now
         server.told = now
         waiting = "" if self.servers.up() else f"; {self._waiting()}"
-        self._notice(f"{self.name}: {server.address}: {why}; it is tried again{waiting}")
+        self._notice(f"{self._who(server)}: {why}; it is tried again{lasts}{waiting}")
+
+    def _who(self, server: Server) -> str:
+        """The output, and which of its servers, unless its name is that of the only one."""
+        named = self.name.endswith(f" {server.address}")
+        return self.name if named else f"{self.name}: {server.address}"
 
     def _back(self, server: Server, now: float) -> None:
-        self._notice(f"{self.name}: {server.address} is back after {now - server.since:.1f} s")
+        self._notice(f"{self._who(server)} is back after {now - server.since:.1f} s")
         server.since = 0.0
         server.why = ""
 
@@ -456,7 +462,7 @@ class Delivery:
         if now - self._halved_told >= REMIND:
             self._halved_told = now
             self._notice(
-                f"{self.name}: {server.address} does not acknowledge a chunk of {chunk.size} "
+                f"{self._who(server)} does not acknowledge a chunk of {chunk.size} "
                 "octets though it does others: it is sent in halves (see chunk_size here, "
                 "chunk_size_limit there)")
 
@@ -467,7 +473,7 @@ class Delivery:
         if now - self._rejected_told >= REMIND:
             self._rejected_told = now
             self._notice(
-                f"{self.name}: {server.address} does not take an event of {chunk.size} octets, as "
+                f"{self._who(server)} does not take an event of {chunk.size} octets, as "
                 f"its chunk_size_limit may say: {self._rejected_untold} dropped")
             self._rejected_untold = 0
 

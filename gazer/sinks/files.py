@@ -22,13 +22,14 @@ file is known by device and inode: its size alone could be another file's, after
 takes back what its predecessor can have written, and that is no more than the block it had in hand,
 whose length was committed ahead of the write; without one it takes back nothing.  Where more stands
 there, somebody else writes to the file: a line says so, and all of it stays, though a part of our
-block may be in there, which then comes twice.  (Who first appends while we have a block
-in hand and die, and less than that block, is taken for us.)  Never is more than MOST_CUT cut, as
-`place` stands in shared memory, which a worker that was taken over can write, and what was logged
-must not go with it.  If we died between the renaming and the
-opening again, it is the renamed file that is taken back: it is looked for beside the path, under a
-name that begins as the path's does.  One that has gone elsewhere keeps what was written since the
-last commit, a block at most, which then is in the new file as well.
+block may be in there, which then comes twice; so it is with a file that may only be appended to.
+(Who first appends while we have a block in hand and die, and less than that block, is taken for
+us.)  Never is more than MOST_CUT cut, as `place` stands in shared memory, which a worker that was
+taken over can write, and what was logged must not go with it.  If we died between the renaming and
+the opening again, it is the renamed file that is taken back: it is looked for beside the path,
+under a name that begins as the path's does.  One that has gone elsewhere keeps what was written
+since the last commit, a block at most, which then is in the new file as well.  Where a successor
+can't open the file, which is an error at the start of a run, that output alone waits, as above.
 """
 
 from __future__ import annotations
@@ -113,16 +114,20 @@ class FileOutput:
         self._failing = False       # ... that it can't be written
         self._failing_told = -REMIND
         self._fd = -1
+        self._torn = False
+        self._left = place          # until it is open
         try:
             fd = os.dup(1) if path == "-" else self._open(wait=not lasting)
             if fd >= 0:
-                self._take(fd, place)
+                self._take(fd)
         except (OSError, ValueError) as error:
-            raise self._failed("open", error) from None
+            failed = self._failed("open", error)
+            if not (lasting and place[0]):
+                raise failed from None
+            self._tell_failing(f"{failed}; trying again")   # `write` does
+            return
         if fd < 0:
             self._notice(f"waiting for someone to read {path}")
-        elif place[0] not in (0, self._file) and lasting:
-            self._take_back_moved(place)
         elif place[:2] == TORN_PIPE and lines and not self._regular:
             self._torn = True       # at worst an empty line
 
@@ -130,8 +135,8 @@ class FileOutput:
         self.said = time.monotonic()
         self._tell(text)
 
-    def _take(self, fd: int, place: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """Write to this descriptor from here on."""
+    def _take(self, fd: int) -> None:
+        """Write to this descriptor from here on; first what a dead sink left is taken back."""
         try:
             about = os.fstat(fd)
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -140,6 +145,7 @@ class FileOutput:
         except OSError:
             os.close(fd)
             raise
+        place, self._left = self._left, (0, 0, 0)
         self._fd = fd
         self._regular = stat.S_ISREG(about.st_mode)
         self._appends = bool(flags & os.O_APPEND)
@@ -151,17 +157,24 @@ class FileOutput:
         self._torn = (
             self._lines and self._regular and self._appends and self._ends_in_a_line()
         )
+        if self._lasting and place[0] not in (0, self._file):
+            self._take_back_moved(place)
 
     def _cut(self, fd: int, about: os.stat_result, place: tuple[int, int, int]) -> bool:
         """Take back what our predecessor may have written of the block that it had in hand; False:
-        there is more, so somebody else has written there too."""
+        that can't be, or there is more, so somebody else has written there too."""
         _, end, hand = place
         if about.st_size - end > min(hand, MOST_CUT):
             twice = " and up to a block of events may be in it twice" if hand else ""
             self._notice(f"somebody else has written to {self.name} too: it stays as it is{twice}")
             return False
         if about.st_size > end:
-            os.ftruncate(fd, end)
+            try:
+                os.ftruncate(fd, end)
+            except OSError as error:    # chattr +a: one that may only be appended to
+                self._notice(f"can't take back a part of {self.name}: {error.strerror}; up to a "
+                             "block of events may be in it twice")
+                return False
             os.lseek(fd, end, os.SEEK_SET)      # else what does not append leaves a hole
         return True
 
@@ -190,7 +203,9 @@ class FileOutput:
     def place(self) -> tuple[int, int]:
         """Which file this is (0: one that can't be cut, or that others write to as well), and where
         our last block ends."""
-        return (self._file, self._at) if self._fd >= 0 and self._alone and self._file else (0, 0)
+        if self._fd < 0:
+            return self._left[:2] if self._left[0] else (0, 0)
+        return (self._file, self._at) if self._alone and self._file else (0, 0)
 
     @property
     def cuttable(self) -> bool:
@@ -200,7 +215,7 @@ class FileOutput:
     def in_hand(self, size: int) -> int:
         """What a block of so many bytes may take, behind `place`: where it goes on behind a line
         that someone left incomplete, a line end more."""
-        return size + self._torn
+        return max(size + self._torn, self._left[2])
 
     def _open(self, *, wait: bool = True) -> int:
         """Open it; a FIFO waits for its reader, as long as we are not told to give up; or, without

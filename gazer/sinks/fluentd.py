@@ -18,7 +18,8 @@ for an output without work is a heartbeat each 15 s.
   sent again: when it is read it is found to be, or to be acknowledged already.  Spooling ends when
   all has been read and sent and acknowledgements come.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
-  then has no room for is dropped by the sink (outputs.py), as without a spool.  It is synced by a
+  then has no room for is dropped by the sink (outputs.py), as without a spool.  One that can't be
+  read (no descriptor, no right; damage is the spool's own matter) is as well.  It is synced by a
   thread of its own: a slow disk holds up neither sending nor appending.
 - **Rejected credentials**: in a live run told and tried again; in a run over files, when no server
   accepts us, the end: every task is answered with an OutputError.
@@ -106,9 +107,9 @@ class Forwarder:
         self._hurry = False                     # there is more to read at once
         self._early: set[bytes] = set()         # acknowledged before they were read
         self._again = 0.0                       # when to write to the spool again
+        self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = -REMIND
         self._failing = self._spooling_told_of = False
-        self._lost = 0                          # events of records that no server has
         self._dirty = threading.Event()         # there is something to sync
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
@@ -157,9 +158,6 @@ class Forwarder:
         if spool is not None:
             told = spool.counts()
             kept = {name: int(told.get(name, 0)) for name in kept}
-            # The spool only knows that these are over.
-            kept["delivered"] -= self._lost
-            kept["dropped"] += self._lost
         return {
             **delivery.counts, **kept,
             "servers": len(delivery.servers.proper()),
@@ -248,6 +246,8 @@ class Forwarder:
             when = min(when, self._behind_since + BRIEF)
         if self._again:
             when = min(when, self._again)
+        if self._unread:
+            when = min(when, self._unread)
         if self._ending is not None:
             when = min(when, self._deadline())
         return max(when - now, 0.0)
@@ -306,8 +306,9 @@ class Forwarder:
         if answer is None:
             if not delivered:
                 work.lost += chunk.events
-            if not work.left and self._spool.ack(work.record):
-                self._lost += work.lost
+            if not work.left:
+                self._spool.ack(work.record, work.lost)
+                self._dirty.set()
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -429,8 +430,17 @@ class Forwarder:
         self._hurry = False
         if not self._spooling or self._ending is not None:
             return None
+        if self._unread and time.monotonic() < self._unread:
+            return None
+        self._unread = 0.0
         for _ in range(SKIPS):
-            record = self._spool.next()
+            try:
+                record = self._spool.next()
+            except OSError as error:
+                self._unread = time.monotonic() + AGAIN
+                self._spool_failed(error)
+                return None
+            self._dirty.set()       # what it passed over, or is acknowledged below
             if record is None:
                 self._all_read = True
                 return None
@@ -451,8 +461,7 @@ class Forwarder:
             )
             if self._delivery.expired(chunk):
                 self._delivery.counts["expired"] += chunk.events
-                if self._spool.ack(record):
-                    self._lost += chunk.events
+                self._spool.ack(record, chunk.events)
                 continue
             self._delivery.known[id_] = chunk
             return chunk
@@ -469,6 +478,7 @@ class Forwarder:
             try:
                 self._spool.sync()
             except OSError as error:
+                self._dirty.set()
                 self._spool_failed(error)
 
     def _close_spool(self) -> None:

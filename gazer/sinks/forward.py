@@ -181,6 +181,18 @@ def ack(reply: Any) -> bytes:
     raise ProtocolError(f"not an acknowledgement: {_shown(reply)}")
 
 
+def stranger(data: bytes) -> str:
+    """Words for the first octets of a server that speaks another protocol; "": nothing is known of
+    it.  Texts begin so, those of HTTP, SSH and mail for example; an alert of TLS (RFC 8446, 5.1, 6)
+    has type 21 and version 3."""
+    if data[:2] == b"\x15\x03":
+        return "it speaks TLS, and tls.enable is false"
+    line = data[:MOST_REASON].partition(b"\n")[0].rstrip(b"\r")
+    if len(line) >= 4 and all(32 <= octet < 127 or octet == 9 for octet in line):
+        return f'that is no server of the Forward protocol: it says "{_shown(line)}"'
+    return ""
+
+
 # --- handshake -----------------------------------------------------------------------------------
 
 

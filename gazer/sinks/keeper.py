@@ -24,6 +24,7 @@ price: while all cores are busy it hardly gets on.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import threading
@@ -84,6 +85,8 @@ class Keeper:
 
     def start(self) -> None:
         """To be called when the file to write to is open: what is open is locked."""
+        if self._thread is not None:
+            return
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -183,10 +186,15 @@ class Keeper:
         return sorted(found, key=lambda file: (file.time, file.name))
 
     def _compress(self, file: _File) -> bool:
+        tried: set[int] = set()     # taken by what is no file of ours: a folder, a link
+
         def spare() -> str:
             files = self._files()
             used = {f.parsed.number for f in files if f.parsed.base == file.parsed.base}
-            number = next(n for n in range(1, TRIES) if n not in used)
+            number = next((n for n in range(1, TRIES) if n not in used | tried), 0)
+            if not number:
+                raise OSError(errno.EEXIST, f"no free name after {file.parsed.base}")
+            tried.add(number)
             return os.path.join(self._names.folder, f"{file.parsed.base}.{number}")
 
         try:

@@ -10,7 +10,8 @@ before stood.  So
 holds over all sinks of a run, and the spool is the judge of it: a sink that was killed may have put
 events there, or had them acknowledged, without a commit that says so.  What its successor finds
 beyond what the ledger knows was put there (or was delivered, and not yet forgotten on disk: it is
-delivered again) counts as found; what it does not find was delivered.
+delivered again) counts as found; what it does not find was delivered, but for what it has dropped
+or lost: of that the spool keeps count itself, over all sinks of a run (Account.before).
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class Link:
             if last > done:
                 slot.add_output(number, 0, 0, 0, done=last, spooled=last - done)
         known = slot.own_output(number)
+        if self._spool is not None:
+            dropped, damaged = self._spool.account.before
+            known["spool_dropped"] = max(known["spool_dropped"], dropped)
+            known["spool_damaged"] = max(known["spool_damaged"], damaged)
         there = (known["spool_found"] + known["spooled"] - known["delivered"]
                  - known["spool_dropped"] - known["spool_damaged"])
         found = self.forwarder.counts()["found"]
@@ -74,6 +79,7 @@ class Link:
         self._base = {name: known[name] for name in GROWING}
         slot.set_output(number, {
             "spool_found": known["spool_found"], "delivered": known["delivered"],
+            "spool_dropped": known["spool_dropped"], "spool_damaged": known["spool_damaged"],
             "spool_limit": self._most,
         })  # fmt: skip
         self.account(slot, number, now=True)

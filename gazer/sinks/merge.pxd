@@ -65,6 +65,8 @@ cdef class Merge:
     cdef Room** rooms
     cdef int block_count
     cdef int bell
+    cdef int doze           # ms; see wait()
+    cdef uint64_t waited    # events merged when wait() was last called
     cdef Slot slot
     cdef uint64_t* counters
     cdef Mark* marks        # the oldest first

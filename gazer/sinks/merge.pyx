@@ -53,6 +53,8 @@ for _i, _tag in enumerate(TAGS):
 
 cdef enum:
     NAP = 100               # ms; the longest sleep
+    DOZE = 8                # ms at most that rings which have just been emptied are left alone
+    BUSY = 64               # ... of at least so many events
 
 
 cdef class Block:
@@ -152,9 +154,12 @@ cdef class Merge:
         self.marks = <Mark*>calloc(MARKS, sizeof(Mark))
         if self.marks == NULL:
             raise MemoryError
-        self.counters[S_EVENTS] = self.counters[S_SETTLED]
+        self.counters[S_EVENTS] = self.waited = self.counters[S_SETTLED]
+        self.doze = DOZE
         for i in range(self.count):
             self.begin(&self.lanes[i], slot.positions[P_LANES + i])
+            # No worker writes as much as a megabyte in one millisecond.
+            self.doze = min(self.doze, <int>(self.lanes[i].consumer.capacity >> 20))
 
     cdef int begin(self, Lane* lane, uint64_t settled) except -1:
         """Start at the committed position, which the ring's own may be behind."""
@@ -183,17 +188,26 @@ cdef class Merge:
 
     def wait(self, int milliseconds):
         """Sleep until what run() waits for may be there, at most so long (and at most 100 ms; -1:
-        as long as it takes)."""
+        as long as it takes).
+
+        Under load a ring of the bell costs both sides more than the few events that it is for. So
+        who has just had many looks again after `doze`, in which a worker fills a part of its ring.
+        """
         with nogil:
-            if self.sleep():
-                bell_wait(self.bell, milliseconds if milliseconds < NAP else NAP)
-            self.awake()
+            if self.doze and self.counters[S_EVENTS] - self.waited >= BUSY:
+                bell_wait(self.bell, min(self.doze, milliseconds) if milliseconds >= 0
+                          else self.doze)
+            else:
+                if self.sleep():
+                    bell_wait(self.bell, min(NAP, milliseconds))
+                self.awake()
+            self.waited = self.counters[S_EVENTS]
 
     def nap(self, int milliseconds):
         """Sleep until the bell is rung, for whatever; at most so long, and at most 100 ms."""
         with nogil:
             self.slot.beat()
-            bell_wait(self.bell, milliseconds if milliseconds < NAP else NAP)
+            bell_wait(self.bell, min(NAP, milliseconds))
 
     @property
     def merged(self):

@@ -13,8 +13,8 @@ each block and puts it into its output's queue.  Each output works through its o
   its queue is full, and at the end for the last acknowledgement.
 
 **Memory** of an output is what waits: of a file QUEUE and four spare blocks of BLOCK (or the
-largest event); of a fluentd output `queue` (16 MiB) and `window` tasks (32; twice as many with a
-spool) of `chunk_size` (256 KiB), whatever the mixture of tags: 24 MiB by default, 32 with a spool.
+largest event); of a fluentd output `queue` (16 MiB) and `window` tasks (16; twice as many with a
+spool) of `chunk_size` (1 MiB), whatever the mixture of tags: 32 MiB by default, 48 with a spool.
 A task of a fluentd output that is less than half a block is copied, so what waits takes no more
 than twice its bytes; there are at most TASKS of them.  Its empty blocks are used
 again, and are let go of in the seconds after a burst (Output.thin).

@@ -19,6 +19,7 @@ from gazer.sinks.segments import (
     MODE,
     PLAIN,
     PREAMBLE,
+    UNREADABLE,
     VERSION,
     WINDOW,
     open_plain,
@@ -31,7 +32,6 @@ from gazer.sinks.segments import (
 
 POSITION = b"GZSPOOLP"
 DAMAGED = re.compile(r"damaged-\d+-\d+")
-
 
 
 class Range(NamedTuple):
@@ -111,6 +111,9 @@ class State(NamedTuple):
     tail_before: int
     run: int                # of the last record, and what was appended in it
     upto: int
+    owner: int = 0          # the run that wrote this, and the events that it has lost of the spool:
+    dropped: int = 0        # ... by a policy
+    damaged: int = 0        # ... since they could not be read
     done: tuple[Range, ...] = ()    # behind `head`
 
 
@@ -124,7 +127,7 @@ class Position:
     """
 
     PLACE = 4096
-    STATE = struct.Struct("<Q8s6QI")
+    STATE = struct.Struct("<Q8s9QI")
     RANGE = struct.Struct("<4Q")
     MAX_DONE = 120      # what stands in further ones comes again after a restart
 
@@ -133,7 +136,7 @@ class Position:
         self.path = path
         self.fd = open_plain(path, os.O_RDWR | os.O_CREAT)
         self.state: State | None = None     # None: there is none that is sound
-        self.damaged = False                # a place is there that is not sound
+        self.damaged = False                # a place is not sound, or can't be read
         self._sequence = 0
         self._durable = 0
         try:
@@ -154,7 +157,13 @@ class Position:
 
     def _load(self) -> None:
         for place in range(3):
-            data = read(self.fd, self.PLACE, place * self.PLACE)
+            try:
+                data = os.pread(self.fd, self.PLACE, place * self.PLACE)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                self.damaged = True         # and not as empty as `read` would have it
+                continue
             if not data.strip(b"\0"):
                 continue
             refuse_newer(self.path, data, POSITION)
@@ -182,7 +191,7 @@ class Position:
         self._sequence += 1
         done = state.done[:self.MAX_DONE]
         data = preamble(POSITION, PREAMBLE.size + self.STATE.size) + self.STATE.pack(
-            self._sequence, *state[:7], len(done))
+            self._sequence, *state[:-1], len(done))
         if done:
             data += b"".join(self.RANGE.pack(*one) for one in done)
         write(self.fd, [data + zlib.crc32(data).to_bytes(4, "little")], self._place * self.PLACE)

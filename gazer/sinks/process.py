@@ -120,7 +120,8 @@ def open_link(child: Child, name: str, settings: Forward, *, live: bool) -> Link
         from gazer.sinks.spool import Spool
 
         kept = settings.spool
-        spool = Spool(kept.path, max_bytes=kept.max_bytes, drop=kept.drop, notice=notice)
+        spool = Spool(kept.path, max_bytes=kept.max_bytes, drop=kept.drop, notice=notice,
+                      run=run)
     forwarder = Forwarder(
         settings, spool=spool, bell=child.boot.bell, notice=notice,
         fault=lambda text: child.report(FAULT, text), live=live, name=name, run=run,

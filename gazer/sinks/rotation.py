@@ -133,7 +133,8 @@ class RotatingOutput(FileOutput):
             self._turn_over()
         if Keeper.wanted(rotation):
             self._keeper = Keeper(names, rotation, label=path, notice=notice)
-            self._keeper.start()
+            if self._fd >= 0:
+                self._keeper.start()
 
     # --- when ----------------------------------------------------------------------------------
 
@@ -180,6 +181,11 @@ class RotatingOutput(FileOutput):
             self._at = os.lseek(self._fd, 0, os.SEEK_CUR)
 
     # --- how -----------------------------------------------------------------------------------
+
+    def _take(self, fd: int) -> None:
+        super()._take(fd)
+        if self._keeper is not None:
+            self._keeper.start()        # a successor could not open it until now
 
     def _turn_over(self) -> None:
         """Close the file and begin the next one; if that can't be, all stays as it is."""

@@ -26,11 +26,18 @@ Rules
   strangers (DNS names); with a fixed marker they could write a whole record into it, which a
   search behind damage would find.  This marker they cannot know.
 - Nothing is mapped: a mapped file that somebody cuts is a SIGBUS.  pread comes up short, and that
-  is damage like any other.  Pages that the disk can't read count as zeros.
+  is damage like any other.  Pages that can't be read (UNREADABLE) count as zeros, and a segment
+  that can't be opened for such a reason as a segment of zeros.
 
 CRC-32 is zlib's: 3.3 GB/s on the machine where 256 KiB go into tmpfs at 2.4 GB/s; Adler-32 is no
 faster and weak, SHA-1 takes twice as long, and nobody is to be kept from forging files that only we
 can write.
+
+Our own files, and not a library's: those for Python build on SQLite (diskcache, litequeue,
+persist-queue) or on files of pickles (persist-queue, queuelib).  SQLite writes all data twice, its
+file does not get smaller by itself, and one damaged page can cost the database, where we owe all
+the other records; persist-queue's users tell of both its kinds unreadable, after a hard reset and
+after Ctrl-C (its issues 56 and 58).  None counts what damage costs, or bounds the disk.
 """
 
 from __future__ import annotations
@@ -63,9 +70,26 @@ HEAD_SIZE = PREAMBLE.size + HEAD.size + SEAL.size
 PLAIN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK    # a FIFO put in our way must not stop us
 
 MAX_PAYLOAD = 64 << 20      # a chunk has at most 8 MiB, and one event at most 256 KiB more
+LARGEST = 72 << 20          # segment: of one such record.  More of a file nobody has written here
+LAST = 1 << 63              # no record has this number: there is none that a spool could come to
 AHEAD = 512                 # read at once of a record: its head, and mostly all names
 WINDOW = 1 << 20            # read at once in a search
 PAGE = 4096
+# Of a disk; of a file system's own structures (ext4 and XFS).  It will be the same at each try, so
+# it must cost what is hit and not the run.  (ESTALE is none: a file server comes back.)
+UNREADABLE = (errno.EIO, errno.EREMOTEIO, errno.ENODATA, errno.EILSEQ, errno.EUCLEAN,
+              errno.EBADMSG)
+
+
+class Record(NamedTuple):
+    """What was appended."""
+
+    number: int
+    tag: bytes
+    events: int
+    chunk: bytes
+    compressed: str
+    payload: bytes
 
 
 class Header(NamedTuple):
@@ -209,7 +233,7 @@ def read(fd: int, size: int, offset: int) -> bytes:
         if len(data) == size:
             return data
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in UNREADABLE:
             raise
         data = b""
     parts = [data]
@@ -219,7 +243,7 @@ def read(fd: int, size: int, offset: int) -> bytes:
         try:
             part = os.pread(fd, n, offset + have)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in UNREADABLE:
                 raise
             part = bytes(n)
         if not part:
@@ -261,6 +285,17 @@ def open_plain(path: str, flags: int) -> int:
         os.close(fd)
         raise OutputError(f"spool: {printable(path)} is no plain file")
     return fd
+
+
+def open_segment(path: str) -> int:
+    """For reading; -1: it has gone, or its disk can't give it.  OutputError: it is no plain file.
+    OSError: it is there, and we may not, or have no descriptors left."""
+    try:
+        return open_plain(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.ENOENT and error.errno not in UNREADABLE:
+            raise
+        return -1
 
 
 # --- a segment, as the spool knows it -------------------------------------------------------------

@@ -16,17 +16,17 @@ behind `head` is removed.
 
 What survives
 - A process that is killed: all that `append` has returned for, as it is with the kernel then.
-  `ack` writes the position at once, too: what was acknowledged does not come again.  (But for
-  this: the position has room for 120 ranges that were acknowledged behind records that were not.)
+  `ack` writes the position at once, too: what was acknowledged does not come again.  (It has room
+  for 120 ranges that were acknowledged behind records that were not.)
 - A host that goes down: what was appended and acknowledged before the last `sync` that returned
   began.  A segment's data goes to the disk first, then the folder's entries, then the position, and
-  only then segments behind that position are removed.  So no position is ahead of its data.
+  only then segments behind it are removed.
 - Damage: all records but those it hits.  Numbers and sums of events in each record's head tell what
   is missing, to the event, and the position where the last one was.  It is found when it is read: a
   start takes as long with 100 GiB as with one.  What can't be read is copied to `damaged-*`, within
-  bounds, told in a line, and counted once: the position remembers it for the next start.
-- A lost or damaged position: everything.  Records that were acknowledged come again, from those
-  segments that are still there.
+  bounds, told in a line, and counted once: the position remembers it for the next start.  A disk
+  that takes nothing is taken for gone: it may come back, and nothing is given up until then.
+- A lost or damaged position: everything; what was acknowledged comes again, if it is still there.
 
 The account, in records and in events, of each process that opens the spool:
 
@@ -34,11 +34,11 @@ The account, in records and in events, of each process that opens the spool:
 
 `found` is what should be there at the start by the numbers, less what an earlier process counted as
 damaged.  `refused`, which drop=newest did not take, is beside it: it was never spooled.  What is
-dropped while it is on its way to a receiver counts as dropped, whatever becomes of it.  Two things
-can't be known.  Octets behind the last record, with no number missing, are an append that was cut
-off (`torn`): its events are still with whoever appends.  And when a host goes down just after a
-segment was removed to make room, and not by `sync`, the position on its disk may be from before;
-then these records count as damaged in the next process.
+dropped while it is on its way to a receiver counts as dropped, whatever becomes of it.  What was
+dropped or damaged in one run is kept over its processes (`gone`).  Two things can't be known.
+Octets behind the last record, with no number missing, are an append that was cut off (`torn`): its
+events are still with whoever appends.  And when a host goes down just after a segment was removed
+to make room, the position on its disk may be from before; then these records count as damaged.
 
 Limits
 - max_bytes bounds the octets of all files here: segments, quarantine (an eighth of it at most, and
@@ -48,28 +48,18 @@ Limits
   down to it, and drop=newest refuses until it was drained to it.
 - Memory: the record that is read, and some hundred octets for each that is read and not
   acknowledged and for each segment.  Four descriptors, whatever the size.
-- `next` over damage takes as long as reading it takes.
-- One thread appends, reads and acknowledges; `sync` is called from another.  The lock is held for
-  moments, never during a sync.  What a file system holds up by itself during a sync (ext4 does when
-  its journal is full) is held up here, too.
-- After a sync that failed Linux takes the pages for written.  Nothing can be done about that here
-  but to say so: `sync` raises, and the next one tries again.
-
-Our own files, and not a library's.  What there is for Python builds on SQLite (diskcache,
-litequeue, persist-queue) or on files of pickles (persist-queue, queuelib).  SQLite writes all data
-twice, its file does not get smaller by itself, and one damaged page can cost the database, where we
-owe all the other records; users of persist-queue tell of both its kinds unreadable, after a hard
-reset and after Ctrl-C (its issues 56 and 58).  None of them counts what damage costs, or bounds the
-disk.  And what is needed is an append, a CRC and a position.
+- One thread appends, reads and acknowledges; `sync` is called from another.  No lock is held during
+  a sync; what a file system then holds up by itself (ext4: a full journal) is held up here, too.
+- After a sync that failed Linux takes the pages for written: `sync` raises, which is all it can do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import zlib
-from typing import NamedTuple
 
 from gazer.config.kinds import printable
 from gazer.errors import OutputError
@@ -77,11 +67,14 @@ from gazer.sinks.account import Account
 from gazer.sinks.position import DAMAGED, Done, Position, Quarantine, Range, State
 from gazer.sinks.segments import (
     HEAD_SIZE,
+    LAST,
     Head,
     Header,
+    Record,
     Segment,
     find,
     open_plain,
+    open_segment,
     pack_head,
     pack_record,
     read,
@@ -94,25 +87,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SEGMENT_BYTES = 8 << 20
-EVER = 1 << 64
 RUNS = 8                # whose `last` is known; only the newest is asked for
-
-
-class Record(NamedTuple):
-    number: int
-    tag: bytes
-    events: int
-    chunk: bytes
-    compressed: str
-    payload: bytes
 
 
 class Spool:
     """See the module."""
 
     def __init__(self, folder: str, *, max_bytes: int, drop: str = "oldest",
-                 segment_bytes: int = SEGMENT_BYTES, notice: Callable[[str], None]) -> None:
-        """OutputError: the folder can't be used, is in use, or is of a newer version."""
+                 segment_bytes: int = SEGMENT_BYTES, notice: Callable[[str], None],
+                 run: int = 0) -> None:
+        """`run`: see `gone`.  OutputError: it can't be used, is in use, or of a newer version."""
         if drop not in ("oldest", "newest"):
             raise ValueError(f"drop is oldest or newest, not {drop!r}")
         self.folder = folder
@@ -122,6 +106,7 @@ class Spool:
 
         self._lock = threading.Lock()       # everything that `sync` looks at
         self._syncing = threading.Lock()    # one sync at a time
+        self._run = run
         self._closed = False
         self._segments: list[Segment] = []
         self._writer: Segment | None = None     # the last of them, while it is written
@@ -133,8 +118,7 @@ class Spool:
         self._head = self._tail = 1
         self._head_before = self._tail_before = 0
         self._done = Done()                 # behind head
-        self._out: dict[int, tuple[int, int]] = {}  # read and not acknowledged: where in their
-                                                    # segment, and the events before them
+        self._out: dict[int, tuple[int, int]] = {}  # read, not acknowledged: place, events before
         self._runs: dict[int, int] = {}
 
         self._reading: Segment | None = None
@@ -145,7 +129,7 @@ class Spool:
         self._expect_before = 0
 
         self.bytes = 0                      # on the disk
-        self._account = Account(folder, notice)
+        self.account = Account(folder, notice)
 
         self._lock_fd = -1
         self._position: Position | None = None
@@ -153,8 +137,8 @@ class Spool:
             self._open()
         except OSError as error:
             self._let_go()
-            raise OutputError(
-                f"spool: {printable(folder)}: {error.strerror or error}") from None
+            where = printable(error.filename or folder)
+            raise OutputError(f"spool: {where}: {error.strerror or error}") from None
         except BaseException:
             self._let_go()
             raise
@@ -179,10 +163,12 @@ class Spool:
             # Segments that are missing were removed by us, most likely: there was a later position.
             self._head, self._head_before = front, before
         if state is not None:
+            if state.owner == self._run:
+                self.account.before = state.dropped, state.damaged
             for done in state.done:
                 self._done.add(done)
             self._pass(self._head, self._head_before)
-        self._account.find(self._done.missing(
+        self.account.find(self._done.missing(
             Range(self._head, self._tail, self._head_before, self._tail_before)))
         if front > self._head:
             self._lose(Range(self._head, front, self._head_before, before)) # removed by a hand
@@ -196,15 +182,13 @@ class Spool:
                       + self._quarantine.bytes + 3 * Position.PLACE)
         if survey.torn is not None:
             self._bury(survey.torn)
-        self._account.tell()
+        self.account.tell()
         if survey.lost:
-            self._account.say("what was delivered is not known any more; what is there is sent "
-                              "again")
+            self.account.say("what was delivered is not known any more; all is sent again")
         if not self._newest:
             self._make_room(0)
-            if dropped := self._account.dropped.events:
-                self._account.say(f"there were more than {self._max_bytes} bytes: {dropped} events "
-                                  "were dropped")
+            if dropped := self.account.dropped.events:
+                self.account.say(f"over {self._max_bytes} bytes: {dropped} events were dropped")
 
     def _bury(self, segment: Segment) -> None:
         """A segment whose first append was cut off."""
@@ -238,7 +222,7 @@ class Spool:
             with self._lock:
                 self._seal()
         if not self._make_room(size + HEAD_SIZE):
-            self._account.refused.add(1, events)
+            self.account.refused.add(1, events)
             return False
         if self._writer is None:
             self._write_first([head, view])
@@ -248,7 +232,7 @@ class Spool:
             self._tail += 1
             self._tail_before += events
             self._note_run(run, upto)
-            self._account.append(events)
+            self.account.append(events)
         return True
 
     def _write_first(self, buffers: list[bytes | memoryview]) -> None:
@@ -329,7 +313,7 @@ class Spool:
             end, before = segment.end, segment.end_before
             assert end is not None
             if end > self._head:
-                self._account.drop(
+                self.account.drop(
                     self._done.missing(Range(self._head, end, self._head_before, before)))
                 self._out = {n: where for n, where in self._out.items() if n >= end}
                 self._pass(end, before)
@@ -344,7 +328,7 @@ class Spool:
 
     def next(self) -> Record | None:
         """The next in order that was not read yet.  OSError: out of descriptors, or of rights."""
-        self._account.tell()
+        self.account.tell()
         while True:
             if self._reading is None and not self._start_reading():
                 return None
@@ -359,12 +343,14 @@ class Spool:
                 continue
             found = find(self._fd, self._offset, segment.size, segment.marker, self._low, limit)
             if found is None:
+                self._prove()
                 self._keep(segment, self._offset, segment.size)
                 self._offset = segment.size
                 self._missing(limit, before)
                 continue
             at, header = found
             if at > self._offset:
+                self._prove()
                 self._keep(segment, self._offset, at)
             self._offset, self._low = at + header.end, header.number + 1
             if header.number > self._expect:
@@ -379,16 +365,19 @@ class Spool:
         number = header.number
         here = Range(number, number + 1, header.before, header.before + header.events)
         done = self._done.find(number) or here
-        self._expect, self._expect_before = done.end, done.end_before
         if done is not here:
+            self._expect, self._expect_before = done.end, done.end_before
             return None
         payload = read(self._fd, header.length, at + header.size)
         if len(payload) != header.length or zlib.crc32(payload) != header.crc:
+            self._prove()
+            self._expect, self._expect_before = here.end, here.end_before
             self._keep(segment, at, at + header.end)
             with self._lock:
                 self._lose(here)
-            self._account.tell()
+            self.account.tell()
             return None
+        self._expect, self._expect_before = here.end, here.end_before
         self._out[number] = at, header.before
         return Record(number, header.tag, header.events, header.chunk, header.compressed, payload)
 
@@ -401,8 +390,11 @@ class Spool:
             if segment is None or self._expect >= self._tail:
                 return False
             try:
-                self._fd = open_plain(segment.path, os.O_RDONLY)
-            except (FileNotFoundError, OutputError):
+                self._fd = open_segment(segment.path)
+            except OutputError:
+                self._fd = -1
+            if self._fd < 0:
+                self._prove()
                 with self._lock:
                     if segment is self._writer:
                         self._seal()        # somebody took it away, and what is in it
@@ -419,11 +411,11 @@ class Spool:
     def _leave(self, segment: Segment) -> None:
         """There is nothing more in a segment that is not written any more."""
         if self._low == segment.end and segment.size > self._offset:
-            self._account.torn += 1
+            self.account.torn += 1
             self._keep(segment, self._offset, segment.size)
             name = os.path.basename(segment.path)
-            self._account.say(f"{segment.size - self._offset} bytes at the end of {name} are no "
-                              "whole record; none is known to be missing")
+            self.account.say(f"{segment.size - self._offset} bytes at the end of {name} are no "
+                             "whole record; none is known to be missing")
         self._stop_reading()
 
     def _stop_reading(self) -> None:
@@ -431,8 +423,9 @@ class Spool:
             os.close(self._fd)
             self._reading, self._fd = None, -1
 
-    def ack(self, record: Record) -> bool:
-        """A receiver has it.  False: that was known, or it was dropped in the meantime."""
+    def ack(self, record: Record, lost: int = 0) -> bool:
+        """A receiver has it, but for `lost` of its events, which are dropped.  False: that was
+        known, or it was dropped in the meantime."""
         number, events = record.number, record.events
         where = self._out.pop(number, None)
         if where is None:
@@ -440,10 +433,10 @@ class Spool:
         before = where[1]
         with self._lock:
             self._done.add(Range(number, number + 1, before, before + events))
-            self._account.deliver(events)
+            self.account.deliver(events, lost)
             self._pass(self._head, self._head_before)
             self._keep_position()
-        if self._reading is not None and (self._reading.end or EVER) <= self._head:
+        if self._reading is not None and (self._reading.end or LAST) <= self._head:
             self._leave(self._reading)  # else its room stays taken
         return True
 
@@ -465,17 +458,27 @@ class Spool:
 
     # --- damage --------------------------------------------------------------------------------
 
+    def _prove(self) -> None:
+        """It takes other things: what can't be read is damaged.  OSError: it has gone, for now."""
+        self._unsynced = True
+        try:
+            self.sync()
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+                self._stop_reading()        # that segment is looked through again
+                raise
+
     def _missing(self, end: int, before: int) -> None:
         """The records from the expected one up to `end` can't be read."""
         gone = Range(self._expect, end, self._expect_before, before)
         self._expect, self._expect_before = end, before
         with self._lock:
             self._lose(gone)            # which may move both further
-        self._account.tell()
+        self.account.tell()
 
     def _lose(self, gone: Range) -> None:
         """Count records that can't be read, unless they were counted.  (The lock is held.)"""
-        self._account.lose(self._done.missing(gone))
+        self.account.lose(self._done.missing(gone))
         self._out = {n: at for n, at in self._out.items() if not gone.first <= n < gone.end}
         self._done.add(gone)
         self._pass(self._head, self._head_before)
@@ -493,7 +496,8 @@ class Spool:
     def _state(self) -> State:
         run = next(reversed(self._runs), 0)
         return State(self._marker, self._head, self._head_before, self._tail, self._tail_before,
-                     run, self._runs.get(run, 0), tuple(self._done.ranges[:Position.MAX_DONE]))
+                     run, self._runs.get(run, 0), self._run, *self.account.gone,
+                     tuple(self._done.ranges[:Position.MAX_DONE]))
 
     def _keep_position(self) -> None:
         """Write it where a kill can't undo it.  (The lock is held.)"""
@@ -547,7 +551,7 @@ class Spool:
         """Sync and let go of it.  What is not acknowledged is there at the next start."""
         if self._closed:
             return
-        self._account.tell(last=True)
+        self.account.tell(last=True)
         with self._lock:
             self._seal()
         try:
@@ -557,7 +561,7 @@ class Spool:
                 self._unsynced = True
             self.sync()
         except OSError as error:
-            self._account.say(f"it can't be synced: {error.strerror}")
+            self.account.say(f"it can't be synced: {error.strerror}")
         with self._syncing, self._lock:
             self._closed = True
         self._let_go()
@@ -584,14 +588,13 @@ class Spool:
     @property
     def events(self) -> int:
         """Those that are there: appended, and neither acknowledged, dropped nor known damaged."""
-        return self._account.there.events
+        return self.account.there.events
 
     def last(self, run: int) -> int:
         """The greatest `upto` that was appended in this run; 0: none, or it is long ago."""
         return self._runs.get(run, 0)
 
     def counts(self) -> dict[str, int]:
-        """Of this process: events under each name, records under `<name>_records`; `there`; `bytes`
-        on the disk; `torn` places."""
+        """Of this process: events by name, records as `<name>_records`; `bytes`, `torn` places."""
         with self._lock:
-            return {"bytes": self.bytes} | self._account.counts()
+            return {"bytes": self.bytes} | self.account.counts()

@@ -24,18 +24,21 @@ from gazer.errors import OutputError
 from gazer.sinks.position import State
 from gazer.sinks.segments import (
     HEAD_SIZE,
+    LARGEST,
+    LAST,
     SEGMENT,
     Head,
     Header,
     Segment,
     find,
     open_plain,
+    open_segment,
     parse_head,
     read,
     refuse_newer,
 )
 
-NAME = re.compile(r"spool-(\d{20})\.seg")
+NAME = re.compile(r"spool-([0-9]{20})\.seg")
 EVER = 1 << 64
 
 
@@ -58,16 +61,19 @@ class Survey:
         self.lost = False                       # there is no position for what is here
         self.torn: Segment | None = None        # the last one, when no record of it got through
         for name in sorted(names):
-            if match := NAME.fullmatch(name):
+            match = NAME.fullmatch(name)
+            if match and int(match[1]) < LAST:
                 self._look(os.path.join(folder, name), int(match[1]))
 
     def _look(self, path: str, first: int) -> None:
-        fd = open_plain(path, os.O_RDONLY)
-        try:
-            data = read(fd, HEAD_SIZE, 0)
-            size = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        data, size = b"", 0
+        fd = open_segment(path)
+        if fd >= 0:
+            try:
+                data = read(fd, HEAD_SIZE, 0)
+                size = min(os.fstat(fd).st_size, LARGEST)
+            finally:
+                os.close(fd)
         refuse_newer(path, data, SEGMENT)
         head = parse_head(data)
         if head is not None and head.first != first:
@@ -152,7 +158,9 @@ class Survey:
 
 
 def last_record(segment: Segment) -> Header | None:
-    fd = open_plain(segment.path, os.O_RDONLY)
+    fd = open_segment(segment.path)
+    if fd < 0:
+        return None
     try:
         last = None
         offset, low = HEAD_SIZE, segment.first
@@ -168,7 +176,9 @@ def events_before(segment: Segment, number: int) -> int:
     """The events before a record of a segment, or before the next one that can be read."""
     end = segment.end
     assert end is not None
-    fd = open_plain(segment.path, os.O_RDONLY)
+    fd = open_segment(segment.path)
+    if fd < 0:
+        return segment.end_before
     try:
         offset, low = HEAD_SIZE, segment.first
         while found := find(fd, offset, segment.size, segment.marker, low, end):
@@ -191,7 +201,8 @@ def make_folder(folder: str) -> None:
     if not os.path.isdir(path):
         raise OutputError(f"spool: {printable(path)} is no folder")
     for path in reversed(missing):
-        os.mkdir(path, 0o750)
+        with contextlib.suppress(FileExistsError):  # another sensor was faster
+            os.mkdir(path, 0o750)
         sync_folder(os.path.dirname(path))
 
 

@@ -65,15 +65,15 @@ def tag_of(n):
 
 class World:
     """`receivers`: whom the sink sends to, as `servers` if that is given.  `beside`: there is a
-    text output, too."""
+    text output, too.  `most`: what the spool may take."""
 
     def __init__(self, folder, receivers, *, servers=(), spool=False, beside=False, ring=1 << 22,
-                 pad=0, limit=LIMIT, window=WINDOW, **settings):
+                 pad=0, limit=LIMIT, window=WINDOW, most=64 * MIB, **settings):
         self.folder = Path(folder)
         self.receivers = [*receivers]
         self.spool = str(self.folder / "spool") if spool else ""
         self.beside = self.folder / "beside" if beside else None
-        self.pad, self.limit = pad, limit
+        self.pad, self.limit, self.most = pad, limit, most
         settings.setdefault("ack_timeout_ns", SECOND // 2)
         settings.setdefault("connect_timeout_ns", SECOND)
         self.settings = Forward(
@@ -86,7 +86,7 @@ class World:
         self.writer = Writer(Ring(self.memory, create=ring), self.bell)
         self.put = 0
         self.pid = 0
-        self.kills = self.at_work = self.repeated = 0
+        self.kills = self.at_work = self.repeated = self.gone = 0
 
     def close(self):
         if self.pid:
@@ -131,12 +131,12 @@ class World:
         slot.open(os.getpid())
         spool = None
         if self.spool:
-            spool = Spool(self.spool, max_bytes=64 * MIB, segment_bytes=MIB // 8,
-                          notice=self._say)
+            spool = Spool(self.spool, max_bytes=self.most, segment_bytes=MIB // 8,
+                          notice=self._say, run=RUN)
         forwarder = Forwarder(self.settings, spool=spool, bell=self.bell, notice=self._say,
                               fault=self._say, live=True, name="central", run=RUN)
         files = [Link(forwarder, spool=spool, capacity=max(4000, self.limit), limit=self.limit,
-                      queue=16 * MIB, flush_after=0.005, most=64 * MIB, run=RUN)]
+                      queue=16 * MIB, flush_after=0.005, most=self.most, run=RUN)]
         if self.beside:
             files.append(FileOutput(str(self.beside), lines=True, notice=self._say, lasting=True,
                                     giving_up=lambda: False, waits=lambda _: None,
@@ -202,7 +202,8 @@ class World:
             copy = self.folder / "copy"
             shutil.copytree(self.spool, copy)
             spool = Spool(str(copy), max_bytes=1 << 40, segment_bytes=MIB // 8,
-                          notice=[].append)
+                          notice=[].append, run=RUN)
+            self.gone = sum(spool.account.gone)
             try:
                 while (record := spool.next()) is not None:
                     entries = msgpack.Unpacker()
@@ -236,7 +237,8 @@ class World:
         done = output["done"]
         assert settled <= self.put and done <= self.put
         missing = {*range(done)} - self.acked - {*spooled}
-        gone = output["dropped"] + output["spool_dropped"] + output["spool_damaged"]
+        # What the spool dropped a successor hears from the spool.
+        gone = output["dropped"] + max(output["spool_dropped"] + output["spool_damaged"], self.gone)
         assert len(missing) <= gone, (sorted(missing)[:10], output)
         assert output["events"] + output["spooled"] + output["dropped"] >= done
         # A successor takes what is neither settled nor known to stand in the spool.
