@@ -93,6 +93,24 @@ class Sink:
         self.wait(lambda: len(self.answers) == self.given, seconds)
         return self.answers
 
+    def pause(self, seconds):
+        """Let things happen."""
+        over = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > over)
+
+    def turns(self, monkeypatch):
+        """How often the thread goes round in half a second."""
+        real, turns = Forwarder._poll, []
+
+        def poll(self, timeout):
+            turns.append(timeout)
+            return real(self, timeout)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Forwarder, "_poll", poll)
+            self.pause(0.5)
+        return len(turns)
+
     def counts(self):
         return self.forwarder.counts()
 

@@ -3,8 +3,12 @@
 import os
 import select
 import shutil
+import signal
 import socket
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -15,6 +19,7 @@ from gazer.config.forward import Forward, Tls
 from gazer.sinks import connection as module
 from gazer.sinks import forward
 from gazer.sinks.connection import CLOSED, READY, Connection, parse, reason
+from tests.conftest import eventually
 from tests.receiver import CLOSE, GARBAGE, Certificates, Receiver
 
 SECOND = 10**9
@@ -266,6 +271,55 @@ def test_a_peer_that_says_what_it_likes(waker):
         link.close()
 
 
+@pytest.mark.parametrize("end", ["close", "garbage"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_ack_counts_that_came_just_before_the_end(secure, end, certificates, waker):
+    """Else a server that acknowledges a chunk and lets go would be sent it again for ever."""
+    tls = certificates.context() if secure else None
+    with Receiver(tls=tls, plan=lambda _: "lose") as receiver:
+        link = connect(receiver.address, waker,
+                       tls=Tls(enable=secure, ca_file=certificates.ca_cert if secure else ""))
+        begin(link, waker)
+        chunk = forward.chunk_id()
+        link.send(forward.message("t", entries(0, 1), events=1, chunk=chunk))
+        drive(link, waker, lambda _: len(receiver.messages) == 1)
+        peer = receiver._open[1]
+        peer.sendall(msgpack.packb({"ack": chunk}) + (b"\xc1\xc1" if end == "garbage" else b""))
+        if end == "close":
+            receiver.hang_up()
+            eventually(lambda: not receiver.open)
+        time.sleep(0.05)
+        assert link.turn() == [chunk]
+        with pytest.raises((ConnectionResetError, forward.ProtocolError)):
+            link.turn()
+        link.close()
+        assert link.failure is None
+
+
+def test_an_ack_counts_that_came_before_a_write_found_the_end(waker):
+    with Receiver(plan=lambda _: "lose") as receiver:
+        link = connect(receiver.address, waker)
+        begin(link, waker)
+        chunk = forward.chunk_id()
+        link.send(forward.message("t", entries(0, 1), events=1, chunk=chunk))
+        drive(link, waker, lambda _: len(receiver.messages) == 1)
+        receiver._open[1].sendall(msgpack.packb({"ack": chunk}))
+        receiver.hang_up()
+        eventually(lambda: not receiver.open)
+
+        def write():
+            link.queue([b"\xc0"])
+            link.write()
+
+        with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
+            for _ in range(100):
+                write()
+                time.sleep(0.01)
+        assert link.last() == [chunk]
+        link.close()
+        assert link.last() == []
+
+
 def test_sockets_are_tuned(waker):
     with Receiver() as receiver:
         link = connect(receiver.address, waker)
@@ -488,3 +542,42 @@ def test_old_versions_of_tls_are_not_spoken(certificates, waker):
     with Receiver(tls=context) as receiver:
         tls = Tls(enable=True, ca_file=certificates.ca_cert)
         assert "TLS" in fails(connect(receiver.address, waker, tls=tls), waker, OSError)
+
+
+@pytest.mark.parametrize("name", [".example", f"{'x' * 70}.example", "a..b"])
+def test_a_server_name_that_is_none(name, certificates, waker):
+    """An error of the connection, like any other; not the end of the sink."""
+    with Receiver(tls=certificates.context()) as receiver:
+        link = connect(receiver.address, waker, tls=Tls(enable=True, server_name=name))
+        assert "server_name" in fails(link, waker, OSError)
+
+
+def test_a_key_with_a_pass_phrase_is_an_error_and_asks_nobody(certificates, tmp_path):
+    """OpenSSL would ask on the terminal, and the output would wait for an answer for ever."""
+    locked = tmp_path / "locked.key"
+    subprocess.run(["openssl", "pkey", "-in", certificates.client_key, "-aes256", "-passout",
+                    "pass:secret", "-out", str(locked)], check=True, timeout=60)
+    code = textwrap.dedent(f"""\
+        from gazer.config.forward import Tls
+        from gazer.sinks.connection import reason
+        from gazer.sinks.tls import context
+        tls = Tls(enable=True, cert_file={certificates.client_cert!r}, key_file={str(locked)!r})
+        try:
+            context(tls)
+        except OSError as error:
+            print("FAILED:", reason(error))
+    """)
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    said, end = b"", time.monotonic() + 20
+    try:
+        while b"FAILED:" not in said:
+            assert b"PEM pass phrase" not in said, said
+            assert time.monotonic() < end, said
+            if select.select([terminal], [], [], 0.1)[0]:
+                said += os.read(terminal, 4096)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)

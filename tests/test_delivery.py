@@ -5,12 +5,13 @@ import select
 import socket
 import threading
 import time
+import zlib
 from collections import Counter
 
 import pytest
 
 from gazer.config.forward import Server
-from gazer.sinks import delivery, forward
+from gazer.sinks import delivery, forward, servers
 from tests.forwarding import SECOND, TX, Sink, Task, entries, quick
 from tests.receiver import ACK, CLOSE, GARBAGE, LOSE, TWICE, WRONG, Receiver, late
 
@@ -261,6 +262,62 @@ def test_nothing_is_dropped_for_a_server_that_is_down_or_takes_nothing():
     assert {len(m.entries) for m in receiver.messages} <= {0, 1, 4}
 
 
+def test_a_chunk_beyond_the_limit_of_a_server_that_takes_one_for_a_connection():
+    """Nothing is ever behind it on its connection."""
+    with Receiver(limit=4000, shared_key="k", keepalive=False) as receiver, \
+            Sink(receiver, shared_key="k", ack_timeout_ns=SECOND // 5) as sink:
+        sink.give(4, size=1500)
+        sink.settle(20)
+        assert sink.total("events") == 4 and sink.total("dropped") == 0
+    assert sorted(receiver.numbers) == [0, 1, 2, 3]
+    assert len(receiver.dropped) < 8
+
+
+@pytest.mark.parametrize("error", [ImportError("no zstandard"), zlib.error("bad")])
+def test_a_chunk_that_can_not_be_divided_is_rejected_as_a_whole(error, monkeypatch):
+    """What an earlier run put into a spool may be compressed by what this one has not."""
+    monkeypatch.setattr(delivery, "GRACE", 0.05)
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(forward, "decompress", broken)
+    with Receiver(limit=4000) as receiver, Sink(receiver) as sink:
+        sink.give(4, size=1500)
+        sink.feed(5, 1)
+        sink.settle()
+        assert sink.answers[0].dropped == 4 == sink.counts()["rejected"]
+        assert sink.total("events") == 5
+    assert receiver.numbers == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("events", [1, 4])
+def test_nothing_is_dropped_for_a_server_that_has_no_room_for_events(events):
+    """A fluentd whose buffer is full ends the connection of whoever sends events, and acknowledges
+    an empty chunk."""
+    full = True
+    with Receiver(plan=lambda m: CLOSE if full and m.entries else ACK) as receiver, \
+            Sink(receiver) as sink:
+        sink.give(*[events] * 3)
+        sink.wait(lambda: sum(not m.entries for m in receiver.messages) > 9)
+        assert sink.counts()["rejected"] == 0
+        full = False
+        sink.settle()
+        assert sink.total("events") == 3 * events and sink.total("dropped") == 0
+    assert receiver.acked == {*range(3 * events)}
+
+
+def test_a_server_that_acknowledges_only_empty_chunks_is_still_failing(monkeypatch):
+    """It is not asked anew at once, again and again, nor said to be back."""
+    monkeypatch.setattr(servers, "MOST", 60.0)
+    monkeypatch.setattr(servers.random, "uniform", lambda _, most: most)
+    with Receiver(plan=lambda m: CLOSE if m.entries else ACK) as receiver, Sink(receiver) as sink:
+        sink.give(1)
+        sink.wait(lambda: sum(not m.entries for m in receiver.messages) > 1)
+        assert sink.forwarder._delivery.servers.all[0].tries >= 4
+        assert not any("is back" in line for line in sink.notices)
+
+
 # --- connections ---------------------------------------------------------------------------------
 
 
@@ -294,6 +351,19 @@ def test_heartbeats_until_a_receiver_takes_them_for_a_mistake(monkeypatch):
         sink.give(1)
         sink.settle()
     assert not sink.notices     # nothing that the operator could do about
+
+
+def test_the_thread_rests_while_a_server_that_failed_is_silent(monkeypatch):
+    """Beyond the moment at which the next line about it would be due."""
+    monkeypatch.setattr(delivery, "REMIND", 0.2)
+    plans = [CLOSE]
+    with Receiver(plan=lambda _: plans.pop() if plans else LOSE) as receiver, \
+            Sink(receiver, ack_timeout_ns=10 * SECOND) as sink:
+        sink.give(1)
+        sink.wait(lambda: len(receiver.messages) == 2)
+        sink.pause(0.3)
+        assert sink.counts()["servers_up"] == 1
+        assert sink.turns(monkeypatch) < 50
 
 
 def test_old_chunks_expire_if_they_are_to():

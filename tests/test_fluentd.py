@@ -1,5 +1,6 @@
 """The Forwarder against receivers that do what they should, and all that they should not."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from gazer.errors import OutputError
 from gazer.sinks import delivery, forward, servers
 from gazer.sinks.files import GaveUpError
 from gazer.sinks.fluentd import Forwarder
+from tests.conftest import eventually
 from tests.forwarding import SECOND, TX, Sink, Task, quick
 from tests.receiver import ACK, LOSE, Receiver, late
 
@@ -242,6 +244,11 @@ class Process:
 
     def kill(self, number):
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:    # which is when all its threads have stopped
+            tasks = f"/proc/{self._process.pid}/task"
+            eventually(lambda: all(
+                Path(tasks, task, "stat").read_text().rpartition(")")[2].split()[0] == "T"
+                for task in os.listdir(tasks)))
 
     def end(self):
         self._process.send_signal(signal.SIGTERM)

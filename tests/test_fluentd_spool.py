@@ -1,14 +1,11 @@
 """The Forwarder with a spool: what goes in comes out, and nothing is lost in between."""
 
-import errno
-import os
 import random
-import threading
 import time
 
 import pytest
 
-from gazer.sinks import delivery, fluentd
+from gazer.sinks import delivery, fluentd, servers
 from gazer.sinks.spool import Spool
 from tests.forwarding import SECOND, TX, Sink, Task, entries, quick
 from tests.receiver import ACK, CLOSE, LOSE, TWICE, Receiver, late
@@ -39,12 +36,6 @@ def balance(sink):
     assert counts["found"] + counts["spooled"] == (
         counts["delivered"] + counts["dropped"] + counts["damaged"] + counts["there"]), counts
     return counts
-
-
-def pause(sink, seconds):
-    """Let things happen."""
-    over = time.monotonic() + seconds
-    sink.wait(lambda: time.monotonic() > over)
 
 
 def drained(sink):
@@ -171,6 +162,48 @@ def test_a_chunk_that_is_to_be_tried_alone_does_not_wait_for_the_whole_spool(mak
     assert len(again) == 3 and again[2] < 30
 
 
+def test_a_chunk_that_is_to_be_tried_alone_gets_its_turn_with_several_servers(make):
+    """None of which is idle ever, as long as there is anything in the spool."""
+    seen, dice = [], random.Random(3)
+
+    def plan(message):
+        seen.append(message.first)
+        if message.first == 0 and seen.count(0) <= 2:
+            return CLOSE
+        return late(dice.uniform(0.005, 0.05))
+
+    with Receiver(plan=plan) as a, Receiver(plan=plan) as b:
+        a.refuse()
+        b.refuse()
+        with make(a, b, window=16) as sink:
+            sink.feed(800, 1)
+            sink.settle()
+            a.listen()
+            b.listen()
+            sink.wait(drained(sink))
+    assert a.acked | b.acked == {*range(800)}
+    again = [i for i, n in enumerate(seen) if n == 0]
+    assert len(again) == 3 and again[2] < 100
+
+
+def test_what_is_to_be_tried_alone_does_not_become_ever_more(make):
+    """A server that ends each connection over the first chunk of it: the rest of the spool stays
+    there."""
+    with Receiver(plan=lambda _: CLOSE) as receiver:
+        receiver.refuse()
+        with make(receiver, window=3) as sink:
+            sink.feed(100, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: len(receiver.messages) > 80, 20)
+            assert len(sink.forwarder._delivery.aside) <= delivery.ASIDE + 3
+            assert sink.counts()["rejected"] == 0
+            receiver.plan = lambda _: ACK
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == 100
+    assert receiver.acked == {*range(100)}
+
+
 def test_a_server_that_is_slower_than_the_events_makes_them_wait_on_disk(make):
     """No event waits for it: they are answered at the speed of the disk, while it drains."""
     def plan(_):
@@ -261,80 +294,6 @@ def test_how_far_a_successor_need_not_go_back_stands_with_a_tasks_last_chunk(mak
             assert sink.spool.last(7) == 15 and sink.spool.last(6) == 0
 
 
-def test_a_full_disk_keeps_the_tasks_here_and_the_servers_get_them(make, monkeypatch):
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
-    with Receiver() as receiver:
-        receiver.refuse()
-        with make(receiver) as sink:
-            tries = []
-
-            def append(*_, **__):
-                tries.append(time.monotonic())
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-            monkeypatch.setattr(sink.spool, "append", append)
-            sink.give(1, 1, 1)
-            sink.wait(lambda: len(tries) >= 3)
-            assert not sink.answers
-            assert sum("No space left" in line for line in sink.notices) == 1
-            assert tries[2] - tries[0] > 0.15
-            receiver.listen()
-            sink.settle()
-            assert sink.total("events") == 3 and sink.total("spooled") == 0
-    assert receiver.numbers == [0, 1, 2]
-
-
-def test_a_disk_that_has_room_again(make, monkeypatch):
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
-    with Receiver() as receiver:
-        receiver.refuse()
-        with make(receiver) as sink:
-            real, full = sink.spool.append, [1, 1, 1]
-
-            def append(payload, **more):
-                if full:
-                    full.pop()
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                return real(payload, **more)
-
-            monkeypatch.setattr(sink.spool, "append", append)
-            sink.give(1, 1, 1)
-            sink.settle()
-            assert sink.total("spooled") == 3
-            assert "its spool is written again" in sink.notices[-1]
-            receiver.listen()
-            sink.wait(drained(sink))
-    assert receiver.numbers == [0, 1, 2]
-
-
-def test_a_spool_that_cannot_be_read_for_a_while(make, monkeypatch):
-    """No descriptor left, or no right: told, and tried again; it is not the end of the sink."""
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
-    with Receiver() as receiver:
-        receiver.refuse()
-        with make(receiver) as sink:
-            real, tries = sink.spool.next, []
-
-            def next_():
-                tries.append(time.monotonic())
-                if len(tries) <= 3:
-                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                return real()
-
-            monkeypatch.setattr(sink.spool, "next", next_)
-            sink.give(1, 1, 1)
-            sink.settle()
-            receiver.listen()
-            sink.wait(lambda: len(tries) > 2)
-            sink.give(1)            # goes behind them meanwhile
-            sink.settle()
-            sink.wait(drained(sink))
-            assert tries[2] - tries[0] > 0.15
-            assert sum("Too many open files" in line for line in sink.notices) == 1
-            assert balance(sink)["delivered"] == 4
-    assert receiver.numbers == [0, 1, 2, 3]
-
-
 def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):
     with Receiver() as receiver:
         receiver.refuse()
@@ -411,70 +370,52 @@ def test_compressed_chunks_come_out_as_they_went_in(make):
     assert {m.option["compressed"] for m in receiver.messages} == {"zstd"}
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_what_was_delivered_leaves_the_disk_though_nothing_new_comes(make, tmp_path, damaged):
-    """And its acknowledgements are forced to it: a host that goes down would send all again."""
-    with Receiver() as receiver:
+# --- the thread sleeps while there is nothing to do ----------------------------------------------
+
+
+def test_it_rests_while_what_was_spooled_waits_for_its_ack(make, monkeypatch):
+    """And nothing else is to be done: spooling is over, and there are no tasks."""
+    with Receiver(plan=lambda m: LOSE if m.first == 2 else ACK) as receiver:
         receiver.refuse()
-        with make(receiver, fsync_ns=SECOND // 50) as sink:
-            sink.feed(30, 1, size=100_000)
+        with make(receiver, ack_timeout_ns=10 * SECOND) as sink:
+            sink.give(1, 1, 1)
             sink.settle()
-            sink.wait(lambda: not sink.spool._dirty)    # the last append is synced
-            assert sink.counts()["spool_bytes"] > 2 * MIB
-            if damaged:
-                for segment in (tmp_path / "spool").glob("*.seg"):
-                    os.truncate(segment, 100)
             receiver.listen()
+            sink.wait(lambda: not sink.counts()["spooling"])
+            sink.pause(0.3)
+            assert sink.turns(monkeypatch) < 50
+            receiver.hang_up()
+            receiver.plan = lambda _: ACK
             sink.wait(drained(sink))
-            sink.wait(lambda: sink.counts()["spool_bytes"] < MIB // 8)
-            sink.wait(lambda: not [*(tmp_path / "spool").glob("*.seg")])
-            assert balance(sink)["damaged" if damaged else "delivered"] == 30
-            sink.wait(lambda: not sink.spool._unsynced)
 
 
-def test_a_slow_disk_holds_up_neither_sending_nor_appending(make):
-    hanging, began = threading.Event(), threading.Event()
+def test_it_rests_when_the_server_leaves_while_old_records_are_passed_over(make, monkeypatch):
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver) as sink:
-            real = sink.spool.sync
-
-            def sync():
-                began.set()
-                assert hanging.wait(20)
-                real()
-
-            sink.spool.sync = sync
-            sink.give(1)
-            assert began.wait(5)
-            sink.feed(50, 1)
+            sink.feed(600, 1)
             sink.settle()
-            receiver.listen()
-            sink.wait(lambda: len({*receiver.numbers}) == 51)
-            hanging.set()
+        time.sleep(0.1)
+        receiver.listen()
+        real, reads = Spool.next, []
+
+        def following(self):
+            reads.append(self)
+            if len(reads) == fluentd.SKIPS // 2:
+                receiver.refuse()
+            return real(self)
+
+        monkeypatch.setattr(Spool, "next", following)
+        monkeypatch.setattr(servers, "FIRST", 60.0)
+        monkeypatch.setattr(servers, "MOST", 60.0)
+        with make(receiver, first=600, expire_ns=SECOND // 20) as sink:
+            sink.wait(lambda: len(reads) >= fluentd.SKIPS)
+            sink.pause(0.1)
+            assert sink.turns(monkeypatch) < 50
+            assert 0 < sink.counts()["expired"] < 600
 
 
-def test_a_sync_that_fails_is_told_and_tried_again(make):
-    with Receiver() as receiver:
-        receiver.refuse()
-        with make(receiver) as sink:
-            real, fails = sink.spool.sync, [1]
-
-            def sync():
-                if fails:
-                    fails.pop()
-                    raise OSError(errno.EIO, "Input/output error")
-                real()
-
-            sink.spool.sync = sync
-            sink.give(1)
-            sink.wait(lambda: any("Input/output" in line for line in sink.notices))
-            sink.wait(lambda: not sink.spool._dirty)        # though nothing new has come
-            sink.give(1)
-            sink.settle()
-            receiver.listen()
-            sink.wait(drained(sink))
-    assert receiver.numbers == [0, 1]
+# --- all of it together --------------------------------------------------------------------------
 
 
 def test_every_event_arrives_whatever_becomes_of_receiver_and_sink(make):
@@ -490,11 +431,11 @@ def test_every_event_arrives_whatever_becomes_of_receiver_and_sink(make):
                       ack_timeout_ns=SECOND // 4) as sink:
                 for _ in range(5):
                     sink.feed(dice.randrange(1, 8), 10)
-                    pause(sink, 0.05)
+                    sink.pause(0.05)
                     if dice.random() < 0.5:
                         receiver.refuse()
                         sink.feed(dice.randrange(1, 8), 10)
-                        pause(sink, 0.1)
+                        sink.pause(0.1)
                         receiver.listen()
                 sink.end(patience=dice.choice((0.0, 0.3)))
                 assert sink.total("events") + sink.total("spooled") == sink.next - first

@@ -2,16 +2,17 @@
 
 import os
 import threading
+import time
 
 import pytest
 
 from gazer.config.forward import Forward, Server
-from gazer.sinks import servers
+from gazer.sinks import delivery, servers
 from gazer.sinks.chunks import Chunk
 from gazer.sinks.connection import READY
 from gazer.sinks.servers import BACKLOG, Servers
 from tests.forwarding import SECOND, Sink, quick
-from tests.receiver import Receiver
+from tests.receiver import ACK, CLOSE, Receiver
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,48 @@ def test_a_frozen_server_does_not_hold_up_the_other():
         sink.settle(20)
         a.stalled.clear()
     assert {*a.numbers, *b.numbers} == {*range(60)}
+
+
+@pytest.mark.parametrize("standby", [False, True])
+def test_a_server_that_stays_frozen_is_asked_with_empty_chunks(standby):
+    """What it was sent would wait for ack_timeout each time that it is tried, and all behind it."""
+    a, b = Receiver(), Receiver()
+    with a, b, Sink(Server(a.address), Server(b.address, standby=standby), window=8,
+                    ack_timeout_ns=SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 2 - standby)
+        sink.give(1)
+        sink.settle()
+        a.stalled.set()
+        sink.feed(9, 1)
+        sink.wait(lambda: any("without acknowledgement" in line for line in sink.notices))
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            sink.feed(1, 1)
+        assert sink.next > 1000
+        a.stalled.clear()
+        before = len(a.acked)
+        sink.wait(lambda: len(a.acked) > before and not sink.feed(5, 1), 20)
+        sink.settle()
+    assert a.acked | b.acked == {*range(sink.next)}
+
+
+def test_a_server_that_comes_and_goes_is_told_of_now_and_then(monkeypatch):
+    """It acknowledges one chunk for a connection: not a line for each."""
+    monkeypatch.setattr(delivery, "REMIND", 1.0)
+    with Receiver() as receiver, Sink(receiver) as sink:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 2:
+            receiver.plan = lambda m: CLOSE if m.entries else ACK
+            sink.give(1)
+            sink.pause(0.03)
+            receiver.plan = lambda _: ACK
+            sink.settle()
+        took = time.monotonic() - begun
+        assert sink.counts()["failures"] > 6 * delivery.FLAPS / 2
+        assert 2 <= len(sink.notices) <= 2 * delivery.FLAPS * (took + 1)
+        back = [i for i, line in enumerate(sink.notices) if "is back" in line]
+        assert all("is back" not in sink.notices[i - 1] for i in back)
+    assert receiver.acked == {*range(sink.next)}
 
 
 def test_a_slow_reader_loses_and_doubles_nothing():

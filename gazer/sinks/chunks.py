@@ -34,13 +34,14 @@ class Work:
         self.left = self.lost = 0
 
     def leaves(self) -> Iterator[Chunk]:
-        """Its chunks that are not settled, in order, those that were divided by their parts."""
+        """Its chunks that are not settled, in order, those that were divided by their parts.  What
+        stands in the spool already is no longer its own."""
         stack = self.chunks[::-1]
         while stack:
             chunk = stack.pop()
             if chunk.parts:
                 stack.extend(reversed(chunk.parts))
-            elif not chunk.settled:
+            elif not chunk.settled and chunk.work is self:
                 yield chunk
 
 
@@ -50,15 +51,15 @@ class Chunk:
     end: what `written` of that comes to when all of it is written.  sent: when that was.
 
     overtaken: when one behind it was acknowledged.  refused: how often it was not acknowledged
-    though its server is well.  deaths, waits: how often the connection ended, or an acknowledgement
-    was given up, while this was the first chunk without one.  aside: it is to be tried alone.
-    tested: it is, on a connection that lives.
+    though its server is well; doubted: since when.  deaths, waits: how often the connection ended,
+    or an acknowledgement was given up, while this was the first chunk without one.  aside: it is to
+    be tried alone.  tested: it is, on a connection that lives.
     """
 
     __slots__ = (
-        "aside", "born", "compressed", "deaths", "end", "events", "id", "number", "overtaken",
-        "parent", "parts", "payload", "queued", "refused", "sent", "settled", "size", "tag",
-        "tested", "tries", "waits", "work",
+        "aside", "born", "compressed", "deaths", "doubted", "end", "events", "id", "number",
+        "overtaken", "parent", "parts", "payload", "queued", "refused", "sent", "settled", "size",
+        "tag", "tested", "tries", "waits", "work",
     )  # fmt: skip
 
     def __init__(
@@ -78,9 +79,14 @@ class Chunk:
         self.parts: list[Chunk] = []
         self.settled = self.aside = self.tested = False
         self.end = self.tries = self.refused = self.deaths = self.waits = 0
-        self.queued = self.sent = self.overtaken = 0.0
+        self.queued = self.sent = self.overtaken = self.doubted = 0.0
         if work is not None:
             work.left += 1
+
+    @property
+    def wanted(self) -> bool:
+        """It is still to be sent: it is not settled, not divided, and somebody's."""
+        return not (self.settled or self.parts) and self.work is not None
 
     def divide(self, at: int) -> list[Chunk]:
         """Become two: the first `at` events, and the others.  ValueError where that can't be."""

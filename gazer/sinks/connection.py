@@ -9,7 +9,9 @@ the kernel takes, `_check_recv_side` reads acknowledgements.  Nothing in it wait
 
 `turn` takes the next steps when the socket is ready, and returns the chunks that were acknowledged.
 What goes wrong is raised (OSError, which ssl's errors are, and forward.ProtocolError), and then the
-caller closes it.  At `deadline` a connection that is not READY is to be told that it is `late`; one
+caller closes it.  Acknowledgements that came ahead of that still count: where `turn` has such, it
+returns them, and what went wrong stands in `failure`, and is raised by the next one.  At `deadline`
+a connection that is not READY is to be told that it is `late`; one
 that is READY says how far it is by `written` and `queued`, in octets since it was begun.
 
 A name is resolved in a thread of its own, since the C library's resolver may take as long as
@@ -34,6 +36,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from fluent.sender import FluentSender  # type: ignore[import-untyped]
@@ -131,6 +134,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self._handshake: Handshake | None = None
         self._understood = False        # it has said something that the protocol knows
         self._why = ""                  # what was wrong with the address tried last
+        self.failure: Exception | None = None   # why it is over
 
     # --- for the loop --------------------------------------------------------------------------
 
@@ -150,6 +154,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         """At once; what was not written is forgotten."""
         self._closed = True
         self.state = CLOSED
+        self.failure = None
         self._blocked = 0
         self._unsent.clear()
         self._addresses.clear()
@@ -184,14 +189,31 @@ class Connection(FluentSender):  # type: ignore[misc]
 
     def turn(self) -> list[bytes]:
         """Go on as far as that is possible now; the chunks that were acknowledged."""
+        if self.failure is not None:
+            raise self.failure
         self._blocked = 0
         if self.state in (RESOLVING, CONNECTING):
             self._connect_on()
         if self.state == TLS:
             self._tls()
-        acks = self._check_recv_side() if self.state > TLS else []
-        if self._unsent and self.state > TLS:
-            self._write()
+        acks: list[bytes] = []
+        try:
+            if self.state > TLS:
+                self._check_recv_side(acks)
+            if self._unsent and self.state > TLS:
+                self._write()
+        except (OSError, ProtocolError) as error:
+            if not acks:
+                raise
+            self.failure = error
+        return acks
+
+    def last(self) -> list[bytes]:
+        """The acknowledgements that came before a `write` found that it is over."""
+        acks: list[bytes] = []
+        with suppress(OSError, ProtocolError):
+            if self.state == READY:
+                self._check_recv_side(acks)
         return acks
 
     def queue(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
@@ -236,8 +258,7 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.queue(buffers)
         self.write()
 
-    def _check_recv_side(self) -> list[bytes]:
-        acks: list[bytes] = []
+    def _check_recv_side(self, acks: list[bytes]) -> None:
         left = MOST_READ
         tls = isinstance(self.socket, ssl.SSLSocket)
         while left > 0:     # a record of TLS is smaller than MOST_READ, so none is left in half
@@ -271,7 +292,6 @@ class Connection(FluentSender):  # type: ignore[misc]
                 raise ProtocolError(what) from None
             if len(data) < MOST_READ and not tls:
                 break       # that was all
-        return acks
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -330,8 +350,12 @@ class Connection(FluentSender):  # type: ignore[misc]
         self.deadline = self._until
         if self._settings.tls.enable:
             plain = self.socket
-            self.socket = context(self._settings.tls).wrap_socket(
-                plain, server_hostname=self._server_name(), do_handshake_on_connect=False)
+            name = self._server_name()
+            try:
+                self.socket = context(self._settings.tls).wrap_socket(
+                    plain, server_hostname=name, do_handshake_on_connect=False)
+            except ValueError as error:     # UnicodeError is one
+                raise OSError(f"TLS: {name!r} can't be a server_name: {error}") from None
             self.state = TLS
         else:
             self._greet()

@@ -16,12 +16,16 @@
     large as well.  So it is sent again with an empty chunk behind it, whose acknowledgement is then
     the later one.
   - It ends its connection, as other receivers than fluentd do with what is too large.  After DEATHS
-    of these it is tried *aside*: alone, when its server has acknowledged something else since (an
-    empty chunk, if there is nothing).  A connection that ends then has refused it.
+    of these (or when it waited in vain, where each connection is for one chunk) it is tried
+    *aside*: alone, when its server has acknowledged something else since (an empty chunk, if there
+    is nothing).  A connection that ends then has refused it.  Under load a server is let run empty
+    for that.  No more than ASIDE chunks wait so before what comes behind them waits, too.
 
   A server that is down, flapping or frozen acknowledges nothing, so nothing is dropped for its
-  sake.  What is not solved is a single event, with no other traffic, that a server does not take
-  which does not acknowledge empty chunks either; it is tried as long as nothing else comes.
+  sake.  Nor for that of a fluentd whose buffer is full: it ends the connection over any events, and
+  acknowledges empty chunks.  So these prove that a server lives, but neither that it is back nor
+  that it takes events: a single event that ends connections is dropped only when other events were
+  acknowledged since it was first refused.  Without any other traffic it is tried for ever.
 """
 
 from __future__ import annotations
@@ -46,6 +50,8 @@ GRACE = 1.0             # ... for an acknowledgement that others have overtaken
 GRACE_ONE = 5.0         # ... of a single event, which might be dropped for it
 REFUSALS = 3
 DEATHS = 2
+ASIDE = 8               # chunks that are to be tried alone, while others are read from a spool
+FLAPS = 3               # lines in REMIND seconds about a server that comes and goes
 SCARES = 2              # connections in a row that ended behind a heartbeat; then there are no more
 
 
@@ -83,6 +89,7 @@ class Delivery:
         self._denied = denied
         self._limit = settings.ack_timeout_ns / 1e9
         self._numbers = 0
+        self._tag = ""              # of what was sent last
         self._rejected_told = self._halved_told = -REMIND
         self._rejected_untold = 0
 
@@ -141,6 +148,8 @@ class Delivery:
                 self.servers.joined(server, time.monotonic())
             for chunk in acks:
                 self._acked(server, chunk)
+            if server.connection.failure is not None:
+                raise server.connection.failure
         except (OSError, ProtocolError) as error:
             self._failed(server, error)
 
@@ -152,6 +161,7 @@ class Delivery:
         if quiet and server.beating and now - server.beat < STEADY:
             server.scares += 1      # some receivers take a heartbeat for a mistake
         server.denied = isinstance(error, DeniedError)
+        server.late = server.late or late
         server.failed(now)
         if quiet and server.acked > server.began:
             server.tries, server.retry = 0, now     # a receiver that lets go of idle connections
@@ -234,9 +244,9 @@ class Delivery:
                 when.append(server.retry if server.connection.state == CLOSED
                             else server.connection.deadline)
         for server in self.servers.all:
-            if server.since:
-                when.append(server.told + REMIND)
             if not server.up:
+                if server.since:
+                    when.append(server.told + REMIND)
                 continue
             if server.flying:
                 when.append(now + server.overdue(now, self._limit))
@@ -260,18 +270,25 @@ class Delivery:
             try:
                 server.connection.write()
             except OSError as error:
+                for chunk in server.connection.last():
+                    self._acked(server, chunk)
                 self._failed(server, error)
 
     # --- lines for the operator ----------------------------------------------------------------
 
     def _tell(self, server: Server, why: str, now: float) -> None:
-        """A line when a server ceases to be up, and each REMIND seconds."""
+        """A line when a server ceases to be up, and each REMIND seconds; no more of them for one
+        that comes and goes."""
         news = server.denied and why != server.why
         server.why = why
-        if server.since and now - server.told < REMIND and not news:
-            return
+        first = not server.since
         lasts = f", for {now - server.since:.0f} s by now" if server.since else ""
         server.since = server.since or now
+        if now - server.told >= REMIND:
+            server.lines = 0
+        elif not news and not (first and server.lines < FLAPS):
+            return
+        server.lines += 1
         server.told = now
         waiting = "" if self.servers.up() else f"; {self._waiting()}"
         self._notice(f"{self._who(server)}: {why}; it is tried again{lasts}{waiting}")
@@ -282,7 +299,8 @@ class Delivery:
         return self.name if named else f"{self.name}: {server.address}"
 
     def _back(self, server: Server, now: float) -> None:
-        self._notice(f"{self._who(server)} is back after {now - server.since:.1f} s")
+        if server.told >= server.since:
+            self._notice(f"{self._who(server)} is back after {now - server.since:.1f} s")
         server.since = 0.0
         server.why = ""
 
@@ -291,6 +309,11 @@ class Delivery:
     def send(self, now: float) -> None:
         """Send as much as the window allows: several chunks with one call, if there are."""
         queued: set[Server] = set()
+        if self.aside or any(server.emptying for server in self.servers.all):
+            self._make_way()
+        for idle in self.servers.trials():
+            self._fly(idle, Chunk(None, self._tag, b"", 0, self.number()), now)
+            queued.add(idle)
         while self.flying < self._settings.window:
             server = self.servers.choose()
             if server is None:
@@ -302,7 +325,12 @@ class Delivery:
             if chunk is None:
                 break
             if self.flying and self.flying_bytes + chunk.size > MOST_FLYING:
-                self._again(chunk)
+                if chunk.tested:
+                    chunk.tested = False
+                    self.aside.appendleft(chunk)
+                    server.emptying = True
+                else:
+                    self._again(chunk)
                 break
             self._fly(server, chunk, now)
             queued.add(server)
@@ -311,37 +339,50 @@ class Delivery:
                 self._fly(server, self._probe(chunk), now)
         if queued:
             self._write(queued)
-        waits = self.flying or self.ready or self.aside
+        waits = self.flying_bytes or self.ready or self.aside   # empty chunks have no octets
         self.waits_since = (self.waits_since or now) if waits else 0.0
+
+    def _make_way(self) -> None:
+        """Let a server that lives run empty, so that what is aside gets its turn under load."""
+        while self.aside and not self.aside[0].wanted:
+            self.aside.popleft()
+        servers = self.servers.all
+        if not self.aside:
+            for server in servers:
+                server.emptying = False
+        elif not any(server.emptying for server in servers):
+            able = [server for server in servers if server.up and not server.retiring
+                    and server.acked > self.aside[0].queued]
+            if able:
+                min(able, key=lambda server: len(server.flying)).emptying = True
 
     def _next(self, server: Server) -> Chunk | None:
         """What this server is to have."""
-        while self.ready:
-            chunk = self.ready.popleft()
-            if not chunk.settled and not chunk.parts:
-                return chunk
-        while self.aside and self.aside[0].settled:
+        while self.aside and not self.aside[0].wanted:
             self.aside.popleft()
-        if self.aside and server.acked > self.aside[0].queued:
-            if not server.flying:
-                chunk = self.aside.popleft()
-                chunk.tested = True
+        while self.ready and not (server.emptying and self.aside):
+            chunk = self.ready.popleft()
+            if chunk.wanted:
                 return chunk
-            if len(self.servers.up()) == 1:
-                return None     # else it would wait for the whole spool
-        chunk_ = self._more()
-        if chunk_ is None and self.aside and not self.flying:
-            return self._probe(self.aside[0])
+        server.emptying = False
+        if self.aside and not server.flying and server.acked > self.aside[0].queued:
+            chunk = self.aside.popleft()
+            chunk.tested = True
+            return chunk
+        chunk_ = self._more() if len(self.aside) < ASIDE else None
+        if chunk_ is None and self.aside and not server.flying:
+            # By turns, as there are servers that do not acknowledge empty chunks.
+            return self._probe(self.aside[0]) if server.tries % 2 else self.aside.popleft()
         return chunk_
 
     def _probe(self, chunk: Chunk) -> Chunk:
-        """An empty chunk."""
-        probe = Chunk(None, chunk.tag, b"", 0, self.number())
-        self.known[probe.id] = probe
-        return probe
+        """An empty chunk, like this one."""
+        return Chunk(None, chunk.tag, b"", 0, self.number())
 
     def _fly(self, server: Server, chunk: Chunk, now: float) -> None:
         connection = server.connection
+        self.known[chunk.id] = chunk
+        self._tag = chunk.tag
         self.flying += 1
         self.flying_bytes += chunk.size
         self.counts["resent"] += chunk.tries > 0
@@ -378,10 +419,14 @@ class Delivery:
             if chunk is None or chunk.settled:
                 self.counts["wrong_acks"] += 1
                 return
-        server.acked = self.acked_at = now
-        server.tries = 0
-        if server.since:
-            self._back(server, now)
+        server.acked = now
+        server.late = False
+        server.empties = server.empties or not chunk.events
+        if chunk.events:
+            server.took = self.acked_at = now
+            server.tries = 0
+            if server.since:
+                self._back(server, now)
         self.settle(chunk, delivered=True)
         if not server.connection.keepalive and not server.flying:
             server.retiring = True
@@ -433,9 +478,11 @@ class Delivery:
         """The connection ended, or was given up, while this was the first one unacknowledged."""
         if chunk.tested:
             chunk.tested = False
-            self._refused(chunk, server)
+            self._refused(chunk, server, ended=True)
         elif late:
             chunk.waits += 1
+            # Where a connection is for one chunk no other can be acknowledged behind it.
+            chunk.aside = chunk.aside or not server.connection.keepalive
         else:
             chunk.deaths += 1
             chunk.aside = chunk.deaths >= DEATHS
@@ -444,16 +491,18 @@ class Delivery:
         """When one that was overtaken is refused."""
         return chunk.overtaken + min(GRACE if chunk.events > 1 else GRACE_ONE, self._limit)
 
-    def _refused(self, chunk: Chunk, server: Server) -> None:
-        """Not acknowledged, although the server is well."""
+    def _refused(self, chunk: Chunk, server: Server, *, ended: bool = False) -> None:
+        """Not acknowledged, although the server is well; `ended`: its connection was, over it."""
+        now = time.monotonic()
         chunk.refused += 1
+        chunk.doubted = chunk.doubted or now
         if chunk.refused < REFUSALS or chunk.work is None:
             return
-        now = time.monotonic()
         try:
             parts = chunk.divide(chunk.events // 2)
-        except ValueError:      # one event
-            self._reject(chunk, server, now)
+        except Exception:       # one event; or it is compressed by what this run has not got
+            if not ended or server.took > chunk.doubted:
+                self._reject(chunk, server, now)
             return
         for part in parts:
             part.waits = 1      # suspect, too
@@ -482,7 +531,7 @@ class Delivery:
         for waiting in (self.ready, self.aside):
             while waiting and self.expired(waiting[0]):
                 chunk = waiting.popleft()
-                if not chunk.settled and not chunk.parts:
+                if chunk.wanted:
                     self.counts["expired"] += chunk.events
                     self.settle(chunk, delivered=False)
 

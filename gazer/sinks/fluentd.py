@@ -204,6 +204,7 @@ class Forwarder:
             self._delivery.look(now)
             if self._spool is not None:
                 self._look_at_spool(now)
+            self._hurry = False
             self._delivery.send(now)
             self._answer()
             if self._ending is not None and self._over(now):
@@ -240,10 +241,11 @@ class Forwarder:
             return 0.0
         delivery = self._delivery
         when = delivery.due(now)
-        if self._spool is not None and not self._spooling and delivery.waits_since:
-            when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
-        if self._behind_since and not self._spooling:
-            when = min(when, self._behind_since + BRIEF)
+        if self._spool is not None and not self._spooling and self._works:  # as _look_at_spool
+            if delivery.waits_since:
+                when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
+            if self._behind_since:
+                when = min(when, self._behind_since + BRIEF)
         if self._again:
             when = min(when, self._again)
         if self._unread:
@@ -330,8 +332,10 @@ class Forwarder:
     # --- the spool -----------------------------------------------------------------------------
 
     def _look_at_spool(self, now: float) -> None:
-        """Whether to begin or to end spooling, or to write to it again."""
+        """Whether to begin or to end spooling, or to write to it or to read it again."""
         delivery = self._delivery
+        if now >= self._unread:
+            self._unread = 0.0
         if not self._spooling:
             since = max(delivery.waits_since, delivery.acked_at)
             slow = delivery.waits_since and now - since >= SLOW
@@ -399,6 +403,7 @@ class Forwarder:
             )
         except OSError as error:
             self._again = time.monotonic() + AGAIN
+            self._failing = True
             self._spool_failed(error)
             return False
         if self._failing:
@@ -420,19 +425,14 @@ class Forwarder:
 
     def _spool_failed(self, error: OSError) -> None:
         now = time.monotonic()
-        self._failing = True
         if now - self._failing_told >= REMIND:
             self._failing_told = now
             self._notice(f"{self.name}: its spool: {error.strerror or error}; it is tried again")
 
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
-        self._hurry = False
-        if not self._spooling or self._ending is not None:
+        if not self._spooling or self._unread or self._ending is not None:
             return None
-        if self._unread and time.monotonic() < self._unread:
-            return None
-        self._unread = 0.0
         for _ in range(SKIPS):
             try:
                 record = self._spool.next()

@@ -5,10 +5,13 @@
   work only while no other is up.  One whose connection does not take what it has been given is
   left out while others do.
 - **Health** is what a server does, not what it says: it is up from the end of the handshake until
-  its connection ends or an acknowledgement is late.
+  its connection ends or an acknowledgement is late.  One that was late is frozen, perhaps, and
+  would accept connections all the same: while others are up it is sent an empty chunk, and nothing
+  else before it has acknowledged that.
 - **Backoff**: 0.5 s, doubled with each failure up to 30 s, of which a random share is waited ("full
   jitter": when a server comes back, a hundred sensors do not come back at one moment).  Only an
-  acknowledgement ends it: a server that accepts connections and nothing else is still failing.
+  acknowledgement of events ends it: a server that accepts connections and nothing else is still
+  failing.
 """
 
 from __future__ import annotations
@@ -41,9 +44,10 @@ class Server:
         self.connection = Connection(settings.address, forward, waker=waker)
         self.flying: dict[bytes, Chunk] = {}
         self.share = 0.0            # octets sent, by weight
-        self.tries = 0              # failures since the last acknowledgement
+        self.tries = 0              # failures since it last acknowledged events
         self.retry = 0.0            # when to connect
-        self.acked = 0.0            # when it last acknowledged anything
+        self.acked = 0.0            # when it last acknowledged anything, and
+        self.took = 0.0             # ... events
         self.began = 0.0            # when this connection was up
         self.written = 0            # octets of it, when we last looked, and
         self.moved = 0.0            # when they last grew
@@ -51,10 +55,14 @@ class Server:
         self.scares = 0             # connections in a row that did not live through a heartbeat
         self.beating = False        # nothing but a heartbeat was sent since
         self.retiring = False       # to be connected anew when all is acknowledged
+        self.emptying = False       # to be given nothing before all is acknowledged
+        self.late = False           # it has acknowledged nothing since it was late
+        self.empties = False        # it is known to acknowledge empty chunks
         self.denied = False
         self.why = ""
-        self.since = 0.0            # when it ceased to be up, as the operator was told; or 0
-        self.told = 0.0
+        self.since = 0.0            # when it ceased to be up; or 0
+        self.told = -REMIND         # when the operator was told that it is not
+        self.lines = 0              # ... how often of late
 
     @property
     def up(self) -> bool:
@@ -65,9 +73,15 @@ class Server:
         """Octets that it was given and that the kernel did not take yet."""
         return self.connection.queued - self.connection.written
 
+    @property
+    def trial(self) -> bool:
+        """It is to show with an empty chunk that it is well, if others are.  A server that is not
+        known to acknowledge these gets others now and then."""
+        return self.late and (self.empties or bool(self.tries % 4))
+
     def free(self) -> bool:
         """It may be given one more chunk."""
-        if not self.up or self.retiring:
+        if not self.up or self.retiring or (self.emptying and self.flying):
             return False
         return not self.flying or (
             self.connection.keepalive and not next(reversed(self.flying.values())).aside)
@@ -76,7 +90,7 @@ class Server:
         """Its connection is over; wait."""
         self.connection.close()
         self.flying = {}
-        self.retiring = False
+        self.retiring = self.emptying = False
         self.tries += 1
         self.retry = now + random.uniform(0, min(MOST, FIRST * 2 ** min(self.tries - 1, 16)))
 
@@ -125,10 +139,18 @@ class Servers:
         if len(self.all) == 1:
             server = self.all[0]
             return server if server.backlog < BACKLOG and server.free() else None
-        proper = any(server.up and not server.spare for server in self.all)
-        able = [server for server in self.all if server.free() and server.backlog < BACKLOG
+        well = [server for server in self.all if server.up and not server.trial] or self.all
+        proper = any(server.up and not server.spare for server in well)
+        able = [server for server in well if server.free() and server.backlog < BACKLOG
                 and not (server.spare and proper)]
         return min(able, key=lambda server: server.share, default=None)
+
+    def trials(self) -> list[Server]:
+        """Those that are to have an empty chunk now."""
+        if len(self.all) == 1 or not any(server.up and not server.trial for server in self.all):
+            return []
+        return [server for server in self.all
+                if server.up and server.trial and not server.flying and not server.retiring]
 
     def joined(self, server: Server, now: float) -> None:
         """It is up."""
@@ -140,7 +162,7 @@ class Servers:
 
     def wanted(self) -> list[Server]:
         """Those that are to be connected: spare ones only while no other is up or may soon be."""
-        needed = not any(server.up or server.tries == 0
+        needed = not any((server.up and not server.late) or server.tries == 0
                          for server in self.all if not server.spare)
         return [server for server in self.all if needed or not server.spare
                 or server.connection.state not in (CLOSED, READY)]

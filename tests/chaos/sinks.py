@@ -225,8 +225,12 @@ class World:
     # --- kills ---------------------------------------------------------------------------------
 
     def kill(self):
-        """Kill the sink: all that it was through with is acknowledged, spooled, or counted."""
+        """Kill the sink; what it leaves."""
         os.kill(self.pid, signal.SIGKILL)
+        self.died()
+
+    def died(self):
+        """The sink was killed: all it was through with is acknowledged, spooled, or counted."""
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         assert os.WIFSIGNALED(status), self.said
