@@ -59,6 +59,7 @@ def test_events_go_to_disk_while_no_server_can_be_had_and_on_in_order_when_one_c
             sink.settle()
             assert sink.total("spooled") == 1000
             assert balance(sink)["there"] == 1000
+            sink.wait(lambda: any("go into the spool" in line for line in sink.notices))
             line, = (line for line in sink.notices if "go into the spool" in line)
             assert line.startswith("central: no server is connected; ") and "until one is" in line
             receiver.listen()
@@ -116,7 +117,8 @@ def test_servers_that_are_connected_and_slow_do_not_keep_up(make):
         sink.wait(lambda: sink.counts()["servers_up"] == 1)
         sink.give(1, 1, 1, 1, 1, 1)
         sink.settle()
-        line, = sink.notices
+        sink.wait(lambda: sink.notices)
+        line = sink.notices[0]
         assert line.startswith("central: its servers do not keep up; ") and "until they do" in line
         sink.wait(drained(sink))
 
