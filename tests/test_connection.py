@@ -550,7 +550,6 @@ def test_a_server_name_that_is_none(name, certificates, waker):
     with Receiver(tls=certificates.context()) as receiver:
         link = connect(receiver.address, waker, tls=Tls(enable=True, server_name=name))
         assert "server_name" in fails(link, waker, OSError)
-        link.close()
 
 
 def test_a_key_with_a_pass_phrase_is_an_error_and_asks_nobody(certificates, tmp_path):
