@@ -358,6 +358,7 @@ class Connection(FluentSender):  # type: ignore[misc]
             plain = self.socket
             name = self._server_name()
             try:
+                name.encode("idna")     # where ssl does so it would leave an open socket behind
                 self.socket = context(self._settings.tls).wrap_socket(
                     plain, server_hostname=name, do_handshake_on_connect=False)
             except ValueError as error:     # UnicodeError is one
