@@ -402,6 +402,7 @@ class Forwarder:
                 upto=answer.task.upto if last else 0,
             )
         except OSError as error:
+            self._dirty.set()       # it may have made room for it
             self._again = time.monotonic() + AGAIN
             self._failing = True
             self._spool_failed(error)
@@ -437,6 +438,7 @@ class Forwarder:
             try:
                 record = self._spool.next()
             except OSError as error:
+                self._dirty.set()   # what it passed over before that
                 self._unread = time.monotonic() + AGAIN
                 self._spool_failed(error)
                 return None
