@@ -294,3 +294,22 @@ def test_what_a_spool_did_before_it_failed_is_forced_to_the_disk(make, monkeypat
             sink.forwarder._again = sink.forwarder._unread = 0.0
             if call == "append":
                 receiver.listen()
+
+
+def test_a_spool_is_let_go_of_though_it_cannot_be_synced(make, monkeypatch):
+    """The next one may be in the same process."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.give(1)
+            sink.settle()
+            with monkeypatch.context() as patched:
+                def sync_file(_):
+                    raise OSError(errno.EIO, "Input/output error")
+
+                patched.setattr("gazer.sinks.spool.sync_file", sync_file)
+                sink.end()
+        receiver.listen()
+        with make(receiver) as sink:
+            sink.wait(drained(sink))
+    assert receiver.numbers == [0]

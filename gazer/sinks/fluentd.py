@@ -490,11 +490,7 @@ class Forwarder:
         self._dirty.set()
         if self._syncing is not None:
             self._syncing.join()
-        try:
-            self._spool.sync()
-            self._spool.close()
-        except OSError as error:
-            self._spool_failed(error)
+        self._spool.close()     # which syncs it
 
     # --- the end -------------------------------------------------------------------------------
 
