@@ -313,3 +313,15 @@ def test_a_spool_is_let_go_of_though_it_cannot_be_synced(make, monkeypatch):
         with make(receiver) as sink:
             sink.wait(drained(sink))
     assert receiver.numbers == [0]
+
+
+def test_what_a_start_dropped_is_forced_to_the_disk(make, tmp_path):
+    """There is less room than before, and nothing comes or goes."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(30, 1, size=100_000)
+            sink.settle()
+        with make(receiver, max_bytes=2 * MIB, fsync_ns=SECOND // 50) as sink:
+            assert sink.counts()["dropped"] > 0
+            sink.wait(lambda: not sink.spool._unsynced, 3)

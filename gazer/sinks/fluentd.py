@@ -115,6 +115,7 @@ class Forwarder:
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
         if spool is not None:
+            self._dirty.set()                   # what it did at its start
             self._syncing = threading.Thread(target=self._sync, daemon=True, name="gazer:fsync")
             self._syncing.start()
         # A thread that is stuck in a write to a disk must not keep the process from ending.
