@@ -10,7 +10,7 @@ from tests.simulation.world import World
 
 pytest_plugins = ["tests.chaos.memory"]
 
-BLOCKS, EACH = 12, 10
+BLOCKS, EACH = 10, 10
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

@@ -26,7 +26,7 @@ def main():
                 world.run()
             except AssertionError as error:
                 bad += 1
-                print(*error.args, sep="\n", end="\n\n")
+                print(*error.args, sep="\n", end="\n\n", flush=True)
             kills, stops, turns = kills + world.kills, stops + world.stops, turns + world.turns
     print(f"{args.seeds} worlds, {bad} bad; {kills} kills, {stops} ends, {turns} turns")
     return bool(bad)

@@ -24,7 +24,7 @@ class Disk:
     def install(self, patch):
         patch.setattr(spool, "write", self._append)
         patch.setattr(position, "write", self._keep)
-        patch.setattr(spool, "sync_file", self._sync)
+        patch.setattr(spool, "sync_file", self._sync_file)
         patch.setattr(spool, "sync_folder", self._sync)
         patch.setattr(segments, "os", _Os(pread=self._pread))
         patch.setattr(position, "os", _Os(fdatasync=self._sync))
@@ -49,7 +49,12 @@ class Disk:
         self._must_be_there()
         if self.mode == "no syncs" and self.dice.random() < 0.7:
             raise OSError(errno.EIO, "Input/output error")
-        self._fresh.clear()
+
+    def _sync_file(self, path):
+        self._sync()
+        if os.path.exists(path):
+            inode = os.stat(path).st_ino
+            self._fresh = {where for where in self._fresh if where[0] != inode}
 
     def _must_be_there(self):
         if self.mode == "gone":

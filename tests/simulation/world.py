@@ -37,6 +37,9 @@ SECOND = 10**9
 TAGS = (TX, "dns-gazer.dns.record")
 READABLE, WRITABLE = 1, 4       # POLLIN, POLLOUT
 ACK_TIMEOUT = 3.0
+KINDS = ("well", "away", "hang", "frozen", "late", "twice", "deny", "odd", "full", "limit",
+         "limit", "close_above", "close_above", "closing", "no empties")
+TAME = 7            # of these, for which nothing is dropped
 QUIET = 0.9         # seconds that an acknowledgement may be late without a doubt
 LONGEST = 900.0     # seconds in which all must be over once all is well
 IDLE = 300          # turns without anything moving, and
@@ -116,7 +119,7 @@ class World:
         key = not keepalive or dice.random() < 0.3
         self.net = Net(self.clock, dice, count, key=key, keepalive=keepalive,
                        room=dice.choice([500, 5000, 1 << 20]))
-        self.most = dice.choice([1 << 30] if self.tame else [1 << 30, 40_000, 120_000])
+        self.most = dice.choice([1 << 30] if self.tame else [1 << 30, 20_000, 60_000])
         self.drop = dice.choice(["oldest", "newest"])
         self.segment = dice.choice([600, 4000, 50_000])
         self.killing = dice.choice([0.0, 0.0, 0.0005, 0.003])
@@ -129,13 +132,15 @@ class World:
             compress=dice.choice(["none", "none", "gzip"]).replace("none", ""),
             shared_key=KEY if key else "", window=dice.choice([1, 2, 4, 8]),
             ack_timeout_ns=int(ACK_TIMEOUT * SECOND), connect_timeout_ns=3 * SECOND,
-            expire_ns=0 if self.tame or dice.random() < 0.7 else 20 * SECOND,
+            expire_ns=0 if self.tame or dice.random() < 0.7 else dice.choice([4, 20]) * SECOND,
             spool=SpoolSettings(fsync_ns=SECOND // 2))
         self.spooled = dice.random() < 0.85
-        self.total = dice.choice([60, 300, 900])
+        self.total = dice.choice([60, 300, 900] if self.most > 1 << 20 else [300, 900])
         self.largest = dice.choice([3, 12])
-        self.pad = dice.choice([10, 200, 2000])
-        self.length = dice.choice([5.0, 40.0, 200.0])   # seconds until all is well
+        self.pad = dice.choice([10, 200, 2000] if self.most > 1 << 20 else [500, 2000])
+        self.lasting = dice.choice([2.0, 20.0, 100.0])   # seconds at most, of a mood
+        self.kind = dice.choice(KINDS)                  # of which there is most
+        self.length = dice.choice([10.0, 60.0, 200.0])   # seconds until all is well
         self.well = False
 
         self.put = 0                # events that were captured
@@ -164,9 +169,9 @@ class World:
     def capture(self):
         left = self.total - self.put
         self.put += min(left, self.dice.randint(1, self.largest * 4))
-        if left > 0:
-            pace = 2 * self.length * 10 / self.total
-            self.clock.at(self.dice.uniform(0, min(pace, 2.0)), self.capture)
+        if left > 0:        # evenly, until all is well or a little longer
+            pace = 2 * self.length * 2 * self.largest / self.total
+            self.clock.at(self.dice.uniform(0, 2 * pace if self.well else pace), self.capture)
 
     def calm(self):
         """From now on all is well."""
@@ -181,10 +186,9 @@ class World:
             return
         dice = self.dice
         mood = Mood()
-        kinds = ["well", "away", "hang", "frozen", "late", "twice", "deny"]
-        if not self.tame:
-            kinds += ["odd", "odd", "full", "limit", "close_above", "closing", "no empties"]
-        kind = dice.choice(kinds)
+        kind = dice.choice(KINDS[:TAME] if self.tame else KINDS)
+        if dice.random() < 0.6 and (not self.tame or self.kind in KINDS[:TAME]):
+            kind = self.kind
         if kind == "away":
             mood.reach = "refuse"
         elif kind == "hang":
@@ -201,9 +205,9 @@ class World:
         elif kind == "full":
             mood.full = True
         elif kind == "limit":
-            mood.limit = dice.choice([150, 400, 3000])
+            mood.limit = dice.choice([130, 200, 800])
         elif kind == "close_above":
-            mood.close_above = dice.choice([150, 400, 3000])
+            mood.close_above = dice.choice([130, 200, 800])
         elif kind == "closing":
             mood.actions = {"ack and close": 1, "ack": 2}
         elif kind == "odd":
@@ -212,11 +216,11 @@ class World:
             mood.late = 2 * ACK_TIMEOUT
         elif kind == "no empties":
             mood.empties = False
-            mood.limit = dice.choice([0, 400])
+            mood.limit = dice.choice([0, 200, 400])
         if dice.random() < 0.2:
             mood.slow = dice.choice([200, 3000])
         host.set(mood)
-        self.clock.at(dice.uniform(0.1, 15), self.change, host)
+        self.clock.at(dice.uniform(0.1, self.lasting), self.change, host)
 
     def change_disk(self):
         if self.well:
