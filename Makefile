@@ -1,17 +1,19 @@
 # Nothing has to be installed first: each target sets up what is missing (scripts/prepare.py).
-# CAPTURE= what `make run` reads (resolver.pcap beside it shows more), ARGS= more arguments for
-# pytest or the benchmarks.
+# CAPTURE= what `make run` reads (resolver.pcap beside it shows more), ARGS= arguments for pytest,
+# the benchmarks and the like.
 
 CAPTURE = tests/captures/raw-ip.pcap
 ARGS =
 BIN = .venv/bin
 
+# Without their bytecode a sensor's modules are compiled anew at each of a thousand starts.
+unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONUSERBASE
 
 # `sudo make` in somebody's checkout leaves nothing there that they couldn't remove: what the
 # set-up makes is given to them, and what else Python, pytest and hypothesis would keep, isn't kept.
 ifdef SUDO_UID
-export PYTHONDONTWRITEBYTECODE = 1
+export PYTHONPYCACHEPREFIX = /root/.cache/gazer-bytecode
 export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:cacheprovider
 export HYPOTHESIS_STORAGE_DIRECTORY = /root/.cache/gazer-hypothesis
 endif
@@ -30,8 +32,9 @@ setup: ## compiler, headers and .venv only
 run: build ## print the transactions of a real capture (CAPTURE=another.pcap)
 	$(BIN)/dns-gazer -r $(CAPTURE) -t -
 
-test: build ## the whole test suite (ARGS='-k names')
-	$(BIN)/python -m pytest $(ARGS)
+# All tests in as many processes as there are cores (tests/parallel.py), a part of them in one.
+test: build ## the whole test suite, or a part of it (ARGS='-k names')
+	$(BIN)/python -m pytest $(or $(ARGS),-n auto)
 
 fuzz: build ## fuzz with coverage and sanitizers, a minute a target (ARGS='-s 600 message')
 	$(BIN)/python scripts/fuzz.py $(ARGS)

@@ -4,7 +4,8 @@ The receiver (receiver.py) stands on the same machine and does as little as one 
 only if it got as many events as the generator's counts say.  Beside it:
 
 - **The spool**: the same events, in chunks of the same size, appended and read again, in events a
-  second; it must not be slower than sending.
+  second; it must not be slower than sending.  A thread syncs it as a sensor's does, at its default
+  interval, and the last sync counts.
 - **fluent-logger's own sender**, with the same records one by one, as a Python program would use
   it: no chunks, no acknowledgement.
 
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +40,8 @@ SAMPLE = 50_000  # events for fluent-logger's sender
 CHUNK = 1024 * 1024  # bytes of a chunk, the sensor's default
 ROUNDS = 4  # of the file: the start of a process, 70 ms, is not to look like its work
 WAIT = 30.0  # seconds for the receiver's last words
-CHUNKS = 500  # that are put into the spool
+CHUNKS = 1000  # that are put into the spool
+FSYNC = 0.5  # seconds between two syncs of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +191,19 @@ def spooling(found: Sequence[bytes], folder: Path) -> dict[str, float]:
     chunks = CHUNKS
     place = folder / "spool"
     spool = Spool(place, max_bytes=1 << 40, notice=lambda _: None)
+    over = threading.Event()
+
+    def sync() -> None:
+        while not over.wait(FSYNC):
+            spool.sync()
+
+    syncing = threading.Thread(target=sync)
+    syncing.start()
     began = time.perf_counter()
     for n in range(chunks):
         spool.append(payload, tag=b"dns-gazer.dns.tx", events=each, chunk=b"%016d" % n)
+    over.set()
+    syncing.join()
     spool.sync()
     appended = time.perf_counter() - began
     began = time.perf_counter()

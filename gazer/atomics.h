@@ -49,4 +49,10 @@ static inline void prefetch(const void *p)
     __builtin_prefetch(p, 1, 1);
 }
 
+/* ... to be read only. */
+static inline void prefetch_read(const void *p)
+{
+    __builtin_prefetch(p, 0, 3);
+}
+
 #endif

@@ -12,3 +12,4 @@ cdef extern from "atomics.h" nogil:
     void acquire_fence()
     void release_fence()
     void prefetch(const void* p)
+    void prefetch_read(const void* p)

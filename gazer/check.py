@@ -20,7 +20,7 @@ from gazer.config.patterns import folder_and_file, turning
 from gazer.pidfile import PidFile
 from gazer.privileges import least_port
 from gazer.service.cpus import cpu_problems
-from gazer.service.rights import rights_problems, tls_problems
+from gazer.service.rights import exposed_secrets, rights_problems, tls_problems
 
 SHARED_MEMORY = "/dev/shm"
 WIDTH = 100         # columns of a filter, which has hundreds of words
@@ -51,8 +51,6 @@ def outline(config: Config) -> Iterator[str]:
         yield f"capture       {_capture(capture)}"
     if capture.filter:
         yield from _wrapped("filter", capture.filter)
-    linktype = COOKED[0] if capture.interfaces == (ANY,) else ETHERNET
-    yield from _wrapped("kernel filter", kernel_filter(capture, config.tunnels, linktype))
     yield f"dns           ports {ports}; frames up to {show_size(capture.snaplen)}"
     yield f"tunnels       {_tunnels(config.tunnels)}"
     yield (
@@ -91,6 +89,11 @@ def outline(config: Config) -> Iterator[str]:
         yield f"{label:<13} {line}"
     if metrics:
         yield f"metrics       {_metrics(config.metrics.listen)}"
+    for line in exposed_secrets(config):
+        yield f"warning       {line}"
+    if not files:       # last, as it has more lines than all else
+        linktype = COOKED[0] if capture.interfaces == (ANY,) else ETHERNET
+        yield from _wrapped("kernel filter", kernel_filter(capture, config.tunnels, linktype))
 
 
 def ring_bytes(config: Config) -> int:
@@ -165,7 +168,8 @@ def _output(output: Output) -> str:
         "EventTime" if forward.event_time else "whole seconds",
         *([forward.compress] if forward.compress else []),
         *(["TLS" if forward.tls.verify else "TLS, NOT VERIFIED"] if forward.tls.enable else []),
-        *(["shared key"] if forward.shared_key else []),
+        *(["shared key"] if forward.shared_key else ["EMPTY shared key"] if forward.username
+          else []),
         *([f"user {forward.username}"] if forward.username else []),
         *([f"given up after {show_duration(forward.expire_ns)}"] if forward.expire_ns else []),
     ]

@@ -6,7 +6,7 @@ SLOT bytes for each process, numbered as the topology says.  A slot has one writ
     offset in a slot
        0  words: see the enum Word; each is read and written by itself
      256  bank 0: MAX_COUNTERS counters, MAX_POSITIONS positions
-    4608  bank 1: the same
+    4672  bank 1: the same
 
 The head has the names of the outputs as well, at NAMES, in NAME bytes each: whoever looks from
 outside knows no configuration.
@@ -26,9 +26,9 @@ from gazer.packet cimport FATES_COUNT
 from gazer.workers.anomaly cimport ANOMALIES
 
 cdef enum:
-    LEDGER_VERSION = 4
+    LEDGER_VERSION = 5
     SLOT_BANKS = 256
-    MAX_COUNTERS = 432
+    MAX_COUNTERS = 440
     MAX_POSITIONS = 112
     BANK = 8 * (MAX_COUNTERS + MAX_POSITIONS)
     SLOT = SLOT_BANKS + 2 * BANK
@@ -204,6 +204,7 @@ cdef enum:      # OutputCounter
     O_SERVERS                   # that are not on standby
     O_SERVERS_UP                # ... and connected now
     O_BLOCKED                   # CLOCK_MONOTONIC, ns: since when it takes nothing; 0: it moves
+    O_SPOOL_FAILING             # 1: its spool can't be written, read or synced just now
     OUTPUT_COUNTERS
 
 cdef enum:      # SinkCounter

@@ -85,6 +85,7 @@ OUTPUT = {
     "spool_events": O_SPOOL_EVENTS, "spool_bytes": O_SPOOL_BYTES, "spool_limit": O_SPOOL_LIMIT,
     "resent": O_RESENT, "rejected": O_REJECTED, "unacknowledged": O_UNACKNOWLEDGED,
     "servers": O_SERVERS, "servers_up": O_SERVERS_UP, "blocked_since": O_BLOCKED,
+    "spool_failing": O_SPOOL_FAILING,
 }
 STATES = ("starting", "running", "waiting", "done")
 MAX_OUTPUTS = MAX_SLOT_OUTPUTS

@@ -22,7 +22,13 @@ from gazer.service.cpus import cpu_problems
 from gazer.service.daemon import Launch, launch
 from gazer.service.live import LiveRun
 from gazer.service.log import say
-from gazer.service.rights import identity_of, remover, rights_problems, tls_problems
+from gazer.service.rights import (
+    exposed_secrets,
+    identity_of,
+    remover,
+    rights_problems,
+    tls_problems,
+)
 from gazer.service.run import Run
 from gazer.system import find_title
 
@@ -56,6 +62,8 @@ def run(
     problems += rights_problems(config) if config.capture.interfaces else tls_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
+    for line in exposed_secrets(config):
+        say(line)
     started = launch() if daemon else None
     try:
         code = _run(config, pid_file, started, read_again)

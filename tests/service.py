@@ -32,7 +32,7 @@ class Service:
         self.write()
         self.live: Live = gazer.start(folder, *args, command="stub", **(options or {}))
         if wait:
-            self.live.says("processes are up")
+            self.live.says(f"started: {1 + len(CHILDREN)} processes are up")
             eventually(self.is_up, 20.0)
 
     def write(self) -> None:

@@ -7,6 +7,7 @@ tens of milliseconds.  test_chaos_live.py does it to a few sinks of a whole sens
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -47,7 +48,14 @@ def test_a_sink_that_is_killed_again_and_again(memory, spool, well, small):
         if not well:
             receiver.plan = flapping(3)
         away = False
-        for _ in range(KILLS // 2):
+
+        def enough():
+            """On a busy machine many a sink is killed before it has begun."""
+            return (world.put > 20 * KILLS and world.at_work > KILLS // 8
+                    and (not well or any(world.repeats().values())))
+
+        deadline = time.monotonic() + 100
+        while world.kills < KILLS // 2 or not (enough() or time.monotonic() > deadline):
             if not well:
                 if away:
                     receiver.listen()
@@ -67,8 +75,6 @@ def test_a_sink_that_is_killed_again_and_again(memory, spool, well, small):
         assert max(times.values()) <= world.kills
         # What came again is what no commit knew of when its sink was killed, and no more.
         assert sum(times.values()) <= world.repeated <= world.kills * world.most_in_hand
-        assert world.put > 20 * KILLS and world.at_work > KILLS // 8
+        assert enough()
         assert small or not dropped
-        if well:
-            assert sum(times.values()) > 0
         assert small or not world.output(1)["dropped"]

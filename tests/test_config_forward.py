@@ -93,6 +93,14 @@ def test_secrets_come_from_files_and_stand_in_no_text(tmp_path):
     assert "shared key, user u" in "\n".join(check.outline(config))
 
 
+def test_a_user_goes_with_a_key_that_is_said_to_be_empty():
+    config = from_mapping({"outputs": [{"type": "fluentd", "servers": ["a"], "shared_key": "",
+                                        "username": "u", "password": WORD}]})
+    forward = config.outputs[0].forward
+    assert (forward.shared_key, forward.username) == ("", "u")
+    assert "EMPTY shared key, user u" in "\n".join(check.outline(config))
+
+
 @pytest.mark.parametrize(("content", "why"), [
     (b"", "its first line is empty"),
     (b"\nsecond", "its first line is empty"),
@@ -125,7 +133,7 @@ REFUSED = [
     ("servers: ['[::1]', '[::1]:24224']",
      '3: outputs[0].servers[1]: "[::1]:24224" is given twice'),
     ("servers:\n  - {weight: 3}", "4: outputs[0].servers[0].address: missing: expected an address "
-     "as host, host:port, [::1]:24224 or unix:///path"),
+     "as host, host:port, [::1]:24224 or unix:///path, its port from 1 to 65535"),
     ("servers:\n  - {address: a, wait: 3}", "4: outputs[0].servers[0].wait: no such key; did you "
      "mean outputs[0].servers[0].weight?"),
     ("servers:\n  - {host: a, address: a}", "4: outputs[0].servers[0].host: no such key; did you "
@@ -133,7 +141,13 @@ REFUSED = [
     ("servers:\n  - {address: a, port: 5}", "4: outputs[0].servers[0].port: no such key; did you "
      "mean outputs[0].servers[0].address, with host:port?"),
     ("servers:\n  - [a]", "4: outputs[0].servers[0]: expected an address as host, host:port, "
-     "[::1]:24224 or unix:///path, got a list"),
+     "[::1]:24224 or unix:///path, its port from 1 to 65535, got a list"),
+    ("servers: ['a:99999']", '3: outputs[0].servers[0]: expected an address as host, host:port, '
+     '[::1]:24224 or unix:///path, its port from 1 to 65535, got "a:99999"'),
+    ("servers: [a]\n  chunk_size: 1",
+     "4: outputs[0].chunk_size: expected a size from 16KiB to 8MiB, such as 1MiB, got \"1\""),
+    ("servers: [a]\n  spool: {path: /x, max_bytes: 1}",
+     "4: outputs[0].spool.max_bytes: expected a size from 16MiB to 1TiB, such as 1GiB, got \"1\""),
     ("servers: [a]\n  shared_key: s3cret-key\n  shared_key_file: /x",
      "5: outputs[0].shared_key_file: shared_key is given too: which of the two is it?"),
     (f"servers: [a]\n  shared_key: \"s3cret-key{'x' * 1025}\"",
@@ -141,7 +155,8 @@ REFUSED = [
     ("servers: [a]\n  password: p4ss-word",
      "4: outputs[0].password: username and password go together"),
     ("servers: [a]\n  username: u\n  password: p4ss-word",
-     "4: outputs[0].username: a server asks for a user only along with its shared_key"),
+     "4: outputs[0].username: a server asks for a user only along with its shared_key: give that, "
+     'or shared_key: "" where it is empty'),
     ("servers: [a]\n  tls: {ca_file: /x}",
      "4: outputs[0].tls.ca_file: does nothing while tls.enable is false"),
     ("servers: [a]\n  tls: {enable: true, verify: false, ca_file: /x}",

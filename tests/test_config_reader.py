@@ -72,7 +72,7 @@ WHERE = [
     (
         "transactions: {max_pending_bytes: 1Kb}",
         "c.yaml:1: transactions.max_pending_bytes: expected a size from 64KiB to 1TiB, such as "
-        '1TiB, got "1Kb"',
+        '256MiB, got "1Kb"',
     ),
     (
         "ring: {size: 5MiB}",

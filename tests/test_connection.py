@@ -330,44 +330,6 @@ def test_sockets_are_tuned(waker):
         link.close()
 
 
-# --- handshake -----------------------------------------------------------------------------------
-
-
-def test_the_handshake(waker):
-    with Receiver(shared_key="secret", users={"me": "mine"}) as receiver:
-        link = connect(receiver.address, waker, shared_key="secret", username="me",
-                       password="mine")
-        begin(link, waker)
-        exchange(link, waker, [(entries(0, 3), 3)])
-        link.close()
-    assert receiver.pings[0][1] == socket.gethostname()
-
-
-@pytest.mark.parametrize(("ours", "theirs", "why"), [
-    ({"shared_key": "wrong"}, {}, "shared_key mismatch"),
-    ({"shared_key": "right", "username": "me", "password": "no"}, {"users": {"me": "mine"}},
-     "username/password mismatch"),
-    ({"shared_key": "right"}, {"users": {"me": "mine"}}, "no username is configured"),
-    ({"shared_key": "right"}, {"proof": "0" * 128}, "does not know the shared_key"),
-    ({}, {}, "none is configured"),
-])  # fmt: skip
-def test_credentials_that_are_rejected(ours, theirs, why, waker):
-    with Receiver(shared_key="right", **theirs) as receiver:
-        assert why in fails(connect(receiver.address, waker, **ours), waker, forward.DeniedError)
-        assert not receiver.messages
-
-
-def test_a_server_without_a_key_does_not_say_helo(waker):
-    with Receiver() as receiver:
-        link = connect(receiver.address, waker, shared_key="x", connect_timeout_ns=SECOND // 5)
-        assert "HELO" in fails(link, waker, TimeoutError)
-
-
-def test_secrets_stand_in_no_repr():
-    settings = Forward(shared_key="hush-hush", username="me", password="hush-hush")
-    assert "hush" not in repr(settings)
-
-
 # --- TLS -----------------------------------------------------------------------------------------
 
 
@@ -436,11 +398,15 @@ def test_tls_files_that_are_not_there(certificates, waker):
         assert fails(link, waker, OSError) == "tls.ca_file: /nowhere.pem: No such file or directory"
 
 
-def test_a_server_that_speaks_no_tls(waker):
+@pytest.mark.parametrize("says", [
+    b"\x93\xa1t\xc4 nothing of the kind\r\n",
+    msgpack.packb(["HELO", {"nonce": b"n" * 16, "auth": b"", "keepalive": True}]),
+])
+def test_a_server_that_speaks_no_tls(says, waker):
     def silence(listener):
         sock, _ = listener.accept()
         sock.recv(10_000)
-        sock.sendall(b"\x93\xa1t\xc4 nothing of the kind\r\n")
+        sock.sendall(says)
         sock.close()
 
     listener = socket.create_server(("127.0.0.1", 0))
@@ -453,14 +419,15 @@ def test_a_server_that_speaks_no_tls(waker):
 
 
 def answers(waker, data, **settings):
-    """Why we leave a server that says this."""
+    """Why we leave a server that says this; or goes, if that is nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
             sock, _ = listener.accept()
             with sock:
                 sock.sendall(data)
-                sock.recv(10_000)
+                if data:
+                    sock.recv(10_000)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()

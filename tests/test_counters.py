@@ -13,7 +13,7 @@ from gazer.errors import SharedMemoryError
 from gazer.packet import FATES
 from gazer.workers.anomaly import NAMES as ANOMALIES
 
-MAX_COUNTERS = 432
+MAX_COUNTERS = 440
 FIRST_COUNTER = 256
 BANK = 8 * (MAX_COUNTERS + 112)
 SLOT = FIRST_COUNTER + 2 * BANK
@@ -39,7 +39,7 @@ def test_layout():
     assert ledger_bytes(5) == 6 * SLOT
     buffer = ledger()
     assert buffer[:8] == b"GZLEDGER"
-    assert struct.unpack_from("<2Q", buffer, 8) == (4, 0)      # version, control
+    assert struct.unpack_from("<2Q", buffer, 8) == (5, 0)      # version, control
     assert not any(buffer[SLOT:])
 
 
@@ -103,7 +103,7 @@ def test_a_slot_that_is_not_there_is_refused(index):
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [(0, 0, "not a ledger"), (0, int.from_bytes(b"GAZRRING", "little"), "not a ledger"),
-     (8, 0, "layout 0, this program knows 4"), (8, 2, "layout 2, this program knows 4")])
+     (8, 0, "layout 0, this program knows 5"), (8, 4, "layout 4, this program knows 5")])
 def test_anything_else_is_refused(offset, value, message):
     buffer = ledger()
     struct.pack_into("<Q", buffer, offset, value)

@@ -113,7 +113,8 @@ def test_over_files_the_run_waits_for_a_receiver_and_says_so(monkeypatch):
             sink.give(3, 4)
             sink.wait(lambda: len(sink.notices) >= 3)
             name = f"central: {receiver.address}"
-            assert sink.notices[0].startswith(f"{name}: Connection refused; it is tried again; ")
+            assert sink.notices[0].startswith(f"{name}: Connection refused; it is tried again")
+            assert "0 events" not in sink.notices[0]
             assert sink.notices[-1].startswith(
                 f"{name}: Connection refused; it is tried again, for ")     # how long by now
             assert sink.notices[-1].endswith("7 events wait")
@@ -124,6 +125,21 @@ def test_over_files_the_run_waits_for_a_receiver_and_says_so(monkeypatch):
     assert receiver.numbers == [*range(7)]
 
 
+@pytest.mark.parametrize(("waits", "told"), [(0, ""), (1, "1 event waits"), (2, "2 events wait")])
+def test_what_waits_is_told_when_anything_does(waits, told):
+    with Receiver(shared_key="right") as receiver, \
+            Sink(receiver, shared_key="right") as sink:
+        receiver.refuse()
+        receiver.hang_up()
+        if waits:
+            sink.give(waits)
+        sink.wait(lambda: sink.forwarder._waiting() == told)
+        sink.wait(lambda: sink.notices)
+        assert "0 event" not in sink.notices[0]
+        receiver.listen()
+        sink.settle()
+
+
 def test_credentials_that_are_rejected_end_a_run_over_files():
     with Receiver(shared_key="right") as receiver, \
             Sink(receiver, shared_key="wrong", live=False) as sink:
@@ -131,6 +147,7 @@ def test_credentials_that_are_rejected_end_a_run_over_files():
         sink.settle()
         [fault] = sink.faults
         assert "shared_key mismatch" in fault and receiver.address in fault
+        assert not sink.notices         # least of all that it is tried again
         assert isinstance(sink.answers[0].failure, OutputError)
         assert str(sink.answers[0].failure) == fault
         assert sink.total("events") == sink.total("dropped") == 0

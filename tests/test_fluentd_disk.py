@@ -59,11 +59,14 @@ def test_a_full_disk_keeps_the_tasks_here_and_the_servers_get_them(make, monkeyp
             sink.give(1, 1, 1)
             sink.wait(lambda: len(tries) >= 3)
             assert not sink.answers
-            assert sum("No space left" in line for line in sink.notices) == 1
+            line, = (line for line in sink.notices if "No space left" in line)
+            assert f"its spool {sink.spool.folder}: No space left on device; " in line
+            assert sink.counts()["spool_failing"] == 1
             assert tries[2] - tries[0] > 0.15
             receiver.listen()
             sink.settle()
             assert sink.total("events") == 3 and sink.total("spooled") == 0
+            assert sink.counts()["spool_failing"] == 0      # nothing is to go there any more
     assert receiver.numbers == [0, 1, 2]
 
 
@@ -85,6 +88,7 @@ def test_a_disk_that_has_room_again(make, monkeypatch):
             sink.settle()
             assert sink.total("spooled") == 3
             assert "its spool is written again" in sink.notices[-1]
+            assert sink.counts()["spool_failing"] == 0
             receiver.listen()
             sink.wait(drained(sink))
     assert receiver.numbers == [0, 1, 2]
@@ -187,6 +191,7 @@ def test_a_sync_that_fails_is_told_and_tried_again(make):
             sink.spool.sync = sync
             sink.give(1)
             sink.wait(lambda: any("Input/output" in line for line in sink.notices))
+            sink.wait(lambda: not sink.counts()["spool_failing"])
             sink.wait(lambda: not sink.spool._dirty)        # though nothing new has come
             sink.give(1)
             sink.settle()
@@ -221,10 +226,11 @@ def test_a_spool_that_cannot_be_read_for_a_while(make, monkeypatch):
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver) as sink:
-            real, tries = sink.spool.next, []
+            real, tries, flags = sink.spool.next, [], []
 
             def next_():
                 tries.append(time.monotonic())
+                flags.append(sink.counts()["spool_failing"])
                 if len(tries) <= 3:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 return real()
@@ -240,6 +246,7 @@ def test_a_spool_that_cannot_be_read_for_a_while(make, monkeypatch):
             assert tries[2] - tries[0] > 0.15
             assert sum("Too many open files" in line for line in sink.notices) == 1
             assert balance(sink)["delivered"] == 4
+            assert flags[:5] == [0, 1, 1, 1, 0] and not sink.counts()["spool_failing"]
     assert receiver.numbers == [0, 1, 2, 3]
 
 

@@ -170,7 +170,8 @@ def test_it_waits_for_a_receiver_that_comes_late_with_one_line_at_once(gazer):
     assert live.process.poll() is None
     assert live.stderr.count("\n") == 1, live.stderr
     # One server: its name once.
-    assert re.match(r"gazer: fluentd at ([^ ]+): (?!\1)[^;]+; it is tried again; ", live.stderr)
+    assert re.match(r"gazer: fluentd at ([^ ]+): (?!\1)[^;]+; it is tried again(; [1-9]|\n)",
+                    live.stderr)
     with Receiver(port=port) as receiver:
         done = live.wait(45.0)
         assert done.code == 0, done.stderr
@@ -218,6 +219,9 @@ def test_rejected_credentials_end_the_run(gazer, config):
                      command="gazer")
         assert done.code == 1
         assert not receiver.messages
+        # One line, and the summary.
+        assert done.stderr.count("credentials") == done.stderr.count("shared_key mismatch") == 1
+        assert "tried again" not in done.stderr
         assert receiver.address in done.stderr
         assert "wrong" not in done.stderr and "right" not in done.stderr
 

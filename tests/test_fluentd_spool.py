@@ -59,7 +59,9 @@ def test_events_go_to_disk_while_no_server_can_be_had_and_on_in_order_when_one_c
             sink.settle()
             assert sink.total("spooled") == 1000
             assert balance(sink)["there"] == 1000
-            assert any("spool" in line for line in sink.notices)
+            sink.wait(lambda: any("go into the spool" in line for line in sink.notices))
+            line, = (line for line in sink.notices if "go into the spool" in line)
+            assert line.startswith("central: no server is connected; ") and "until one is" in line
             receiver.listen()
             sink.wait(drained(sink))
             assert balance(sink)["delivered"] == 1000
@@ -82,6 +84,43 @@ def test_what_is_under_way_when_spooling_begins_is_not_sent_again(make):
         assert balance(sink)["delivered"] == 6
         assert sink.counts()["resent"] == 0
     assert receiver.numbers == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_backlog_from_before_is_told_and_when_it_is_over(make):
+    """So is one that a sink that died has left: its successor begins like that, too."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(3, 5)
+            sink.settle()
+            sink.wait(lambda: sink.counts()["spooling"])
+            assert not any("from before" in line for line in sink.notices)
+        receiver.listen()
+        with make(receiver, first=15) as sink:
+            sink.wait(lambda: not sink.counts()["spooling"])
+            sink.give(5)
+            sink.settle()
+            sink.wait(lambda: len(sink.notices) >= 2)
+            assert sink.notices == [
+                "central: 15 events in the spool from before: they are sent first",
+                "central: its spool is read to the end; events go straight to its servers"]
+        with make(receiver, first=20) as sink:      # nothing is left
+            sink.give(5)
+            sink.settle()
+            assert not sink.notices
+    assert receiver.numbers == [*range(25)]
+
+
+def test_servers_that_are_connected_and_slow_do_not_keep_up(make):
+    with Receiver(plan=lambda _: late(0.6)) as receiver, \
+            make(receiver, window=4, ack_timeout_ns=10 * SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 1)
+        sink.give(1, 1, 1, 1, 1, 1)
+        sink.settle()
+        sink.wait(lambda: sink.notices)
+        line = sink.notices[0]
+        assert line.startswith("central: its servers do not keep up; ") and "until they do" in line
+        sink.wait(drained(sink))
 
 
 def test_a_block_that_was_answered_may_be_used_again(make):

@@ -10,6 +10,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgpack
@@ -101,7 +102,7 @@ def test_messages(target):
 
 
 def test_frames_through_the_engine(target):
-    module, outputs, tags = target("engine"), target("outputs"), set()
+    module, outputs, tags, ids = target("engine"), target("outputs"), set(), Counter()
 
     def run(data: bytes) -> str | None:
         outputs.keep(True)
@@ -113,12 +114,34 @@ def test_frames_through_the_engine(target):
         for _, _, _, texts in events:
             check_event(texts)
             tags.add(texts[0].split(b"\t")[1].decode())
+        own = [json.loads(texts[1]).get("event_id") for _, _, _, texts in events]
+        if any(own) if data[0] & 4 else not all(own) or len(set(own)) < len(own):
+            failed = failed or "ids are not as they should be"
+        ids["with" if own and not data[0] & 4 else "without"] += 1
         return failed
 
     assert failures("engine", run) == []
     outputs.keep(False)
+    assert min(ids["with"], ids["without"]) > 20
     assert tags == {f"dns-gazer.{protocol}.{kind}" for protocol in ("dns", "mdns", "llmnr")
                     for kind in ("tx", "record")}
+
+
+def test_ids_that_are_not_there_and_ids_that_come_again_are_found(target):
+    """What the engine's events are held to."""
+    outputs = target("outputs")
+
+    def line(name: str) -> bytes:
+        return b'time\ttag\t{"a": 1%s}\n' % name.encode()
+
+    def told(*names: str) -> list[str | None]:
+        return outputs.ids([line(f', "event_id": "{name}"') if name else line("")
+                            for name in names])
+
+    assert told("s:1:0", "s:1:1", "s:2:0") == [None] * 3
+    assert told("s:1:0", "", "s:1:1", "s:1:0") == [
+        None, "an event without an id", None, "two events have the same id"]
+    assert told(*(f"s:{n}" for n in range(30_000))) == [None] * 30_000
 
 
 def test_capture_files(target):
@@ -176,12 +199,12 @@ def test_streams(target):
 
 # --- what the fuzzer sees ------------------------------------------------------------------------
 
-needs_clang = pytest.mark.skipif(compiling.clang() is None, reason="no clang with libFuzzer")
-
-
 @pytest.fixture(scope="module")
 def planted():
-    return compiling.sanitized(["planted"])
+    compiler = compiling.clang()
+    if compiler is None:
+        pytest.skip("no clang with libFuzzer")
+    return compiling.sanitized(["planted"], compiler)
 
 
 def drive(planted, *arguments: str, leaks: bool = True) -> subprocess.CompletedProcess[str]:
@@ -191,7 +214,6 @@ def drive(planted, *arguments: str, leaks: bool = True) -> subprocess.CompletedP
         cwd=compiling.BUILD, capture_output=True, text=True, errors="replace", timeout=100)
 
 
-@needs_clang
 @pytest.mark.parametrize("which, said", [
     (1, "heap-buffer-overflow"), (2, "heap-use-after-free"), (3, "signed integer overflow"),
     (4, "shift exponent"), (6, "CHECK FAILED: planted")])
@@ -202,13 +224,11 @@ def test_each_kind_of_fault_ends_the_run(planted, tmp_path, which, said):
     assert said in done.stderr
 
 
-@needs_clang
 def test_a_harmless_input_passes(planted, tmp_path):
     (tmp_path / "input").write_bytes(bytes([0, 0x5A, 0xA5, 0x33, 1]))
     assert drive(planted, str(tmp_path / "input")).returncode == 0
 
 
-@needs_clang
 def test_coverage_leads_to_a_planted_fault(planted, tmp_path):
     """Three octets guard it: by chance one input in 16 million would pass."""
     done = drive(planted, "-seed=1", "-max_len=8", "-runs=2000000",

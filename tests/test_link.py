@@ -27,7 +27,7 @@ from tests.test_merge import MSGPACK, TEXT, line
 
 COUNTS = dict.fromkeys((
     "delivered", "dropped", "damaged", "found", "there", "spool_bytes", "resent", "rejected",
-    "unacknowledged", "servers", "servers_up"), 0)
+    "unacknowledged", "servers", "servers_up", "spool_failing"), 0)
 
 
 class Forwarder:

@@ -163,7 +163,7 @@ def test_every_counter_is_served_with_its_value(served):
                 end = "" if name in (
                     "pending", "streams", "waiting_pieces", "octets_buffered", "transferring",
                     "absent", "spool_events", "spool_bytes", "spool_limit", "unacknowledged",
-                    "servers", "servers_up") else "_total"
+                    "servers", "servers_up", "spool_failing") else "_total"
                 every[f"gazer_{role}_{base}{end}", tuple(sorted(labels.items()))] = value
     every["gazer_output_blocked_seconds", (("output", "0"),)] = 0
     found = samples(served.get()[1].decode())

@@ -449,6 +449,7 @@ def test_every_complaint(observer):
         ({"output__spool_limit": 1000, "output__spool_bytes": 800}, []),
         ({"output__spool_limit": 1000, "output__spool_bytes": 831},
          ["output 0: its spool is 83% full"]),
+        ({"output__spool_failing": 1}, ["output 0: its spool can't be written or read"]),
     ):
         assert told(last=replace(now, account=account(**output))) == wrong
     lost = replace(now, time=now.time + 2, account=account(

@@ -8,7 +8,7 @@ import sys
 import dns.rdata
 import dns.rdatatype
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from gazer.workers import probe, rrtypes
@@ -195,6 +195,7 @@ def test_every_type_has_its_samples():
 
 
 @pytest.mark.parametrize("rrtype", SAMPLES)
+@settings(max_examples=40)      # of fifty types; `make differential` has two million
 @given(st.data())
 def test_like_dnspython(rrtype, data):
     rdata = data.draw(SAMPLES[rrtype])
@@ -322,6 +323,7 @@ def test_room(rrtype):
 
 
 @pytest.mark.parametrize("rrtype", RECORD)
+@settings(max_examples=40)
 @given(st.data())
 def test_noise(rrtype, data):
     """Bytes changed, cut, or all made up: text that JSON can hold, in one form or the other."""

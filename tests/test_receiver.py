@@ -98,7 +98,7 @@ def test_what_is_against_the_protocol_is_told_in_a_line(program):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--user", "u:p"], ["--user", "u", "--shared-key", "k"], ["--tls", "/no/cert", "/no/key"],
+    ["--user", "u", "--shared-key", "k"], ["--tls", "/no/cert", "/no/key"],
     ["--log", "/no/folder/log"], ["--port", "70000"],
 ])  # fmt: skip
 def test_a_wrong_command_line(program, arguments):

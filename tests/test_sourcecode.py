@@ -6,6 +6,7 @@ through a cursor, and what a cursor gave is not indexed beyond what was asked of
 """
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -129,7 +130,12 @@ def relative(path):
 
 
 MODULES = [p for p in PYTHON + CYTHON if name_of(p) not in DOORS]
-IMPORTS = {path: imports_of(path) for path in MODULES}
+
+
+@functools.cache
+def imports():
+    """What each module imports."""
+    return {path: imports_of(path) for path in MODULES}
 
 
 # --- imports -------------------------------------------------------------------------------------
@@ -142,7 +148,7 @@ def test_imports_are_found():
         "from gazer.workers import slow\n    from gazer.text cimport put, \\\n    put_u16\n"
         'cimport gazer.packet\nimport os\n"""\nfrom gazer.cli import x\n"""\n'
     ) == {"gazer.ring", "gazer.workers.slow", "gazer.text", "gazer.packet"}
-    found = {name_of(p): i for p, i in IMPORTS.items() if p.suffix != ".pxd"}
+    found = {name_of(p): i for p, i in imports().items() if p.suffix != ".pxd"}
     assert "gazer.capture.process" in found["gazer.supervisor"]     # within a function
     assert "gazer.workers.slow" in found["gazer.workers.rdata"]
     assert "gazer.ring" in found["gazer.sinks.merge"]
@@ -155,7 +161,7 @@ def test_imports_point_down(path):
         rank = rank_of(ours)
     except KeyError:
         pytest.fail(f"{ours} has no place in RANKS yet")
-    for theirs in IMPORTS[path] - {ours, "gazer"}:
+    for theirs in imports()[path] - {ours, "gazer"}:
         if (ours, theirs) in EXCEPTIONS or room_of(ours) == room_of(theirs) is not None:
             continue
         assert rank_of(theirs) < rank, f"{ours} imports {theirs}, which does not stand lower"
@@ -166,24 +172,24 @@ def test_capture_workers_and_sinks_never_import_one_another(path):
     ours = room_of(name_of(path))
     apart = ROOMS[:3]
     ours = ours if ours in apart else None
-    for theirs in {room_of(module) for module in IMPORTS[path]} & {*apart}:
+    for theirs in {room_of(module) for module in imports()[path]} & {*apart}:
         assert ours in (None, theirs), f"{relative(path)} imports from {theirs}"
 
 
 def test_the_parts_know_nothing_of_the_process_around_them():
     """Only a room's process.py knows the child, the topology and the configuration as a whole."""
-    for path, modules in IMPORTS.items():
+    for path, modules in imports().items():
         if room_of(name_of(path)) in ROOMS[:3] and path.name != "process.py":
             assert not modules & {"gazer.child", "gazer.topology", "gazer.supervisor"}, path
 
 
 def test_exceptions_are_still_needed():
     for ours, theirs in EXCEPTIONS:
-        assert any(theirs in IMPORTS[p] for p in MODULES if name_of(p) == ours), (ours, theirs)
+        assert any(theirs in imports()[p] for p in MODULES if name_of(p) == ours), (ours, theirs)
 
 
 def test_nobody_imports_a_door():
-    for path, modules in IMPORTS.items():
+    for path, modules in imports().items():
         assert not modules & DOORS, relative(path)
 
 

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gazer.errors import OutputError
@@ -508,6 +508,7 @@ EDIT = st.tuples(st.sampled_from(["flip", "cut", "remove", "insert", "zero", "co
 @settings(max_examples=250, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(edits=st.lists(EDIT, min_size=1, max_size=6), room=st.sampled_from([14_000, 1 << 20]))
+@example(edits=[("cut", 3, 0, 1), ("copy", 1, 0, 145), ("flip", 2, 72, 1)], room=14_000)
 def test_nothing_raises_and_nothing_is_invented(copy, edits, room):
     files = {name: bytearray(copy.content[name]) for name in [*copy.segments, "position"]}
     names = [*files]

@@ -1,15 +1,20 @@
 """The files that TLS reads: each way to get them wrong has its words, and the words name the file;
 `gazer check`, the start of a run and a connection are of one opinion."""
 
+import os
 import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from gazer.capture.interfaces import may_capture
+from gazer.config import load
 from gazer.config.forward import Tls
+from gazer.service.rights import exposed_secrets
 from gazer.sinks.tls import TlsFileError, context
 from tests.receiver import Certificates
 
@@ -87,6 +92,54 @@ def configured(folder, address, keys):
     path.write_text("outputs:\n- {type: text, path: /dev/null}\n"
                     f"- {{type: fluentd, servers: ['{address}'], tls: {{enable: true, {tls}}}}}\n")
     return str(path)
+
+
+@pytest.fixture
+def open_folder():
+    """One that everybody can reach, as pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="gazer-test-") as made:
+        os.chmod(made, 0o755)
+        yield made
+
+
+def test_files_with_secrets_that_everybody_may_read_are_told(folder, open_folder):
+    def told(modes, of_folder=0o755):
+        for name, mode in zip(paths, modes, strict=True):
+            os.chmod(paths[name], mode)
+        os.chmod(open_folder, of_folder)
+        return [*exposed_secrets(load(paths["config"]))]
+
+    paths = {name: f"{open_folder}/{name}" for name in ("config", "key", "word", "tls")}
+    for name, text in (("key", "k\n"), ("word", "w\n"), ("config", (
+        "outputs:\n- {type: text, path: /dev/null}\n"
+        f"- {{type: fluentd, servers: [a], shared_key_file: '{paths['key']}', username: u, "
+        f"password_file: '{paths['word']}'}}\n"
+        f"- {{type: fluentd, servers: [a], shared_key: k, username: u, password: w, tls: {{"
+        f"enable: true, cert_file: '{folder / 'client.pem'}', key_file: '{paths['tls']}'}}}}\n"
+    ))):
+        Path(paths[name]).write_text(text)
+    shutil.copy(folder / "client.key", paths["tls"])
+    all_ = [
+        f"outputs[1].shared_key_file: {paths['key']}: everybody may read it (mode 0644)",
+        f"outputs[1].password_file: {paths['word']}: everybody may read it (mode 0604)",
+        f"outputs[2].shared_key: {paths['config']}: everybody may read it (mode 0664)",
+        f"outputs[2].tls.key_file: {paths['tls']}: everybody may read it (mode 0666)",
+    ]
+    modes = (0o664, 0o644, 0o604, 0o666)
+    assert told(modes) == all_
+    assert told((0o640, 0o644, 0o640, 0o600)) == all_[:1]
+    assert told((0o640,) * 4) == []
+    assert told(modes, of_folder=0o750) == []      # nobody comes so far
+
+    told(modes)
+    arguments = ["-c", paths["config"], "-r", "/nowhere.pcap"]
+    check, run = (
+        subprocess.run([*GAZER, command, *arguments], capture_output=True, text=True, timeout=60,
+                       stdin=subprocess.DEVNULL, check=False)
+        for command in ("check", "run"))
+    assert [f"warning       {line}" for line in all_] == [
+        line for line in check.stdout.splitlines() if line.startswith("warning ")]
+    assert run.stderr.splitlines()[:4] == [f"gazer: {line}" for line in all_]
 
 
 @pytest.mark.parametrize("how", [["-r", "tests/captures/captured.pcap"], ["-i", "lo"]])

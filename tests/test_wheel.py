@@ -278,6 +278,58 @@ def test_what_a_wheel_is_made_of_decides_whether_it_is_built_again(
     assert key({"gazer/a.pyx": "1", "gazer/b/c.pxd": "2", "tests/t.py": "4"}) != known
 
 
+def test_modules_are_compiled_again_when_what_they_are_made_of_has_changed(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "COMPILED", tmp_path / "kept")
+    monkeypatch.setattr(script, "COMPILED_NOTE", tmp_path / "kept" / "of.json")
+    first = {"gazer/a.pyx": "1", "gazer/b/c.pyx": "2", "gazer/c.h": "", "setup.py": "3",
+             "gazer/d.py": "4"}  # fmt: skip
+    made = ("gazer/a.c", "gazer/b/c.c", "build/lib.x/gazer/a.so", "build/lib.x/gazer/b/c.so")
+
+    def tree(name: str, files: dict[str, str]) -> tuple[Path, dict[str, object]]:
+        archive = archive_of(tmp_path / f"{name}.tar.gz", files)
+        with tarfile.open(archive) as tar:
+            tar.extractall(tmp_path / name, filter="data")
+        sources = script.ingredients(archive, script.MAKES_A_MODULE)
+        return tmp_path / name / "gazer-1", {"sources": sources, "python": "3"}
+
+    def files(folder: Path) -> set[str]:
+        return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+    one, made_of = tree("one", first)
+    assert not script.lay_compiled(one, made_of), "nothing is kept yet"
+    for name in (*made, "build/lib.x/gazer/d.py", "build/temp.x/a.o"):
+        (one / name).parent.mkdir(parents=True, exist_ok=True)
+        (one / name).write_text(name)
+    script.keep_compiled(one, made_of)
+    assert files(script.COMPILED) == {*made, "of.json"}
+
+    # Python code and documents are no reason; a source is, for what is made of it.
+    others = {"gazer/d.py": "5", "README.md": "", "pyproject.toml": "", "tests/t.py": ""}
+    for number, (changed, newer) in enumerate((
+        ({}, set()), (others, set()), ({"gazer/a.pyx": "5"}, {"gazer/a.pyx"}),
+        ({"gazer/c.h": "5"}, {"gazer/c.h"}), ({"gazer/new.pyx": ""}, {"gazer/new.pyx"}),
+    )):  # fmt: skip
+        again, made_of = tree(f"again{number}", first | changed)
+        assert script.lay_compiled(again, made_of)
+        assert files(again) == {*first, *changed, *made}
+        times = {name: (again / name).stat().st_mtime_ns for name in files(again)}
+        c_code, modules = ([times[name] for name in made if name.endswith(end)]
+                           for end in (".c", ".so"))  # fmt: skip
+        assert max(c_code) <= min(modules)
+        assert {name for name in times if times[name] >= max(modules)} - {*made} == newer
+
+    for name in ("setup.py", "setup.cfg", "scripts/wheel.py"):
+        other, made_of = tree(Path(name).stem, first | {name: ""})
+        assert not script.lay_compiled(other, made_of)
+    gone, made_of = tree("gone", {name: first[name] for name in first if name != "gazer/c.h"})
+    assert not script.lay_compiled(gone, made_of)
+    other, made_of = tree("python", first)
+    assert not script.lay_compiled(other, made_of | {"python": "4"})
+    assert files(other) == {*first}
+
+
 def stand_in(folder: Path, name: str, text: str) -> None:
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")

@@ -341,7 +341,7 @@ class Rotation:
     """How the files of an output follow one another: the key `rotate` of an output."""
 
     size: int = key(
-        "size", 0, Size(0, TIB),
+        "size", 0, Size(0, TIB, example=256 * MIB),
         "A new file is begun ahead of the events with which this one would be larger; 0: never. "
         "At least 256KiB, which is what is written at once.",
     )  # fmt: skip
@@ -362,7 +362,7 @@ class Rotation:
         "never.",
     )  # fmt: skip
     keep_bytes: int = key(
-        "keep_bytes", 0, Size(0, 1024 * TIB),
+        "keep_bytes", 0, Size(0, 1024 * TIB, example=64 * GIB),
         "The oldest closed files of this output are removed while all its files together take more "
         "than this; 0: never.",
     )  # fmt: skip

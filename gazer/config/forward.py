@@ -8,7 +8,7 @@ are read from their files by whoever starts the sensor, so that its user need no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gazer.config.keys import Key, key, section
 from gazer.config.kinds import (
@@ -106,8 +106,12 @@ class SpoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
+    """secrets: (key, file) of each secret that the configuration gave, so that a file that is open
+    to everybody can be told."""
+
     servers: tuple[Server, ...] = ()
     event_time: bool = True
+    secrets: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     compress: str = key(
         "compress", "", Choice("none", "gzip", "zstd", none="none"),
         "Whether chunks are compressed on their way, and in the spool. zstd needs a fluentd that "
@@ -115,7 +119,8 @@ class Forward:
     )  # fmt: skip
     shared_key: str = key(
         "shared_key", "", Secret(MAX_SECRET),
-        "The servers' `shared_key`; empty: they ask for none.", secret=True,
+        "The servers' `shared_key`; empty: they ask for none, or with a `username` for an empty "
+        "one.", secret=True,
     )  # fmt: skip
     username: str = key(
         "username", "", Text(255, empty=True),

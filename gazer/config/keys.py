@@ -22,6 +22,7 @@ class Key:
 
 def key(name: str, default: Any, kind: Kind, why: str, *, secret: bool = False) -> Any:
     """A dataclass field that one key of the file sets.  What is secret stands in no repr."""
+    kind.usual(default)
     return field(default=default, metadata={"key": Key(name, kind, why)}, repr=not secret)
 
 

@@ -131,6 +131,9 @@ class Kind:
     def parse(self, text: str) -> Any:
         raise NotImplementedError
 
+    def usual(self, value: Any) -> None:
+        """A key has this by default: a good example, where there is need of one."""
+
     def show(self, value: Any) -> str:
         return str(value)
 
@@ -184,7 +187,8 @@ class Address(Text):
 
     def __init__(self) -> None:
         super().__init__(MAX_PATH, "address", "host, host:port, [::1]:port or unix:///path")
-        self.expected = "an address as host, host:port, [::1]:24224 or unix:///path"
+        self.expected = ("an address as host, host:port, [::1]:24224 or unix:///path, its port "
+                         "from 1 to 65535")
 
     def parse(self, text: str) -> str:
         super().parse(text)
@@ -341,17 +345,21 @@ class Size(Kind):
 
     __slots__ = ("high", "low", "power")
 
-    def __init__(self, low: int, high: int, power: bool = False) -> None:
+    def __init__(self, low: int, high: int, power: bool = False, example: int = 0) -> None:
         bounds = f"{show_size(low)} to {show_size(high)}"
         what = "a power of two" if power else "a size"
-        # Who follows the example for a ring should not reserve all the memory there is.
-        example = 1 << ((low.bit_length() + high.bit_length()) // 2 - 1) if power else high
-        super().__init__("size", bounds, f"{what} from {bounds}, such as {show_size(example)}")
+        super().__init__("size", bounds, f"{what} from {bounds}")
+        if example:
+            self.usual(example)
         if power:
             self.bounds += ", a power of two"
         self.low = low
         self.high = high
         self.power = power
+
+    def usual(self, value: int) -> None:
+        if value and ", such as " not in self.expected:     # 0 means none, mostly
+            self.expected += f", such as {show_size(value)}"
 
     def parse(self, text: str) -> int:
         size = _within(parse_size(text), self.low, self.high)

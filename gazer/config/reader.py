@@ -262,6 +262,7 @@ class _Reading:
                 kind: OutputKind) -> Forward:
         """What a fluentd output is told."""
         values: dict[str, Any] = {"event_time": kind is OutputKind.MSGPACK_EVENT_TIME}
+        secrets = []
         keys, nested = keys_of(Forward), sections_of(Forward)
         if "servers" not in given:
             self.fail(node, f"{path}.servers", f"missing: expected {_SERVERS}")
@@ -278,6 +279,8 @@ class _Reading:
                     self.fail(child, f"{where}.path", "missing: without it there is no spool")
             elif name in keys:
                 self.value(values, keys[name], child, where)
+                if isinstance(keys[name][1].kind, Secret) and values.get(name):
+                    secrets.append((name, self.source))
             elif name in SECRET_FILES:
                 attribute, key = SECRET_FILES[name]
                 file = self.parsed(key.kind, child, where)
@@ -285,7 +288,11 @@ class _Reading:
                     self.fail(child, where, f"{attribute} is given too: which of the two is it?")
                 elif file is not None:
                     values[attribute] = self.secret(file, child, where)
-        return Forward(**values)
+                    secrets.append((name, file))
+        if values.get("username") and not {"shared_key", "shared_key_file"} & {*given}:
+            self.fail(given["username"], f"{path}.username", "a server asks for a user only along "
+                      'with its shared_key: give that, or shared_key: "" where it is empty')
+        return Forward(**values, secrets=tuple(secrets))
 
     def servers(self, node: yaml.Node, path: str) -> tuple[Server, ...]:
         if not self.tag_is_plain(node, path):

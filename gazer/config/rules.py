@@ -222,8 +222,6 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
         if bool(forward.username) != bool(forward.password):
             given = "username" if forward.username else "password"
             yield f"{path}.{given}", "username and password go together"
-        if forward.username and not forward.shared_key:
-            yield f"{path}.username", "a server asks for a user only along with its shared_key"
         yield from _tls_problems(forward, f"{path}.tls")
         if forward.spool.path:
             folder = _identity(forward.spool.path, "")

@@ -9,7 +9,7 @@ What is looked at, the worst first:
               no output has had work for so long and taken nothing
     account   the balances hold (looked at several times before they count as broken)
     servers   each server of a fluentd output takes something
-    spool     none takes more than four fifths of what it may
+    spool     each can be written and read; none takes more than four fifths of what it may
     restart   none has been started again within the last `restart`
     drops     nothing was dropped while we looked, for `window`
 
@@ -83,6 +83,8 @@ def complaints(
         up, servers = output["servers_up"], output["servers"]
         if up < servers:
             yield f"output {number}: {servers - up} of {servers} servers not connected"
+        if output["spool_failing"]:
+            yield f"output {number}: its spool can't be written or read"
         if output["spool_bytes"] > SPOOL * output["spool_limit"]:
             share = output["spool_bytes"] / max(1, output["spool_limit"])
             yield f"output {number}: its spool is {share:.0%} full"

@@ -117,6 +117,7 @@ OUTPUT = {
     "servers": "servers that are not on standby",
     "servers_up": "... of these, connected now",
     "blocked_since": "since when it takes nothing though it has work, monotonic ns; 0: it moves",
+    "spool_failing": "1 while its spool can't be written, read or forced to the disk",
 }
 
 SUPERVISOR = {

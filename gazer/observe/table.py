@@ -18,7 +18,7 @@ from gazer.observe import meaning
 GAUGES = frozenset({
     "waiting_pieces", "streams", "octets_buffered", "transferring", "pending", "absent",
     "spool_events", "spool_bytes", "spool_limit", "unacknowledged", "servers", "servers_up",
-    "blocked_since",
+    "blocked_since", "spool_failing",
 })  # fmt: skip
 
 # Shown as what they mean: see _measured.

@@ -75,7 +75,7 @@ class LiveRun(Run):
                 return False
             if self._stops:
                 return True         # it ends before it was up; what it has read is finished
-        say(f"started: {len(self._children)} processes are up")
+        say(f"started: {1 + len(self._children)} processes are up")      # with this one
         self._is_up()
         return True
 

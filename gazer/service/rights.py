@@ -1,11 +1,14 @@
-"""Whom the children of a service are, and what that user has to be able to write."""
+"""Whom the children of a service are, what that user has to be able to write, and what nobody else
+should be able to read."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from gazer.config import Config, Output
+from gazer.config.kinds import printable
 from gazer.config.patterns import folder_and_file
 from gazer.errors import GazerError, ProcessError
 from gazer.privileges import (
@@ -22,7 +25,7 @@ from gazer.privileges import (
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def identity_of(config: Config) -> tuple[Identity | None, str]:
@@ -72,6 +75,42 @@ def tls_problems(
         return found
 
     return ask(read)
+
+
+def exposed_secrets(config: Config) -> Iterator[str]:
+    """Files with a key or a password in them that everybody may read, a line each."""
+    told = set()
+    for index, output in enumerate(config.outputs):
+        forward = output.forward
+        if forward is None:
+            continue
+        files = [*forward.secrets]
+        tls = forward.tls
+        if tls.enable and tls.cert_file:
+            name = "key_file" if tls.key_file else "cert_file"
+            files.append((f"tls.{name}", getattr(tls, name)))
+        for name, path in files:
+            mode = _open_to_all(path)
+            if mode and path not in told:
+                told.add(path)
+                yield (f"outputs[{index}].{name}: {printable(path)}: everybody may read it (mode "
+                       f"{mode:04o})")
+
+
+def _open_to_all(path: str) -> int:
+    """The mode of a file that everybody may read; 0: it is not such a file."""
+    path = os.path.realpath(path)
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) or not mode & stat.S_IROTH:
+            return 0
+        while (folder := os.path.dirname(path)) != path:
+            path = folder
+            if not os.stat(path).st_mode & stat.S_IXOTH:
+                return 0
+    except OSError:
+        return 0
+    return stat.S_IMODE(mode)
 
 
 def _places(label: str, output: Output) -> list[Place]:

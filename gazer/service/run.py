@@ -97,6 +97,7 @@ class Run:
         self._stopped = 0           # when it was for the first time, by CLOCK_MONOTONIC
         self._exit_code = 0
         self._quiet = False
+        self._fault = ""            # what was told last of something that went wrong
         self._broken = False        # it ends before its time: what is in hand is lost
         self._up = False            # all processes have what they need
         self._slots: dict[int, Slot] = {}
@@ -394,8 +395,10 @@ class Run:
                     self._quiet = self._broken = True
                     return False
             else:
-                self._pass_on(child, text)
+                if kind != ERROR or text != self._fault:    # why it ends may have been told
+                    self._pass_on(child, text)
                 if kind == FAULT:
+                    self._fault = text
                     self._faulty()
                 if kind == ERROR and not self._failed():
                     return False

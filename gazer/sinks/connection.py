@@ -5,7 +5,7 @@ The sender of fluent-logger waits for its connection and for every write, and li
 used, its `_close` too; `_reconnect` begins to connect, `_send_data` queues and writes as much as
 the kernel takes, `_check_recv_side` reads acknowledgements.  Nothing in it waits:
 
-    RESOLVING -> CONNECTING -> TLS -> HELO -> PONG -> READY        (HELO, PONG: with a shared key)
+    RESOLVING -> CONNECTING -> TLS -> HELO -> PONG -> READY      (HELO, PONG: with a key or a user)
 
 `turn` takes the next steps when the socket is ready, and returns the chunks that were acknowledged.
 What goes wrong is raised (OSError, which ssl's errors are, and forward.ProtocolError), and then the
@@ -65,7 +65,7 @@ MOST_READ = 32 * 1024   # octets of replies read at once; with half a reply befo
 MOST_BUFFERS = 64       # buffers of one sendmsg(2)
 WAITS_FOR = {
     RESOLVING: " from the resolver", TLS: " in the TLS handshake",
-    HELO: "; a HELO was expected, since a shared_key is configured", PONG: " to our PING",
+    HELO: "; a HELO was expected, since a shared_key or a user is configured", PONG: " to our PING",
 }  # fmt: skip
 KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4),
@@ -184,8 +184,13 @@ class Connection(FluentSender):  # type: ignore[misc]
             self._close()
             self._connect_on()
             return
-        what = WAITS_FOR.get(self.state, "")
+        what = WAITS_FOR.get(self.state, "") + self._maybe_tls()
         raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self.timeout:g} s{what}")
+
+    def _maybe_tls(self) -> str:
+        """A server that waits for our part of TLS keeps silent, as one without a key does."""
+        plain = self.state == HELO and not self._settings.tls.enable
+        return " (or does it speak TLS? tls.enable is false)" if plain else ""
 
     def turn(self) -> list[bytes]:
         """Go on as far as that is possible now; the chunks that were acknowledged."""
@@ -277,7 +282,8 @@ class Connection(FluentSender):  # type: ignore[misc]
                     errno.ECONNRESET, f"{error.strerror}, without a word; does it speak TLS, "
                     "or is it no fluentd?") from None
             if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "it has closed the connection")
+                raise ConnectionResetError(
+                    errno.ECONNRESET, f"it has closed the connection{self._maybe_tls()}")
             left -= len(data)
             try:
                 for reply in self._replies.feed(data):
@@ -352,6 +358,7 @@ class Connection(FluentSender):  # type: ignore[misc]
             plain = self.socket
             name = self._server_name()
             try:
+                name.encode("idna")     # where ssl does so it would leave an open socket behind
                 self.socket = context(self._settings.tls).wrap_socket(
                     plain, server_hostname=name, do_handshake_on_connect=False)
             except ValueError as error:     # UnicodeError is one
@@ -375,7 +382,7 @@ class Connection(FluentSender):  # type: ignore[misc]
             self._greet()
 
     def _greet(self) -> None:
-        if not self._settings.shared_key:
+        if not (self._settings.shared_key or self._settings.username):
             self.state = READY
             return
         self._handshake = Handshake(

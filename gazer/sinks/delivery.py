@@ -58,8 +58,8 @@ SCARES = 2              # connections in a row that ended behind a heartbeat; th
 class Delivery:
     """All chunks that are to be sent.  `settled(chunk, delivered)` is called once for each that is
     over, but for those that were divided; `more()` gives a further chunk when all that was added is
-    under way; `waiting()` says in words what waits; `denied(text)` is called when no server accepts
-    us."""
+    under way; `waiting()` says in words what waits, "" for nothing; `denied(text)` is called when
+    no server accepts us, and says whether that is the end."""
 
     def __init__(
         self, settings: Forward, waker: int, *, name: str,
@@ -67,7 +67,7 @@ class Delivery:
         settled: Callable[[Chunk, bool], None],
         more: Callable[[], Chunk | None],
         waiting: Callable[[], str],
-        denied: Callable[[str], None],
+        denied: Callable[[str], bool],
     ) -> None:
         self.name = name
         self.servers = Servers(settings, waker)
@@ -173,9 +173,11 @@ class Delivery:
             self._again(chunk)
         if not quiet:
             self.counts["failures"] += 1
+        if server.denied and self.servers.denied() and self._denied(
+                f"{self._who(server)}: {reason(error)}"):
+            return          # has been told, and nothing is tried again
+        if not quiet:
             self._tell(server, reason(error), now)
-        if server.denied and self.servers.denied():
-            self._denied(f"{self._who(server)}: {server.why}")
 
     def look(self, now: float) -> None:
         """What time alone brings."""
@@ -290,8 +292,9 @@ class Delivery:
             return
         server.lines += 1
         server.told = now
-        waiting = "" if self.servers.up() else f"; {self._waiting()}"
-        self._notice(f"{self._who(server)}: {why}; it is tried again{lasts}{waiting}")
+        waiting = "" if self.servers.up() else self._waiting()
+        self._notice(f"{self._who(server)}: {why}; it is tried again{lasts}"
+                     f"{waiting and f'; {waiting}'}")
 
     def _who(self, server: Server) -> str:
         """The output, and which of its servers, unless its name is that of the only one."""

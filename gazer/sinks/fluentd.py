@@ -22,7 +22,8 @@ for an output without work is a heartbeat each 15 s.
   read (no descriptor, no right; damage is the spool's own matter) is as well.  It is synced by a
   thread of its own: a slow disk holds up neither sending nor appending.
 - **Rejected credentials**: in a live run told and tried again; in a run over files, when no server
-  accepts us, the end: every task is answered with an OutputError.
+  accepts us, the end: a fault tells so, and every task is answered with an OutputError of the
+  same words, which are not said again (run.py).
 - **The end** (`end`): what is unanswered when nothing has moved for `patience` goes into the spool,
   or is given up: its task is answered with GaveUpError, and its events were not delivered.
 """
@@ -35,6 +36,7 @@ import threading
 import time
 from collections import deque
 
+from gazer.config.kinds import printable
 from gazer.errors import OutputError
 from gazer.sinks import forward
 from gazer.sinks.chunks import Chunk, Work
@@ -111,6 +113,7 @@ class Forwarder:
         self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = -REMIND
         self._failing = self._spooling_told_of = False
+        self._unreadable = self._unsynced = False
         self._dirty = threading.Event()         # there is something to sync
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
@@ -168,6 +171,8 @@ class Forwarder:
             "unacknowledged_bytes": delivery.flying_bytes,
             "spooling": int(self._spooling),
             "spool_bytes": 0 if spool is None else spool.bytes,
+            "spool_failing": int(
+                (self._spooling and self._failing) or self._unreadable or self._unsynced),
         }
 
     def _notice(self, text: str) -> None:
@@ -182,6 +187,7 @@ class Forwarder:
 
     def _run(self) -> None:
         try:
+            self._tell_backlog()
             self._loop()
         except Exception as error:      # a mistake of ours: tell the sink, which ends with it
             self._fatal = error
@@ -195,6 +201,12 @@ class Forwarder:
             self._close_spool()
             self.finished.set()
             os.eventfd_write(self._bell, 1)
+
+    def _tell_backlog(self) -> None:
+        if self._spooling and self._spool.events:
+            self._spooling_told_of = True
+            self._notice(f"{self.name}: {_events(self._spool.events)} in the spool from before: "
+                         "they are sent first")
 
     def _loop(self) -> None:
         timeout = 0.0
@@ -322,15 +334,21 @@ class Forwarder:
 
     def _waiting(self) -> str:
         events = sum(chunk.events for work in self._works for chunk in work.leaves())
-        text = f"{events} event{' waits' if events == 1 else 's wait'}"
-        return text if self._spool is None else f"{text}, {self._spool.events} in the spool"
+        found = []
+        if events:
+            found.append(f"{_events(events)} wait{'s' * (events == 1)}")
+        if self._spool is not None and self._spool.events:
+            found.append(f"{_events(self._spool.events)} in the spool")
+        return ", ".join(found)
 
-    def _denied(self, text: str) -> None:
-        """No server accepts us."""
-        if not self._live:
-            self._fatal = OutputError(text)
-            self._fault(text)
-            self._give_up(self._fatal)
+    def _denied(self, text: str) -> bool:
+        """No server accepts us.  True: so this is the end."""
+        if self._live:
+            return False
+        self._fatal = OutputError(text)
+        self._fault(text)
+        self._give_up(self._fatal)
+        return True
 
     # --- the spool -----------------------------------------------------------------------------
 
@@ -371,7 +389,8 @@ class Forwarder:
         self._early.clear()     # a record that was not read by now has been dropped
         if self._spooling_told_of:
             self._spooling_told_of = False
-            self._notice(f"{self.name}: its servers keep up again, and the spool is read")
+            self._notice(f"{self.name}: its spool is read to the end; events go straight to "
+                         "its servers")
 
     def _begin_spooling(self, now: float) -> None:
         self._spooling = True
@@ -381,8 +400,10 @@ class Forwarder:
         self._spool_works()
         if now - self._spooling_told >= REMIND:
             self._spooling_told, self._spooling_told_of = now, True
-            self._notice(f"{self.name}: its servers do not keep up; events go into the spool "
-                         f"({self._spool.events} so far) until they do")
+            why, until = (("its servers do not keep up", "they do") if self._delivery.servers.up()
+                          else ("no server is connected", "one is"))
+            self._notice(f"{self.name}: {why}; events go into the spool ({self._spool.events} so "
+                         f"far) until {until}")
 
     def _spool_works(self) -> None:
         """Put all that is unanswered into the spool."""
@@ -435,7 +456,8 @@ class Forwarder:
         now = time.monotonic()
         if now - self._failing_told >= REMIND:
             self._failing_told = now
-            self._notice(f"{self.name}: its spool: {error.strerror or error}; it is tried again")
+            self._notice(f"{self.name}: its spool {printable(self._spool.folder)}: "
+                         f"{error.strerror or error}; it is tried again")
 
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
@@ -447,8 +469,10 @@ class Forwarder:
             except OSError as error:
                 self._dirty.set()   # what it passed over before that
                 self._unread = time.monotonic() + AGAIN
+                self._unreadable = True
                 self._spool_failed(error)
                 return None
+            self._unreadable = False
             self._dirty.set()       # what it passed over, or is acknowledged below
             if record is None:
                 self._all_read = True
@@ -486,7 +510,9 @@ class Forwarder:
             self._dirty.clear()
             try:
                 self._spool.sync()
+                self._unsynced = False
             except OSError as error:
+                self._unsynced = True
                 self._dirty.set()
                 self._spool_failed(error)
 
@@ -531,3 +557,7 @@ class Forwarder:
                 work.left = 0
                 work.answer.failure = failure
         self._answer()
+
+
+def _events(n: int) -> str:
+    return f"{n} event{'s' * (n != 1)}"

@@ -37,7 +37,7 @@ GROWING = {
 }  # fmt: skip
 NOW = {
     "spool_events": "there", "spool_bytes": "spool_bytes", "unacknowledged": "unacknowledged",
-    "servers": "servers", "servers_up": "servers_up",
+    "servers": "servers", "servers_up": "servers_up", "spool_failing": "spool_failing",
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove
 
-from gazer.atomics cimport load_acquire, load_relaxed
+from gazer.atomics cimport load_acquire, load_relaxed, prefetch_read
 from gazer.counters cimport P_LANES, S_EVENTS, S_SETTLED, Slot
 from gazer.entry cimport EVENT_TAGS, FORMATS, EventHeader
 from gazer.ring cimport (
@@ -55,6 +55,7 @@ cdef enum:
     NAP = 100               # ms; the longest sleep
     DOZE = 8                # ms at most that rings which have just been emptied are left alone
     BUSY = 64               # ... of at least so many events
+    AHEAD = 768             # bytes behind an event that are asked for while it is copied
 
 
 cdef class Block:
@@ -447,6 +448,9 @@ cdef class Merge:
             while True:
                 if not sound(lane):
                     return MERGE_CORRUPT
+                # Another core has just written what comes next. (Beyond the ring it does no harm.)
+                for i in range(0, AHEAD, 64):
+                    prefetch_read(lane.entry + lane.length + i)
                 if not self.append(lane):
                     # An event larger than an empty block will never have room.
                     return MERGE_FULL if self.any_used() else MERGE_CORRUPT

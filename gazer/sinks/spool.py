@@ -80,7 +80,15 @@ from gazer.sinks.segments import (
     read,
     write,
 )
-from gazer.sinks.survey import Survey, hold, remove, segment_name, sync_file, sync_folder
+from gazer.sinks.survey import (
+    Survey,
+    hold,
+    remove,
+    segment_name,
+    shrink,
+    sync_file,
+    sync_folder,
+)
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -129,6 +137,7 @@ class Spool:
         self._expect_before = 0
 
         self.bytes = 0                      # on the disk
+        self._stub = 0                      # ... of a segment without records, see _bury
         self.account = Account(folder, notice)
 
         self._lock_fd = -1
@@ -190,13 +199,15 @@ class Spool:
                 self.account.say(f"over {self._max_bytes} bytes: {dropped} events were dropped")
 
     def _bury(self, segment: Segment) -> None:
-        """A segment whose first append was cut off."""
+        """A segment whose first append was cut off.  Its name and its head stay until the next
+        append: they tell further starts where the one before it ends."""
         if segment.size > HEAD_SIZE:
             self._fd = open_plain(segment.path, os.O_RDONLY)
             self._reading, self._offset = segment, HEAD_SIZE
             self._low = segment.end = segment.first
             self._leave(segment)
-        remove(segment.path)
+        self._stub = shrink(segment.path)
+        self.bytes += self._stub
 
     def _note_run(self, run: int, upto: int, lost: int) -> None:
         self._runs[run] = max((upto, lost), self._runs.pop(run, (0, 0)))    # the newest stands last
@@ -260,7 +271,8 @@ class Spool:
             self._writer, self._writer_fd = segment, fd
             self._soil(segment)
             self._made = True
-            self.bytes += size
+            self.bytes += size - self._stub
+            self._stub = 0
 
     def _write_more(self, segment: Segment, buffers: list[bytes | memoryview]) -> None:
         try:

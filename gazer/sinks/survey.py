@@ -243,6 +243,22 @@ def sync_file(path: str) -> None:
         os.close(fd)
 
 
+def shrink(path: str) -> int:
+    """A segment to its head, or to nothing if that is not sound.  Returns what that leaves."""
+    try:
+        fd = open_plain(path, os.O_RDWR)
+    except (OSError, OutputError):
+        return 0                        # told where it matters: at the next append
+    try:
+        size = HEAD_SIZE if parse_head(read(fd, HEAD_SIZE, 0)) is not None else 0
+        os.ftruncate(fd, size)
+        return size
+    except OSError:
+        return min(os.fstat(fd).st_size, LARGEST)
+    finally:
+        os.close(fd)
+
+
 def remove(path: str) -> None:
     # One that stays is removed at the next start: all in it is behind the position.
     with contextlib.suppress(OSError):

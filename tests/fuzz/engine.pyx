@@ -16,8 +16,8 @@ Each frame is six octets and its content:
     octets 4-5  length of the content, at most LONGEST
 
 After each frame the engine takes its turn and the events are read.  Checked: events are
-well-formed, in order, and none comes before the watermark; at the end the ledger adds up.  The
-first octet of all says what is made: bit 0 full detail, bit 1 record events.
+well-formed and in order, and no two have the same id; at the end the ledger adds up.  The first
+octet of all says what is made: bit 0 full detail, bit 1 record events, bit 2 events without ids.
 
 Everything but the rings' memory is made anew for each input, so this target makes Python objects.
 """
@@ -31,7 +31,7 @@ from gazer.cursor cimport Cursor, cursor_left, cursor_over, cursor_take, cursor_
 from gazer.entry cimport FORMATS, EventHeader
 from gazer.ring cimport Consumer, Ring, ring_poll, ring_release
 from gazer.workers.engine cimport ENGINE_CORRUPT, ENGINE_END, ENGINE_TURN, Engine
-from outputs cimport event_check
+from outputs cimport event_check, id_check, ids_forget
 
 import os
 
@@ -54,6 +54,7 @@ cdef enum:
     MOST_FRAMES = 64
 
 cdef int64_t SECOND = 1000000000
+RUN = 1_764_000_000_123_456_789     # when the run began, in ids
 cdef int64_t[8] STEPS = [0, 1000, SECOND // 2, SECOND, 5 * SECOND, 31 * SECOND, 400 * SECOND,
                          -2 * SECOND]
 
@@ -186,8 +187,8 @@ cdef class Script(Source):
         return <uint32_t>(w + transport - self.frame) + n
 
 
-cdef const char* drain(Consumer* c, uint64_t* last, uint64_t* events) noexcept nogil:
-    """Read all events that are there."""
+cdef const char* drain(Consumer* c, uint64_t* last, uint64_t* events, bint ids) noexcept nogil:
+    """Read all events that are there; `ids`: they have some."""
     cdef uint32_t n = 0
     cdef uint8_t* entry
     cdef EventHeader* h
@@ -197,6 +198,8 @@ cdef const char* drain(Consumer* c, uint64_t* last, uint64_t* events) noexcept n
         if entry == NULL:
             break
         failed = event_check(entry, n)
+        if failed == NULL and ids:
+            failed = id_check(entry)
         if failed != NULL:
             return failed
         h = <EventHeader*>entry
@@ -220,6 +223,7 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
     cdef Consumer consumer = events.consumer(-1)
     cdef uint64_t[2] last = [0, 0]
     cdef uint64_t taken = 0
+    cdef bint ids = not data[0] & 4
     cdef const char* failed = NULL
     cdef int result, _
     LEDGER[:] = bytes(len(LEDGER))
@@ -229,7 +233,8 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
         rings=[frames], bells=[-1], bell=BELL, slot=capture, ports=[53], seed=7, mdns=True,
         llmnr=True, fragments=Fragments(max_datagrams=3, max_bytes=LEAST_BYTES,
                                         timeout=30 * SECOND, seed=7))
-    encoder = Encoder(full=bool(data[0] & 1), formats=range(FORMATS), max_size=MAX_SIZE, sensor="s")
+    encoder = Encoder(full=bool(data[0] & 1), formats=range(FORMATS), max_size=MAX_SIZE, sensor="s",
+                      run=RUN if ids else None)
     engine = Engine(
         frame_rings=[frames], event_ring=events, bell=BELL, capture_bells=[-1], sink_bell=-1,
         slot=worker, encoder=encoder, records=bool(data[0] & 2), timeout=5 * SECOND,
@@ -238,6 +243,7 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
         streams=Streams(max_streams=3, max_bytes=1 << 17, max_bytes_each=2048,
                         timeout=300 * SECOND, seed=7))
     script.begin(data, size)
+    ids_forget()
     with nogil:
         result = SOURCE_IDLE
         while result != SOURCE_END and failed == NULL:
@@ -245,13 +251,13 @@ cdef const char* play(const uint8_t* data, uint32_t size) noexcept with gil:
             if engine.turn() == ENGINE_CORRUPT:
                 failed = b"the frame ring is corrupt"
             else:
-                failed = drain(&consumer, last, &taken)
+                failed = drain(&consumer, last, &taken, ids)
     if failed == NULL:
         dispatcher.end()
         with nogil:
             for _ in range(1000):
                 result = engine.turn()
-                failed = drain(&consumer, last, &taken)
+                failed = drain(&consumer, last, &taken, ids)
                 if result != ENGINE_TURN or failed != NULL:
                     break
         if failed == NULL and result != ENGINE_END:

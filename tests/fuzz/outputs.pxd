@@ -9,3 +9,5 @@ cdef extern from "sanitize.h" nogil:
 
 cdef const char* event_check(const uint8_t* entry, uint32_t n) noexcept nogil
 cdef void event_keep(const uint8_t* entry, uint32_t n) noexcept nogil
+cdef const char* id_check(const uint8_t* entry) noexcept nogil
+cdef void ids_forget() noexcept nogil

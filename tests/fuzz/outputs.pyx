@@ -5,13 +5,17 @@ writes.  That the *values* are right is for Python, on the corpora (tests/test_f
 makes each event that is checked a Python object, too.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
 
 from gazer.entry cimport EVENT_KINDS, FORMATS, FORMAT_JSON, FORMAT_TEXT, EventHeader
 
 cdef enum:
     DEEPEST = 8             # maps and lists within one another
+    IDS = 1 << 14           # of ids that are looked at, twice as many as there may be
+
+cdef uint64_t[IDS] seen     # a print of each id; 0: free
+cdef uint32_t kept_ids = 0
 
 cdef bint keeping = False
 KEPT = []
@@ -241,3 +245,58 @@ cdef const char* event_check(const uint8_t* entry, uint32_t n) noexcept nogil:
     if p != end:
         return b"more in an event than its formats"
     return NULL
+
+
+cdef void ids_forget() noexcept nogil:
+    """What comes from now on is another run's."""
+    global kept_ids
+    kept_ids = 0
+    memset(seen, 0, sizeof(seen))
+
+
+cdef const char* id_check(const uint8_t* entry) noexcept nogil:
+    """NULL if the event, which is well-formed, has an id that none before it had.
+
+    Its line of text is looked at.  The key can't stand in a value there: a quote would be escaped.
+    """
+    global kept_ids
+    cdef const EventHeader* h = <const EventHeader*>entry
+    cdef const char* key = b', "event_id": "'
+    cdef const uint8_t* p = entry + sizeof(EventHeader)
+    cdef const uint8_t* end = p + h.lengths[FORMAT_TEXT]
+    cdef uint64_t print_of = <uint64_t>0xcbf29ce484222325     # FNV-1a
+    cdef uint32_t place
+    while end - p > 15 and memcmp(p, key, 15) != 0:
+        p += 1
+    if end - p <= 15 or p[15] == 34:
+        return b"an event without an id"
+    p += 15
+    while p[0] != 34:
+        print_of = (print_of ^ p[0]) * <uint64_t>0x100000001b3
+        p += 1
+    print_of |= 1
+    place = print_of >> 50
+    while seen[place] != 0:
+        if seen[place] == print_of:
+            return b"two events have the same id"
+        place = (place + 1) % IDS
+    if kept_ids < IDS // 2:
+        seen[place] = print_of
+        kept_ids += 1
+    return NULL
+
+
+def ids(list lines):
+    """What id_check says of events whose lines of text are these, one after the other."""
+    cdef bytes entry
+    cdef EventHeader h
+    cdef const char* failed
+    told = []
+    ids_forget()
+    memset(&h, 0, sizeof(h))
+    for line in lines:
+        h.lengths[FORMAT_TEXT] = <uint32_t>len(line)
+        entry = (<const char*>&h)[:sizeof(h)] + line
+        failed = id_check(<const uint8_t*><const char*>entry)
+        told.append(None if failed == NULL else failed.decode())
+    return told

@@ -1,4 +1,4 @@
-"""Real messages, changed at random, a hundred thousand of them: decoded and encoded.
+"""Real messages, changed at random, forty thousand of them: decoded and encoded.
 
 The messages come from the recorded captures.  None may end the process (they stand before an
 unreadable page, events between canaries), whatever comes out is valid in both formats, and where
@@ -140,12 +140,12 @@ def test_unchanged_messages_are_read_as_the_oracle_does(corpus):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_messages(corpus, seed):
-    """25,000 of each seed, all decoded; a third is encoded, and half is read by the oracle too."""
+    """10,000 of each seed, all decoded; a third is encoded, and half is read by the oracle too."""
     dice = random.Random(seed)
     reader, both = doors.Reader(1 << 20), Both()
     anomalies: Counter[str] = Counter()
     compared = 0
-    for number in range(25_000):
+    for number in range(10_000):
         wire = mutated(dice, corpus)
         found = reader.read(wire, number % 50 == 49)
         anomalies[found["anomaly"]] += 1
@@ -155,7 +155,7 @@ def test_mutated_messages(corpus, seed):
             both.check(wire, number % 30 == 0)
         if number % 2 == 0:
             compared += agree(found, message.read(wire), wire)
-    assert compared > 6000
+    assert compared > 2400
     assert len(anomalies) >= 10, anomalies      # every kind but one is met
 
 
