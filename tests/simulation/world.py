@@ -143,7 +143,7 @@ class World:
         self.length = dice.choice([10.0, 60.0, 200.0])   # seconds until all is well
         self.well = False
 
-        self.put = 0                # events that were captured
+        self.put = self.next = 0    # events that were captured, and given on
         self.first = 0              # ... of earlier runs of the sensor
         self.run_number = 1
         self.turns = self.kills = self.stops = 0
