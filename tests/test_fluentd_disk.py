@@ -269,3 +269,66 @@ def test_what_was_delivered_leaves_the_disk_though_nothing_new_comes(make, tmp_p
             sink.wait(lambda: not [*(tmp_path / "spool").glob("*.seg")])
             assert balance(sink)["damaged" if damaged else "delivered"] == 30
             sink.wait(lambda: not sink.spool._unsynced)
+
+
+@pytest.mark.parametrize("call", ["append", "next"])
+def test_what_a_spool_did_before_it_failed_is_forced_to_the_disk(make, monkeypatch, call):
+    """It made room for a record that it then can't write; it passed over damage, and then has no
+    descriptor for what comes behind."""
+    monkeypatch.setattr(fluentd, "AGAIN", 30.0)
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, fsync_ns=SECOND // 50) as sink:
+            sink.give(1)
+            sink.settle()
+            sink.wait(lambda: not sink.spool._dirty)
+            tries = []
+
+            def fails(*_, **__):
+                with sink.spool._lock:
+                    sink.spool._keep_position()
+                tries.append(1)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+            with monkeypatch.context() as patched:
+                patched.setattr(sink.spool, call, fails)
+                if call == "append":
+                    sink.give(1)
+                else:
+                    receiver.listen()
+                sink.wait(lambda: tries)
+                sink.wait(lambda: not sink.spool._unsynced, 3)
+            sink.forwarder._again = sink.forwarder._unread = 0.0
+            if call == "append":
+                receiver.listen()
+
+
+def test_a_spool_is_let_go_of_though_it_cannot_be_synced(make, monkeypatch):
+    """The next one may be in the same process."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.give(1)
+            sink.settle()
+            with monkeypatch.context() as patched:
+                def sync_file(_):
+                    raise OSError(errno.EIO, "Input/output error")
+
+                patched.setattr("gazer.sinks.spool.sync_file", sync_file)
+                sink.end()
+        receiver.listen()
+        with make(receiver) as sink:
+            sink.wait(drained(sink))
+    assert receiver.numbers == [0]
+
+
+def test_what_a_start_dropped_is_forced_to_the_disk(make, tmp_path):
+    """There is less room than before, and nothing comes or goes."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(30, 1, size=100_000)
+            sink.settle()
+        with make(receiver, max_bytes=2 * MIB, fsync_ns=SECOND // 50) as sink:
+            assert sink.counts()["dropped"] > 0
+            sink.wait(lambda: not sink.spool._unsynced, 3)

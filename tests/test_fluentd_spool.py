@@ -333,6 +333,28 @@ def test_how_far_a_successor_need_not_go_back_stands_with_a_tasks_last_chunk(mak
             assert sink.spool.last(7) == 15 and sink.spool.last(6) == 0
 
 
+def test_how_many_events_were_lost_up_to_there_stands_with_it(make):
+    """Of a task's three chunks the spool refuses one, and of the next one all; the one behind them
+    says so, and what was lost ahead of them: it had no room in the sink's queue."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver, run=7) as sink:
+            real, calls = sink.spool.append, []
+
+            def append(payload, **more):
+                calls.append(more["lost"])
+                return len(calls) in (1, 3, 7) and real(payload, **more)
+
+            sink.spool.append = append
+            sink.forwarder.handed_on = 50           # what sinks before this one have counted
+            for upto, tags in ((109, "abc"), (112, "abc"), (113, "a")):
+                sink.put(Task([(tag, entries([0]), 1) for tag in tags], upto=upto))
+            sink.settle()
+            assert calls[2] == 109 - 50 - 2 and calls[6] == 113 - 50 - 3
+            assert sink.spool.last(7) == 113 and sink.spool.lost(7) == 60
+            assert sink.total("dropped") == 4
+
+
 def test_a_full_spool_refuses_the_newest_and_says_so_in_the_answer(make):
     with Receiver() as receiver:
         receiver.refuse()

@@ -78,13 +78,17 @@ class Forwarder:
 
 
 class Spool:
-    def __init__(self, last=0, before=(0, 0)):
-        self.upto = last
+    def __init__(self, last=0, before=(0, 0), lost=0):
+        self.upto, self.dropped = last, lost
         self.account = SimpleNamespace(before=before)
 
     def last(self, run):
         assert run == 77
         return self.upto
+
+    def lost(self, run):
+        assert run == 77
+        return self.dropped
 
 
 class Sink:
@@ -444,6 +448,23 @@ def test_what_the_spool_has_without_a_commit_is_not_merged_again(last, found):
     assert c["events"] + c["spooled"] == 6 and c["dropped"] == 0
     assert c["spooled"] == max(last, 2)
     assert balanced(heir, found)
+
+
+def test_what_was_lost_ahead_of_the_spool_without_a_commit_is_no_delivery():
+    """Of ten events the first two are committed: one spooled, one dropped.  Then one was rejected,
+    three had no room in the queue, one was acknowledged, and the last two are spooled."""
+    first = Sink(Forwarder(), spool=Spool())
+    first.task(2)
+    first.forwarder.answer(spooled=1, dropped=1)
+    first.outputs.turn()
+    first.slot.publish()
+    first.task(8)
+    heir = Sink(Forwarder(found=3, there=3), spool=Spool(9, lost=5), ledger=first.ledger,
+                memory=first.memory)
+    assert heir.forwarder.handed_on == 4    # three spooled, one acknowledged
+    c = heir.counted()
+    assert (c["done"], c["dropped"], c["events"] + c["spooled"]) == (9, 5, 4)
+    assert balanced(heir, 3)
 
 
 def test_what_the_spool_lost_without_a_commit_is_no_delivery():

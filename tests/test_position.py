@@ -13,7 +13,7 @@ MARKER = b"MARKERxx"
 
 
 def state(head, *done):
-    return State(MARKER, head, head * 10, 9999, 99990, 7, 8, 5, head * 3, head * 2, done)
+    return State(MARKER, head, head * 10, 9999, 99990, 7, 8, 6, 5, head * 3, head * 2, done)
 
 
 def events(number):

@@ -383,13 +383,13 @@ def test_a_place_of_the_position_that_cannot_be_read(tmp_path, trouble, place):
 def forged(marker, number, before):
     payload = memoryview(payload_of(77))
     return pack_record(marker, number, before, payload, tag=b"dns.tx", events=1,
-                       chunk=b"forged", compressed="", run=7, upto=1) + payload.tobytes()
+                       chunk=b"forged", compressed="", run=7, upto=1, lost=0) + payload.tobytes()
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_record_in_a_payload_is_not_given(tmp_path, known):
     """It would be if its writer knew the marker, which differs from spool to spool."""
-    with Open(tmp_path) as spool:
+    with Open(tmp_path, segment_bytes=1000) as spool:
         append(spool, 1)
         segment, = (name for name in os.listdir(tmp_path) if ".seg" in name)
         start = os.path.getsize(tmp_path / segment)
@@ -438,18 +438,18 @@ def test_a_newer_version_is_refused_and_left_as_it_is(copy, name):
 
 def test_the_format_is_the_one_that_is_described():
     """Written down once more: another layout needs another version."""
-    head = pack_head(Head(b"MARKERxx", 1, 2, 3, 4, 5))
-    assert len(head) == HEAD_SIZE == 72 and parse_head(head) == Head(b"MARKERxx", 1, 2, 3, 4, 5)
-    assert head[:12] == b"GZSPOOLS\x01\x00\x48\x00"
-    assert head[16:64] == b"MARKERxx" + struct.pack("<5Q", 1, 2, 3, 4, 5)
-    assert head[64:] == struct.pack("<II", zlib.crc32(head[:64]), 0)
+    head = pack_head(told := Head(b"MARKERxx", 1, 2, 3, 4, 5, 6))
+    assert len(head) == HEAD_SIZE == 80 and parse_head(head) == told
+    assert head[:12] == b"GZSPOOLS\x01\x00\x50\x00"
+    assert head[16:72] == b"MARKERxx" + struct.pack("<6Q", 1, 2, 3, 4, 5, 6)
+    assert head[72:] == struct.pack("<II", zlib.crc32(head[:72]), 0)
     assert preamble(b"GZSPOOLP", 9)[:12] == b"GZSPOOLP\x01\x00\x09\x00"
     record = pack_record(b"MARKERxx", 1, 2, memoryview(b"payload"), tag=b"tag", events=6,
-                         chunk=b"chunk", compressed="gzip", run=3, upto=4)
-    assert record[:56] == struct.pack("<8s4QIIIHBB", b"MARKERxx", 1, 2, 3, 4, 6, 7,
+                         chunk=b"chunk", compressed="gzip", run=3, upto=4, lost=5)
+    assert record[:64] == struct.pack("<8s5QIIIHBB", b"MARKERxx", 1, 2, 3, 4, 5, 6, 7,
                                       zlib.crc32(b"payload"), 3, 5, 4)
-    assert record[60:] == b"tagchunkgzip"
-    assert record[56:60] == zlib.crc32(record[:56] + record[60:]).to_bytes(4, "little")
+    assert record[68:] == b"tagchunkgzip"
+    assert record[64:68] == zlib.crc32(record[:64] + record[68:]).to_bytes(4, "little")
 
 
 # --- the quarantine ------------------------------------------------------------------------------

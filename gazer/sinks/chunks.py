@@ -33,6 +33,12 @@ class Work:
         self.chunks: list[Chunk] = []
         self.left = self.lost = 0
 
+    @property
+    def handed_on(self) -> int:
+        """Events of a task that a server or the spool has, but for those that come from no ring."""
+        answer = self.answer
+        return 0 if answer is None else answer.events + answer.spooled - answer.task.stats
+
     def leaves(self) -> Iterator[Chunk]:
         """Its chunks that are not settled, in order, those that were divided by their parts.  What
         stands in the spool already is no longer its own."""

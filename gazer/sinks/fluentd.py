@@ -107,6 +107,7 @@ class Forwarder:
         self._since = self.progress             # spooling, or not
         self._all_read = False
         self._hurry = False                     # there is more to read at once
+        self.handed_on = 0          # events of the run that servers or the spool have
         self._early: set[bytes] = set()         # acknowledged before they were read
         self._again = 0.0                       # when to write to the spool again
         self._unread = 0.0                      # ... to read from it again
@@ -117,6 +118,7 @@ class Forwarder:
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
         if spool is not None:
+            self._dirty.set()                   # what it did at its start
             self._syncing = threading.Thread(target=self._sync, daemon=True, name="gazer:fsync")
             self._syncing.start()
         # A thread that is stuck in a write to a disk must not keep the process from ending.
@@ -300,9 +302,10 @@ class Forwarder:
         """Answer what is done, in order."""
         rung = False
         while self._works and not self._works[0].left:
-            answer = self._works.popleft().answer
-            assert answer is not None
-            self._answers.append(answer)
+            work = self._works.popleft()
+            assert work.answer is not None
+            self.handed_on += work.handed_on
+            self._answers.append(work.answer)
             rung = True
         if rung and self.ringing:
             os.eventfd_write(self._bell, 1)
@@ -404,25 +407,30 @@ class Forwarder:
 
     def _spool_works(self) -> None:
         """Put all that is unanswered into the spool."""
+        handed_on = self.handed_on
         for work in self._works:
             leaves = [*work.leaves()]
             for i, chunk in enumerate(leaves):
-                if not self._append(work, chunk, last=i == len(leaves) - 1):
+                if not self._append(work, chunk, handed_on, last=i == len(leaves) - 1):
                     return
+            handed_on += work.handed_on
         self._answer()
 
-    def _append(self, work: Work, chunk: Chunk, *, last: bool) -> bool:
+    def _append(self, work: Work, chunk: Chunk, before: int, *, last: bool) -> bool:
         """Put a chunk into the spool; False: later.  With the last one of a task stands how far a
-        successor of the sink need not go back."""
+        successor of the sink need not go back, and how many events up to there were lost; `before`:
+        those that were handed on with tasks before this one."""
         answer = work.answer
         assert answer is not None
+        upto = answer.task.upto if last else 0
         try:
             kept = self._spool.append(
                 chunk.payload, tag=chunk.tag.encode(), events=chunk.events, chunk=chunk.id,
                 compressed=chunk.compressed, run=self._number,
-                upto=answer.task.upto if last else 0,
+                upto=upto, lost=max(0, upto - before - work.handed_on - chunk.events),
             )
         except OSError as error:
+            self._dirty.set()       # it may have made room for it
             self._again = time.monotonic() + AGAIN
             self._failing = True
             self._spool_failed(error)
@@ -459,6 +467,7 @@ class Forwarder:
             try:
                 record = self._spool.next()
             except OSError as error:
+                self._dirty.set()   # what it passed over before that
                 self._unread = time.monotonic() + AGAIN
                 self._unreadable = True
                 self._spool_failed(error)
@@ -514,11 +523,7 @@ class Forwarder:
         self._dirty.set()
         if self._syncing is not None:
             self._syncing.join()
-        try:
-            self._spool.sync()
-            self._spool.close()
-        except OSError as error:
-            self._spool_failed(error)
+        self._spool.close()     # which syncs it
 
     # --- the end -------------------------------------------------------------------------------
 

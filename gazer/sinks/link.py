@@ -11,7 +11,9 @@ holds over all sinks of a run, and the spool is the judge of it: a sink that was
 events there, or had them acknowledged, without a commit that says so.  What its successor finds
 beyond what the ledger knows was put there (or was delivered, and not yet forgotten on disk: it is
 delivered again) counts as found; what it does not find was delivered, but for what it has dropped
-or lost: of that the spool keeps count itself, over all sinks of a run (Account.before).
+or lost: of that the spool keeps count itself, over all sinks of a run (Account.before).  What was
+lost ahead of the spool (refused by a server or by a full spool, too old, or dropped from a full
+queue) stands with the records behind it (Spool.lost).
 """
 
 from __future__ import annotations
@@ -60,11 +62,16 @@ class Link:
     def begin(self, slot: Slot, number: int) -> None:
         """Ahead of Slot.resume_output: what the spool has already need not come again."""
         if self._spool is not None:
-            last = self._spool.last(self._run)
-            done = slot.own_output(number)["done"]
-            if last > done:
-                slot.add_output(number, 0, 0, 0, done=last, spooled=last - done)
+            last, lost = self._spool.last(self._run), self._spool.lost(self._run)
+            known = slot.own_output(number)
+            if last > known["done"]:
+                # Of what has been handed on since the last commit the spool has most, and the
+                # servers have the rest: it is missing below, and so delivered.
+                kept = known["events"] + known["spooled"] - known["stats"]
+                slot.add_output(number, 0, 0, 0, done=last, spooled=max(0, last - lost - kept))
         known = slot.own_output(number)
+        # What stands in no queue and was not handed on is lost (Slot.resume_output).
+        self.forwarder.handed_on = known["events"] + known["spooled"] - known["stats"]
         if self._spool is not None:
             dropped, damaged = self._spool.account.before
             known["spool_dropped"] = max(known["spool_dropped"], dropped)

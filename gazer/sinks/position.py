@@ -109,8 +109,9 @@ class State(NamedTuple):
     head_before: int
     tail: int               # the number of the next record
     tail_before: int
-    run: int                # of the last record, and what was appended in it
+    run: int                # of the last record, and how far that run had come
     upto: int
+    lost: int
     owner: int = 0          # the run that wrote this, and the events that it has lost of the spool:
     dropped: int = 0        # ... by a policy
     damaged: int = 0        # ... since they could not be read
@@ -127,7 +128,7 @@ class Position:
     """
 
     PLACE = 4096
-    STATE = struct.Struct("<Q8s9QI")
+    STATE = struct.Struct("<Q8s10QI")
     RANGE = struct.Struct("<4Q")
     MAX_DONE = 120      # what stands in further ones comes again after a restart
 

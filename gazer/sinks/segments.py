@@ -5,17 +5,18 @@ records, one behind the other; all numbers are little-endian.
 
     segment   0  "GZSPOOLS"   8  version   10  length of the head   12  CRC-32 of octets 0..11
              16  marker      24  first     32  before   40  acknowledged   48  run   56  upto
-             64  CRC-32 of octets 0..63    68  zeros                                (72 in all)
+             64  lost        72  CRC-32 of octets 0..71    76  zeros                (80 in all)
 
-    record    0  marker       8  number    16  before   24  run            32  upto
-             40  events      44  length    48  CRC-32 of the payload
-             52  length of the tag (2), of the chunk's id (1), of `compressed` (1)
-             56  CRC-32 of octets 0..55 and of what stands between 60 and the payload
-             60  tag, chunk's id, compressed, payload
+    record    0  marker       8  number    16  before   24  run            32  upto   40  lost
+             48  events      52  length    56  CRC-32 of the payload
+             60  length of the tag (2), of the chunk's id (1), of `compressed` (1)
+             64  CRC-32 of octets 0..63 and of what stands between 68 and the payload
+             68  tag, chunk's id, compressed, payload
 
 `number` counts the records of a spool from 1 for ever, `before` is the events of all records before
 this one.  So what is missing between any two records that can be read is known to the event, though
-nothing of it can be read; and a segment's head tells what the one before it had.
+nothing of it can be read; and a segment's head tells what the one before it had.  `upto` and `lost`
+are the appender's: how many events of its run it is through with, and how many of these it lost.
 
 Rules
 - The first 16 octets of a segment, and of each place in `position`, are the same in all versions:
@@ -63,9 +64,9 @@ MODE = 0o640
 SEGMENT = b"GZSPOOLS"
 
 PREAMBLE = struct.Struct("<8sHHI")
-HEAD = struct.Struct("<8s5Q")               # of a segment, between preamble and CRC
+HEAD = struct.Struct("<8s6Q")               # of a segment, between preamble and CRC
 SEAL = struct.Struct("<II")
-RECORD = struct.Struct("<8s4QIIIHBBI")
+RECORD = struct.Struct("<8s5QIIIHBBI")
 HEAD_SIZE = PREAMBLE.size + HEAD.size + SEAL.size
 PLAIN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK    # a FIFO put in our way must not stop us
 
@@ -99,6 +100,7 @@ class Header(NamedTuple):
     before: int
     run: int
     upto: int
+    lost: int
     events: int
     length: int             # of the payload
     crc: int
@@ -122,6 +124,7 @@ class Head(NamedTuple):
     acknowledged: int       # the first record that was not, when the segment was made
     run: int                # of the last record before it
     upto: int
+    lost: int
 
 
 # --- octets ---------------------------------------------------------------------------------------
@@ -166,14 +169,15 @@ def parse_head(data: bytes) -> Head | None:
 
 
 def pack_record(marker: bytes, number: int, before: int, payload: memoryview, *, tag: bytes,
-                events: int, chunk: bytes, compressed: str, run: int, upto: int) -> bytes:
+                events: int, chunk: bytes, compressed: str, run: int, upto: int,
+                lost: int) -> bytes:
     """The head of a record.  ValueError: something does not fit."""
     how = compressed.encode("ascii")
     names = tag + chunk + how
     if payload.nbytes > MAX_PAYLOAD:
         raise ValueError(f"a record may have {MAX_PAYLOAD} octets")
     try:
-        head = RECORD.pack(marker, number, before, run, upto, events, payload.nbytes,
+        head = RECORD.pack(marker, number, before, run, upto, lost, events, payload.nbytes,
                            zlib.crc32(payload), len(tag), len(chunk), len(how), 0)[:-4]
     except struct.error as error:
         raise ValueError(f"no record can hold it: {error}") from None
@@ -186,7 +190,7 @@ def read_header(fd: int, offset: int, size: int, marker: bytes) -> Header | None
     data = read(fd, min(AHEAD, size - offset), offset)
     if len(data) < RECORD.size:
         return None
-    found, number, before, run, upto, events, length, crc, tag, chunk, how, own = \
+    found, number, before, run, upto, lost, events, length, crc, tag, chunk, how, own = \
         RECORD.unpack_from(data)
     start = RECORD.size + tag + chunk + how
     if found != marker or length > MAX_PAYLOAD or offset + start + length > size:
@@ -196,7 +200,7 @@ def read_header(fd: int, offset: int, size: int, marker: bytes) -> Header | None
     names = data[RECORD.size:start]
     if zlib.crc32(names, zlib.crc32(data[:RECORD.size - 4])) != own or len(data) < start:
         return None
-    return Header(number, before, run, upto, events, length, crc, names[:tag],
+    return Header(number, before, run, upto, lost, events, length, crc, names[:tag],
                   names[tag:tag + chunk], names[tag + chunk:].decode("ascii", "replace"), start)
 
 

@@ -33,12 +33,12 @@ The account, in records and in events, of each process that opens the spool:
     found + spooled = delivered + dropped + damaged + still there
 
 `found` is what should be there at the start by the numbers, less what an earlier process counted as
-damaged.  `refused`, which drop=newest did not take, is beside it: it was never spooled.  What is
-dropped while it is on its way to a receiver counts as dropped, whatever becomes of it.  What was
-dropped or damaged in one run is kept over its processes (`gone`).  Two things can't be known.
-Octets behind the last record, with no number missing, are an append that was cut off (`torn`): its
-events are still with whoever appends.  And when a host goes down just after a segment was removed
-to make room, the position on its disk may be from before; then these records count as damaged.
+damaged.  `refused`, which drop=newest did not take, is beside it.  What is dropped while it is on
+its way to a receiver counts as dropped, whatever becomes of it.  What was dropped or damaged in one
+run is kept over its processes (`gone`).  Two things can't be known.  Octets behind the last record,
+with no number missing, are an append that was cut off (`torn`): its events are still with whoever
+appends.  And when a host goes down just after a segment was removed to make room, the position on
+its disk may be from before; then these records count as damaged.
 
 Limits
 - max_bytes bounds the octets of all files here: segments, quarantine (an eighth of it at most, and
@@ -47,7 +47,7 @@ Limits
   no more than that goes at once.  With less max_bytes than is there at a start, drop=oldest drops
   down to it, and drop=newest refuses until it was drained to it.
 - Memory: the record that is read, and some hundred octets for each that is read and not
-  acknowledged and for each segment.  Four descriptors, whatever the size.
+  acknowledged and for each segment.  Four descriptors.
 - One thread appends, reads and acknowledges; `sync` is called from another.  No lock is held during
   a sync; what a file system then holds up by itself (ext4: a full journal) is held up here, too.
 - After a sync that failed Linux takes the pages for written: `sync` raises, which is all it can do.
@@ -127,7 +127,7 @@ class Spool:
         self._head_before = self._tail_before = 0
         self._done = Done()                 # behind head
         self._out: dict[int, tuple[int, int]] = {}  # read, not acknowledged: place, events before
-        self._runs: dict[int, int] = {}
+        self._runs: dict[int, tuple[int, int]] = {}
 
         self._reading: Segment | None = None
         self._fd = -1
@@ -165,12 +165,11 @@ class Spool:
         self._marker, self._segments = survey.marker, survey.segments
         self._tail, self._tail_before = survey.tail, survey.tail_before
         self._head, self._head_before = survey.head, survey.head_before
-        for run, upto in survey.runs:
-            self._note_run(run, upto)
+        for run, upto, lost in survey.runs:
+            self._note_run(run, upto, lost)
         front, before = survey.front()
         if state is None or position.damaged:
-            # Segments that are missing were removed by us, most likely: there was a later position.
-            self._head, self._head_before = front, before
+            self._head, self._head_before = front, before   # what is missing we have removed
         if state is not None:
             if state.owner == self._run:
                 self.account.before = state.dropped, state.damaged
@@ -210,15 +209,19 @@ class Spool:
         self._stub = shrink(segment.path)
         self.bytes += self._stub
 
-    def _note_run(self, run: int, upto: int) -> None:
-        self._runs[run] = max(upto, self._runs.pop(run, 0))     # the newest stands last
+    def _note_run(self, run: int, upto: int, lost: int) -> None:
+        self._runs[run] = max((upto, lost), self._runs.pop(run, (0, 0)))    # the newest stands last
         while len(self._runs) > RUNS:
             del self._runs[next(iter(self._runs))]
 
+    def _newest_run(self) -> tuple[int, int, int]:
+        run = next(reversed(self._runs), 0)
+        return run, *self._runs.get(run, (0, 0))
+
     # --- writing -------------------------------------------------------------------------------
 
-    def append(self, payload: bytes | bytearray | memoryview, *, tag: bytes, events: int,
-               chunk: bytes, compressed: str = "", run: int = 0, upto: int = 0) -> bool:
+    def append(self, payload: bytes | memoryview, *, tag: bytes, events: int, chunk: bytes,
+               compressed: str = "", run: int = 0, upto: int = 0, lost: int = 0) -> bool:
         """Behind all others.  When this returns True a kill can't undo it, and after the next
         `sync` nothing can.  False: drop=newest, and there is no room, or it is larger than the
         spool.  OSError (a full disk): nothing of it stays; try again.  ValueError: it is no
@@ -227,7 +230,8 @@ class Spool:
             raise ValueError("the spool is closed")
         view = memoryview(payload).cast("B")
         head = pack_record(self._marker, self._tail, self._tail_before, view, tag=tag,
-                           events=events, chunk=chunk, compressed=compressed, run=run, upto=upto)
+                           events=events, chunk=chunk, compressed=compressed, run=run, upto=upto,
+                           lost=lost)
         size = len(head) + len(view)
         if self._writer is not None and self._writer.size + size > self._segment_bytes:
             with self._lock:
@@ -242,16 +246,15 @@ class Spool:
         with self._lock:
             self._tail += 1
             self._tail_before += events
-            self._note_run(run, upto)
+            self._note_run(run, upto, lost)
             self.account.append(events)
         return True
 
     def _write_first(self, buffers: list[bytes | memoryview]) -> None:
         """With a segment of its own."""
         path = os.path.join(self.folder, segment_name(self._tail))
-        run = next(reversed(self._runs), 0)
-        start = pack_head(Head(self._marker, self._tail, self._tail_before, self._head, run,
-                               self._runs.get(run, 0)))
+        start = pack_head(Head(self._marker, self._tail, self._tail_before, self._head,
+                               *self._newest_run()))
         # O_TRUNC: what is there by this name can only be a first record that did not get through.
         fd = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
@@ -310,7 +313,7 @@ class Spool:
             first = next(iter(self._segments), None)    # `sync` may take the last one away
             if first is None:
                 return False
-            if self._newest and (first.end is None or first.end > self._head):
+            if self._newest and (first.end or LAST) > self._head:
                 return False
             self._drop(first)
         return True
@@ -342,10 +345,10 @@ class Spool:
         """The next in order that was not read yet.  OSError: out of descriptors, or of rights."""
         self.account.tell()
         while True:
-            if self._reading is None and not self._start_reading():
-                return None
-            segment = self._reading
-            assert segment is not None
+            if (segment := self._reading) is None:
+                if not self._start_reading():
+                    return None
+                continue
             limit, before = (self._tail, self._tail_before) if segment.end is None else (
                 segment.end, segment.end_before)
             if self._expect >= limit:
@@ -415,8 +418,7 @@ class Spool:
                 continue
             self._reading = segment
             self._offset, self._low = HEAD_SIZE, segment.first
-            where = self._out.get(self._expect)
-            if where is not None:
+            if (where := self._out.get(self._expect)) is not None:
                 self._offset, self._low = where[0], self._expect
             return True
 
@@ -439,8 +441,7 @@ class Spool:
         """A receiver has it, but for `lost` of its events, which are dropped.  False: that was
         known, or it was dropped in the meantime."""
         number, events = record.number, record.events
-        where = self._out.pop(number, None)
-        if where is None:
+        if (where := self._out.pop(number, None)) is None:
             return False
         before = where[1]
         with self._lock:
@@ -506,9 +507,8 @@ class Spool:
     # --- the disk ------------------------------------------------------------------------------
 
     def _state(self) -> State:
-        run = next(reversed(self._runs), 0)
         return State(self._marker, self._head, self._head_before, self._tail, self._tail_before,
-                     run, self._runs.get(run, 0), self._run, *self.account.gone,
+                     *self._newest_run(), self._run, *self.account.gone,
                      tuple(self._done.ranges[:Position.MAX_DONE]))
 
     def _keep_position(self) -> None:
@@ -548,12 +548,8 @@ class Spool:
     def _remove_dead(self, head: int) -> None:
         """Segments whose records are all behind a head that is on the disk."""
         with self._lock:
-            n = 0
-            while n < len(self._segments):
-                end = self._segments[n].end
-                if end is None or end > head:
-                    break
-                n += 1
+            n = next((i for i, segment in enumerate(self._segments)
+                      if (segment.end or LAST) > head), len(self._segments))
             dead, self._segments = self._segments[:n], self._segments[n:]
             self.bytes -= sum(segment.taken for segment in dead)
         for segment in dead:
@@ -594,7 +590,7 @@ class Spool:
 
     @property
     def empty(self) -> bool:
-        """Everything that was appended is acknowledged, dropped or damaged."""
+        """All is acknowledged, dropped or damaged."""
         return self._head == self._tail
 
     @property
@@ -604,7 +600,10 @@ class Spool:
 
     def last(self, run: int) -> int:
         """The greatest `upto` that was appended in this run; 0: none, or it is long ago."""
-        return self._runs.get(run, 0)
+        return self._runs.get(run, (0, 0))[0]
+
+    def lost(self, run: int) -> int:
+        return self._runs.get(run, (0, 0))[1]       # what was appended with that
 
     def counts(self) -> dict[str, int]:
         """Of this process: events by name, records as `<name>_records`; `bytes`, `torn` places."""

@@ -57,7 +57,7 @@ class Survey:
         self.marker = b""
         self.head = self.tail = 1
         self.head_before = self.tail_before = 0
-        self.runs: list[tuple[int, int]] = []   # run and upto, the newest last
+        self.runs: list[tuple[int, int, int]] = []  # run, upto and lost, the newest last
         self.lost = False                       # there is no position for what is here
         self.torn: Segment | None = None        # the last one, when no record of it got through
         for name in sorted(names):
@@ -97,7 +97,7 @@ class Survey:
         self.marker = marker
         for segment in self.segments:
             segment.marker = segment.marker or marker
-        self.runs = [(head.run, head.upto) for head in sound]
+        self.runs = [(head.run, head.upto, head.lost) for head in sound]
         self._find_tail(state)
         self._bound()
         if state is not None:
@@ -108,14 +108,14 @@ class Survey:
 
     def _find_tail(self, state: State | None) -> None:
         tail, before = (state.tail, state.tail_before) if state is not None else (1, 0)
-        runs = [] if state is None else [(state.run, state.upto)]
+        runs = [] if state is None else [(state.run, state.upto, state.lost)]
         for segment, head in zip(reversed(self.segments), reversed(self.heads), strict=True):
             last = last_record(segment)
             if last is not None and last.number >= tail:
                 tail, before = last.number + 1, last.before + last.events
-                runs.append((last.run, last.upto))
+                runs.append((last.run, last.upto, last.lost))
             elif last is not None:
-                runs.insert(0, (last.run, last.upto))
+                runs.insert(0, (last.run, last.upto, last.lost))
             elif head is not None and head.first > tail:
                 tail, before = head.first, head.before
             if last is not None or head is not None:
