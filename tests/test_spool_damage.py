@@ -500,7 +500,6 @@ def test_the_quarantine_never_takes_room_from_the_spool(tmp_path):
 
 
 # --- anything at all -----------------------------------------------------------------------------
-
 EDIT = st.tuples(st.sampled_from(["flip", "cut", "remove", "insert", "zero", "copy", "swap"]),
                  st.integers(0, 3), st.integers(0, 12288), st.integers(1, 300))
 
