@@ -39,7 +39,7 @@ from tests.spools import Wrapped
 from tests.test_merge import TEXT, Site, line
 
 SLOT = ledger_bytes(1) // 2             # the ledger's head is as large as a slot
-LANES = 256 + 8 * 432                   # the first lane's position, of the first bank
+LANES = 256 + 8 * 440                   # the first lane's position, of the first bank
 
 # --- the merge -----------------------------------------------------------------------------------
 

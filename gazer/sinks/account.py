@@ -75,7 +75,7 @@ class Account:
         """Events dropped and damaged in this run.  It stands in the position, where a kill can't
         undo it; what a killed process had counted may be in no ledger."""
         dropped, damaged = self.before
-        return dropped + self.dropped.events, damaged + self.damaged.events
+        return max(0, dropped + self.dropped.events), max(0, damaged + self.damaged.events)
 
     def say(self, text: str) -> None:
         self.notice(f"spool {printable(self.folder)}: {text}")

@@ -101,6 +101,8 @@ class Survey:
         self._find_tail(state)
         self._bound()
         if state is not None:
+            self._agree(state)
+        if state is not None:
             self.head, self.head_before = state.head, state.head_before
         else:
             self._find_head(sound)
@@ -137,6 +139,23 @@ class Survey:
                 segment.before = events_before(segment, segment.first)
             segment.before = min(segment.before, before)
             end, before = segment.first, segment.before
+
+    def _agree(self, state: State) -> None:
+        """What a damaged segment's neighbours say of the events before it can't be against what the
+        position knows for sure."""
+        known = [(state.head, state.head_before)]
+        for done in state.done:
+            known += (done.first, done.before), (done.end, done.end_before)
+
+        def bounded(number: int | None, before: int) -> int:
+            if number is None:
+                return before
+            before = max(before, max((b for n, b in known if n <= number), default=0))
+            return min(before, min((b for n, b in known if n >= number), default=before))
+
+        for segment in self.segments:
+            segment.before = bounded(segment.first, segment.before)
+            segment.end_before = bounded(segment.end, segment.end_before)
 
     def _find_head(self, heads: list[Head]) -> None:
         self.head, self.head_before = self.tail, self.tail_before
