@@ -36,8 +36,6 @@ usage: dns-gazer [-dR] -i IFACE ... | -r FILE ... [-t FILE] ... [-o FILE] ...
 -t, -o and -f may be repeated and mixed; at least one is needed.
 """
 
-FLUENTD_PORT = 24224
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `dns-gazer` with these arguments (this process's by default); the exit code."""
@@ -129,7 +127,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str | None, bool] | str:
 def _fluentd(value: str) -> Output:
     """The output that -f asks for."""
     from gazer.config import Forward, Output, OutputKind, Server
-    from gazer.config.kinds import Address, shown
+    from gazer.config.kinds import FORWARD_PORT, Address, shown
     from gazer.errors import UsageError
 
     try:
@@ -139,7 +137,7 @@ def _fluentd(value: str) -> Output:
             f"-f: expected HOST, HOST:PORT, [ADDRESS]:PORT or unix:///PATH, got {shown(value)}"
         ) from None
     port = "" if address.startswith("unix:") or address.rpartition("]")[2].count(":") else (
-        f":{FLUENTD_PORT}")
+        f":{FORWARD_PORT}")
     return Output(OutputKind.MSGPACK_EVENT_TIME, "",
                   Forward(servers=(Server(address + port),)))
 

@@ -16,9 +16,10 @@ import msgpack
 import pytest
 
 from gazer.config.forward import Forward, Tls
+from gazer.config.kinds import host_and_port
 from gazer.sinks import connection as module
 from gazer.sinks import forward
-from gazer.sinks.connection import CLOSED, READY, Connection, parse, reason
+from gazer.sinks.connection import CLOSED, READY, Connection, reason
 from tests.conftest import eventually
 from tests.receiver import CLOSE, GARBAGE, Certificates, Receiver
 
@@ -108,7 +109,7 @@ def fails(link, waker, kind=Exception, seconds=10):
     ("unix:///run/a:b.sock", "unix:///run/a:b.sock", 0),
 ])  # fmt: skip
 def test_an_address_is_host_and_port(address, host, port):
-    assert parse(address) == (host, port)
+    assert host_and_port(address) == (host, port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -38,6 +38,8 @@ _SIZE_UNITS = _BINARY_UNITS | {
     "TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 1000, "KB": 1000, "B": 1
 }  # fmt: skip
 
+FORWARD_PORT = 24224    # fluentd's
+
 # PATH_MAX is 4096 on Linux with the final NUL.
 MAX_PATH = 4095
 
@@ -401,6 +403,19 @@ def _quote(text: str) -> str:
     """A double-quoted YAML scalar (YAML 1.1, 5.7: only these two need an escape here)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """What an Address says, with fluentd's port where it says none; unix:///path has port 0."""
+    if address.startswith("unix://"):
+        return address, 0
+    host, port = address, str(FORWARD_PORT)
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        port = rest[1:] if rest.startswith(":") else port
+    elif address.count(":") == 1:
+        host, _, port = address.partition(":")
+    return host, int(port)
 
 
 def address_and_port(text: str) -> tuple[str, int]:

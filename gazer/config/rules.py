@@ -23,6 +23,7 @@ from gazer.config.kinds import (
     MIB,
     SECOND,
     address_and_port,
+    host_and_port,
     show_duration,
     show_size,
     shown,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 LEAST_FILE = 256 * KIB      # rotate.size: a block, which is not divided
 MAX_ROTATED = 210           # octets: NAME_MAX is 255, and there may come .TIME.NUMBER.zst.part
-FORWARD_PORT = 24224
 MAX_NAME = 15       # octets of an interface's name: IFNAMSIZ of linux/if.h, less the NUL
 
 
@@ -214,7 +214,7 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
         if forward is None:
             continue
         path = f"outputs[{index}]"
-        addresses = [_with_port(server.address) for server in forward.servers]
+        addresses = [host_and_port(server.address) for server in forward.servers]
         for number, address in enumerate(addresses):
             if address in addresses[:number]:
                 given = forward.servers[number].address
@@ -229,13 +229,6 @@ def _forward_problems(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"{path}.spool.path", (
                     f"{shown(forward.spool.path, MAX_PATH)} is the spool of another output too")
             spools.setdefault(folder, index)
-
-
-def _with_port(address: str) -> str:
-    """A server's address in full."""
-    if address.startswith("unix:") or ":" in address.rpartition("]")[2]:
-        return address
-    return f"{address}:{FORWARD_PORT}"
 
 
 def _tls_problems(forward: Forward, path: str) -> Iterator[tuple[str, str]]:

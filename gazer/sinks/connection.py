@@ -41,6 +41,7 @@ from itertools import islice
 
 from fluent.sender import FluentSender  # type: ignore[import-untyped]
 
+from gazer.config.kinds import host_and_port
 from gazer.sinks.forward import (
     DeniedError,
     Handshake,
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
     from gazer.config.forward import Forward
 
-PORT = 24224
 CLOSED, RESOLVING, CONNECTING, TLS, HELO, PONG, READY = range(7)
 MOST_READ = 32 * 1024   # octets of replies read at once; with half a reply before it still taken
 MOST_BUFFERS = 64       # buffers of one sendmsg(2)
@@ -70,19 +70,6 @@ WAITS_FOR = {
 KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4),
 )  # fmt: skip
-
-
-def parse(address: str) -> tuple[str, int]:
-    """`host`, `host:port`, `[::1]:port`, `::1` or `unix:///path` as host and port."""
-    if address.startswith("unix://"):
-        return address, 0
-    host, port = address, str(PORT)
-    if address.startswith("["):
-        host, _, rest = address[1:].partition("]")
-        port = rest[1:] if rest.startswith(":") else port
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    return host, int(port)
 
 
 class _Lookup:
@@ -117,7 +104,7 @@ class Connection(FluentSender):  # type: ignore[misc]
     ready."""
 
     def __init__(self, address: str, settings: Forward, *, waker: int) -> None:
-        host, port = parse(address)
+        host, port = host_and_port(address)
         super().__init__(None, host=host, port=port, timeout=settings.connect_timeout_ns / 1e9)
         self.socket: Any = None
         self.state = CLOSED
@@ -449,5 +436,5 @@ def reason(error: BaseException) -> str:
 
 
 __all__ = [
-    "CLOSED", "READY", "Connection", "DeniedError", "ProtocolError", "parse", "reason",
+    "CLOSED", "READY", "Connection", "DeniedError", "ProtocolError", "reason",
 ]  # fmt: skip

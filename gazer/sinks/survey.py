@@ -102,7 +102,6 @@ class Survey:
         self._bound()
         if state is not None:
             self._agree(state)
-        if state is not None:
             self.head, self.head_before = state.head, state.head_before
         else:
             self._find_head(sound)
