@@ -9,6 +9,7 @@ import msgpack
 from gazer.config.forward import Forward, Server, SpoolSettings
 from gazer.sinks import servers
 from gazer.sinks.fluentd import Forwarder
+from gazer.sinks.spool import Spool
 
 SECOND = 10**9
 TX = "dns-gazer.dns.tx"
@@ -139,3 +140,28 @@ def quick(monkeypatch):
     """Short backoffs, so that tests are too."""
     monkeypatch.setattr(servers, "FIRST", 0.02)
     monkeypatch.setattr(servers, "MOST", 0.1)
+
+
+# --- with a spool --------------------------------------------------------------------------------
+
+
+def spooling(folder):
+    """What opens the spool (again), and a sink with it."""
+
+    def opened(*to, max_bytes=64 << 20, drop="oldest", **more):
+        spool = Spool(str(folder), max_bytes=max_bytes, drop=drop, segment_bytes=1 << 20,
+                      notice=[].append)
+        return Sink(*to, spool=spool, **more)
+
+    return opened
+
+
+def balance(sink):
+    counts = sink.counts()
+    assert counts["found"] + counts["spooled"] == (
+        counts["delivered"] + counts["dropped"] + counts["damaged"] + counts["there"]), counts
+    return counts
+
+
+def drained(sink):
+    return lambda: sink.spool.empty and not sink.counts()["unacknowledged"]

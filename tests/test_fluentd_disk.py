@@ -8,8 +8,7 @@ import time
 import pytest
 
 from gazer.sinks import fluentd
-from gazer.sinks.spool import Spool
-from tests.forwarding import SECOND, Sink, quick
+from tests.forwarding import SECOND, balance, drained, quick, spooling
 from tests.receiver import LOSE, Receiver, late
 
 MIB = 1 << 20
@@ -23,25 +22,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def make(tmp_path):
-    """Open the spool (again), and a sink with it."""
-
-    def opened(*to, max_bytes=64 * MIB, drop="oldest", **more):
-        spool = Spool(str(tmp_path / "spool"), max_bytes=max_bytes, drop=drop,
-                      segment_bytes=MIB, notice=[].append)
-        return Sink(*to, spool=spool, **more)
-
-    return opened
-
-
-def balance(sink):
-    counts = sink.counts()
-    assert counts["found"] + counts["spooled"] == (
-        counts["delivered"] + counts["dropped"] + counts["damaged"] + counts["there"]), counts
-    return counts
-
-
-def drained(sink):
-    return lambda: sink.spool.empty and not sink.counts()["unacknowledged"]
+    return spooling(tmp_path / "spool")
 
 
 def test_a_full_disk_keeps_the_tasks_here_and_the_servers_get_them(make, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from gazer.sinks import delivery, fluentd, servers
 from gazer.sinks.spool import Spool
-from tests.forwarding import SECOND, TX, Sink, Task, entries, quick
+from tests.forwarding import SECOND, TX, Task, balance, drained, entries, quick, spooling
 from tests.receiver import ACK, CLOSE, LOSE, TWICE, Receiver, late
 
 MIB = 1 << 20
@@ -21,25 +21,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def make(tmp_path):
-    """Open the spool (again), and a sink with it."""
-
-    def opened(*to, max_bytes=64 * MIB, drop="oldest", **more):
-        spool = Spool(str(tmp_path / "spool"), max_bytes=max_bytes, drop=drop,
-                      segment_bytes=MIB, notice=[].append)
-        return Sink(*to, spool=spool, **more)
-
-    return opened
-
-
-def balance(sink):
-    counts = sink.counts()
-    assert counts["found"] + counts["spooled"] == (
-        counts["delivered"] + counts["dropped"] + counts["damaged"] + counts["there"]), counts
-    return counts
-
-
-def drained(sink):
-    return lambda: sink.spool.empty and not sink.counts()["unacknowledged"]
+    return spooling(tmp_path / "spool")
 
 
 def test_while_all_is_well_nothing_is_spooled(make):
