@@ -146,7 +146,8 @@ class Receiver:
 
     def refuse(self):
         """Take no more connections, and end those there are."""
-        listener, self._listener = self._listener, None
+        with self._lock:        # who is accepted by then is among those that are hung up on
+            listener, self._listener = self._listener, None
         if listener is not None:
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
