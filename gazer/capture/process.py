@@ -159,7 +159,6 @@ def watch(child: Child, dispatcher: Dispatcher) -> bool:
     try:
         if not await_interface(child, dispatcher, source):
             return True
-        drop_all()      # the handle is active: nothing that follows needs a privilege
         return follow(child, dispatcher, source)
     finally:
         source.close()
@@ -185,7 +184,8 @@ def fanout(boot: Boot) -> tuple[int, int] | None:
 
 
 def await_interface(child: Child, dispatcher: Dispatcher, source: LiveSource) -> bool:
-    """Open it, as soon as it is there.  False if the supervisor wanted an end before."""
+    """Open it, as soon as it is there; from then on this process has no rights any more, whoever
+    is told that it captures.  False if the supervisor wanted an end before."""
     name = printable(child.boot.part.interface)
     ready = False
     while not child.slot.draining:
@@ -202,6 +202,7 @@ def await_interface(child: Child, dispatcher: Dispatcher, source: LiveSource) ->
                     time.sleep(NAP)
                     dispatcher.idle()
             continue
+        drop_all()      # the handle is active: nothing that follows needs a privilege
         if leads(child.boot):
             if dispatcher.absent:
                 child.report(NOTICE, f"{name} is there: capturing")
