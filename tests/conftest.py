@@ -54,6 +54,13 @@ COMMANDS = {
 }
 
 
+# `nohup make test &` ignores these, and so would all that is started here, for which they mean
+# something.  A handler is nothing that a new program inherits.
+for ignored in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, lambda *_: None)
+
+
 def eventually(what: Callable[[], object], seconds: float = 10.0) -> object:
     """The first true answer of `what`, asked again and again; fails the test after the deadline."""
     deadline = time.monotonic() + seconds

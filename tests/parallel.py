@@ -33,6 +33,7 @@ LONG = {
     "test_pipeline.py": 50, "test_succession_rotation.py": 50, "test_fuzz.py": 40,
     "test_restarts.py": 40, "test_spool_damage.py": 35, "test_succession_worker.py": 30,
     "test_warm.py": 35, "test_fluentd_live.py": 30,
+    "test_succession_fluentd.py": 35, "test_fluentd_ahead.py": 20,
     "test_chaos_kill.py": 30, "test_chaos_live.py": 30, "test_chaos_spool.py": 30,
     "test_pipeline_carriers.py": 25, "test_succession_sink.py": 25, "test_build.py": 25,
     "test_succession_capture.py": 25, "test_ring_processes.py": 25, "test_live_service.py": 25,

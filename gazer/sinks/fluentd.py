@@ -1,9 +1,9 @@
 """A fluentd output: its thread, from the sink's tasks to servers that have acknowledged them.
 
-    give(task) ─▶ Work ─▶ chunks ─▶ servers ─▶ acks ─▶ Answer ─▶ take()      (directly)
+    give(task) ─▶ Work ─▶ chunks ─▶ servers ─▶ acks ─▶ Answer ─▶ take()      (straight)
                     │                                  ▲
-                    └───▶ spool ───────────────────────┘
-                            └─────▶ chunks ─▶ servers ─▶ acks                (spooling)
+                    └───▶ spool ───────────────────────┘                     (spooling)
+                            └─────▶ chunks ─▶ servers ─▶ acks                (reading)
 
 A task is answered, in order, when each of its chunks was acknowledged, stands in the spool, or was
 dropped by a policy that is counted.  That a write succeeded proves nothing.  Everything happens in
@@ -15,8 +15,12 @@ for an output without work is a heartbeat each 15 s.
   although chunks wait, or when many have waited behind the window for BRIEF seconds.  All that is
   unanswered goes into the spool in order, under the ids with which it was sent, and all new tasks
   behind it; chunks are read from there in order and sent.  What is under way at that moment is not
-  sent again: when it is read it is found to be, or to be acknowledged already.  Spooling ends when
-  all has been read and sent and acknowledgements come.
+  sent again: when it is read it is found to be, or to be acknowledged already.
+- **Spooling ends** when all has been read and sent and acknowledgements come; or, with a longer
+  backlog, when they have come for AHEAD seconds.  New tasks go straight to the servers then, ahead
+  of the backlog, which has the rest of the line and half of the window: a receiver that was away
+  for a day has what is new at once, and what is old in order beside it.  If there is too much for
+  that, what is unanswered goes into the spool again, for twice as long as the last time.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
   then has no room for is dropped by the sink (outputs.py), as without a spool.  One that can't be
   read (no descriptor, no right; damage is the spool's own matter) is as well.  It is synced by a
@@ -55,9 +59,12 @@ if TYPE_CHECKING:
 
 SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
 BRIEF = 0.1     # ... for which many may wait behind the window
+AHEAD = 1.0     # ... of spooling, at least, before new tasks go ahead of a backlog, and
+AHEAD_MOST = 30.0   # ... when that was too much for the servers again and again
 AGAIN = 1.0     # ... between two tries to write to a spool
 LAST = 1.0      # ... at the end, for acknowledgements of what stands in the spool anyway
 BEHIND = 8      # tasks that may wait behind the window, at least, before they are spooled
+EARLY = 100_000     # ids of chunks that were acknowledged before they were read
 SKIPS = 256     # records that are over already, read from the spool at one go
 
 
@@ -103,15 +110,18 @@ class Forwarder:
             settings, self._waker, name=name, notice=self._notice, settled=self._settled,
             more=self._more, waiting=self._waiting, denied=self._denied,
         )
-        self._spooling = spool is not None and not spool.empty
-        self._since = self.progress             # spooling, or not
+        self._reading = spool is not None and not spool.empty   # there may be records to be read
+        self._spooling = self._reading          # new tasks go there, too
+        self._since = time.monotonic()          # they do, or do not
+        self._ahead = AHEAD                     # how long they are to, at least
+        self._records = 0                       # read, and not over
         self._all_read = False
         self._hurry = False                     # there is more to read at once
         self.handed_on = 0          # events of the run that servers or the spool have
-        self._early: set[bytes] = set()         # acknowledged before they were read
+        self._early: dict[bytes, None] = {}     # acknowledged before they were read, in order
         self._again = 0.0                       # when to write to the spool again
         self._unread = 0.0                      # ... to read from it again
-        self._failing_told = self._spooling_told = -REMIND
+        self._failing_told = self._spooling_told = self._straight_told = -REMIND
         self._failing = self._spooling_told_of = False
         self._unreadable = self._unsynced = False
         self._dirty = threading.Event()         # there is something to sync
@@ -203,7 +213,7 @@ class Forwarder:
             os.eventfd_write(self._bell, 1)
 
     def _tell_backlog(self) -> None:
-        if self._spooling and self._spool.events:
+        if self._reading and self._spool.events:
             self._spooling_told_of = True
             self._notice(f"{self.name}: {_events(self._spool.events)} in the spool from before: "
                          "they are sent first")
@@ -316,7 +326,9 @@ class Forwarder:
         work = chunk.work
         if work is None:
             if chunk.events:
-                self._early.add(chunk.id)
+                self._early[chunk.id] = None
+                while len(self._early) > EARLY:     # dropped from the spool before they were read
+                    del self._early[next(iter(self._early))]
             return
         work.left -= 1
         answer = work.answer
@@ -324,6 +336,7 @@ class Forwarder:
             if not delivered:
                 work.lost += chunk.events
             if not work.left:
+                self._records -= 1
                 self._spool.ack(work.record, work.lost)
                 self._dirty.set()
         elif delivered:
@@ -357,6 +370,8 @@ class Forwarder:
         delivery = self._delivery
         if now >= self._unread:
             self._unread = 0.0
+        if self._reading and not self._spooling and self._all_read:
+            self._end_reading()
         if not self._spooling:
             since = max(delivery.waits_since, delivery.acked_at)
             slow = delivery.waits_since and now - since >= SLOW
@@ -371,21 +386,33 @@ class Forwarder:
         if self._again and now >= self._again:
             self._again = 0.0
             self._spool_works()
-        if self._again and self._all_read and delivery.servers.up():
-            self._end_spooling(now)     # what waits is next, and there is somewhere else for it
-            for work in self._works:
-                for chunk in work.leaves():
-                    if chunk.id not in delivery.known:
-                        delivery.add(chunk)
-        elif (self._all_read and not self._works and not delivery.ready and not delivery.aside
-                and (not delivery.flying
-                     or (delivery.acked_at > self._since and now - delivery.acked_at < SLOW))):
-            self._end_spooling(now)
+        acks = delivery.acked_at > self._since and now - delivery.acked_at < SLOW
+        if self._all_read and ((self._again and delivery.servers.up()) or (
+                not self._works and not delivery.ready and not delivery.aside
+                and (not delivery.flying or acks))):
+            self._go_straight(now)
+            self._end_reading()
+        elif now - self._since >= self._ahead and (
+                acks or (self._unread and delivery.servers.up())):
+            self._go_straight(now)
 
-    def _end_spooling(self, now: float) -> None:
+    def _go_straight(self, now: float) -> None:
+        """End spooling: new tasks go to the servers, and so does what the spool did not take."""
         self._spooling = False
         self._since = now
         self._again = 0.0
+        for work in self._works:
+            for chunk in work.leaves():
+                if chunk.id not in self._delivery.known:
+                    self._delivery.add(chunk)
+        if self._spooling_told_of and not self._all_read and now - self._straight_told >= REMIND:
+            self._straight_told = now
+            self._notice(f"{self.name}: new events go straight to its servers again; "
+                         f"{_events(self._spool.events)} in the spool are sent beside them")
+
+    def _end_reading(self) -> None:
+        self._reading = False
+        self._ahead = AHEAD
         self._early.clear()     # a record that was not read by now has been dropped
         if self._spooling_told_of:
             self._spooling_told_of = False
@@ -393,7 +420,9 @@ class Forwarder:
                          "its servers")
 
     def _begin_spooling(self, now: float) -> None:
-        self._spooling = True
+        if self._reading:
+            self._ahead = min(2 * self._ahead, AHEAD_MOST)
+        self._spooling = self._reading = True
         self._behind_since = 0.0
         self._since = now
         self._delivery.withdraw()
@@ -461,8 +490,10 @@ class Forwarder:
 
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
-        if not self._spooling or self._unread or self._ending is not None:
+        if not self._reading or self._unread or self._ending is not None:
             return None
+        if not self._spooling and self._records >= max(self._settings.window // 2, 1):
+            return None         # the rest of the window is for what is new
         for _ in range(SKIPS):
             try:
                 record = self._spool.next()
@@ -479,10 +510,11 @@ class Forwarder:
                 return None
             id_ = bytes(record.chunk)
             if id_ in self._early:
-                self._early.discard(id_)
+                del self._early[id_]
                 self._spool.ack(record)
                 continue
             work = Work(record=record)
+            self._records += 1
             chunk = self._delivery.known.get(id_)
             if chunk is not None and chunk.work is None:    # under way
                 chunk.work, chunk.payload = work, record.payload
@@ -494,6 +526,7 @@ class Forwarder:
             )
             if self._delivery.expired(chunk):
                 self._delivery.counts["expired"] += chunk.events
+                self._records -= 1
                 self._spool.ack(record, chunk.events)
                 continue
             self._delivery.known[id_] = chunk

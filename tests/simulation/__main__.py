@@ -18,7 +18,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     args = parser.parse_args()
-    bad = kills = stops = turns = 0
+    bad = kills = stops = turns = beside = 0
     for seed in range(args.first, args.first + args.seeds):
         with tempfile.TemporaryDirectory(prefix="simulation-", dir=quiet_folder()) as folder:
             world = World(seed, folder)
@@ -28,7 +28,9 @@ def main():
                 bad += 1
                 print(*error.args, sep="\n", end="\n\n", flush=True)
             kills, stops, turns = kills + world.kills, stops + world.stops, turns + world.turns
-    print(f"{args.seeds} worlds, {bad} bad; {kills} kills, {stops} ends, {turns} turns")
+            beside += world.beside
+    print(f"{args.seeds} worlds, {bad} bad; {kills} kills, {stops} ends, {turns} turns; "
+          f"{beside} events went ahead of a backlog")
     return bool(bad)
 
 

@@ -166,6 +166,7 @@ class Net:
         self.key, self.keepalive = key, keepalive
         self.moves = 0
         self.acked = set()          # numbers of events
+        self.straight = set()       # ids of chunks that were last sent without the spool
         self.hosts = [Host(self) for _ in range(count)]
 
     def __getattr__(self, name):
@@ -249,6 +250,7 @@ class Host:
             if not mood.empties:
                 return
             action = action if action in ("close", "late") else "ack"
+        message.straight = message.chunk.encode() in self._net.straight
         self.messages.append(message)
         ack = msgpack.packb({"ack": message.chunk})
         if action == "close":

@@ -44,6 +44,7 @@ QUIET = 0.9         # seconds that an acknowledgement may be late without a doub
 LONGEST = 900.0     # seconds in which all must be over once all is well
 IDLE = 300          # turns without anything moving, and
 RATE = 30           # ... a second
+NEVER = 1e9
 
 
 class Killed(BaseException):
@@ -137,6 +138,7 @@ class World:
         self.spooled = dice.random() < 0.85
         self.total = dice.choice([60, 300, 900] if self.most > 1 << 20 else [300, 900])
         self.largest = dice.choice([3, 12])
+        self.ahead = dice.choice([0.05, fluentd.AHEAD, NEVER])      # seconds of spooling
         self.pad = dice.choice([10, 200, 2000] if self.most > 1 << 20 else [500, 2000])
         self.lasting = dice.choice([2.0, 20.0, 100.0])   # seconds at most, of a mood
         self.kind = dice.choice(KINDS)                  # of which there is most
@@ -147,6 +149,7 @@ class World:
         self.first = 0              # ... of earlier runs of the sensor
         self.run_number = 1
         self.turns = self.kills = self.stops = 0
+        self.beside = 0             # events that were sent while there was more in the spool
         self.gone = 0               # events that earlier runs counted as lost
         self.had = set()            # those of tasks that servers have, as the Forwarder says, and
         self.lost = set()           # ... that were rejected, too old, or refused by a full spool
@@ -168,6 +171,8 @@ class World:
 
     def capture(self):
         left = self.total - self.put
+        if self.well:
+            self.well_since = self.clock.now    # there was more to come
         self.put += min(left, self.dice.randint(1, self.largest * 4))
         if left > 0:        # evenly, until all is well or a little longer
             pace = 2 * self.length * 2 * self.largest / self.total
@@ -240,10 +245,14 @@ class World:
             patch.setattr(servers, "random", self.dice)
             patch.setattr(fluentd, "threading",
                           SimpleNamespace(Thread=Thread, Event=Event))
+            patch.setattr(fluentd, "AHEAD", self.ahead)
+            patch.setattr(fluentd, "AHEAD_MOST", max(self.ahead, fluentd.AHEAD_MOST))
             self.disk.install(patch)
+            self.watch(patch)
             for owner, name in ((Spool, "append"), (Spool, "next"), (Spool, "ack"), (Spool, "sync"),
                                 (Connection, "queue"), (Connection, "_write_plain"),
-                                (Delivery, "_acked"), (Forwarder, "_begin_spooling")):
+                                (Delivery, "_acked"), (Forwarder, "_begin_spooling"),
+                                (Forwarder, "_go_straight")):
                 self.tap(patch, owner, name)
             self.begin()
             try:
@@ -253,6 +262,20 @@ class World:
             except Exception as error:
                 raise AssertionError(
                     f"seed {self.seed}: {error!r}", self.story(), self.said[-12:]) from error
+
+    def watch(self, patch):
+        """Which chunks do not come from the spool."""
+        real = Delivery._fly
+
+        def flies(itself, server, chunk, now):
+            if chunk.work is not None:
+                task = chunk.work.record is None
+                (self.net.straight.add if task else self.net.straight.discard)(chunk.id)
+            real(itself, server, chunk, now)
+            if task_beside(self.forwarder, chunk):
+                self.beside += chunk.events
+
+        patch.setattr(Delivery, "_fly", flies)
 
     def tap(self, patch, owner, name):
         """The sink may die ahead of this step or behind it, and another thread may sync."""
@@ -453,11 +476,14 @@ class World:
         held = {c.id for c in itertools.chain(flying, delivery.ready, delivery.aside)}
         for chunk in delivery.known.values():
             assert chunk.id in held or any(p.id in delivery.known for p in chunk.parts), "known"
+        spool = self.spool
         for work in forwarder._works:
             assert work.left == len([*work.leaves()]), "left"
         assert len(delivery.aside) <= ASIDE + 2 * self.largest * self.settings.window, "aside"
+        assert forwarder._records == len({
+            id(c.work) for c in delivery.known.values() if c.work is not None and c.work.record
+        }), "records"
         assert len(forwarder._early) <= 2 * self.largest * (forwarder.window + 8), "early"
-        spool = self.spool
         if spool is not None and not self.ended:
             assert len(spool._out) <= self.settings.window + 2 * ASIDE + 8, "read and not acked"
             if spool._dirty or spool._made or spool._unsynced:
@@ -497,25 +523,34 @@ class World:
             self.in_order()
 
     def in_order(self):
-        """Where nobody loses or closes, each event comes in order when it comes first."""
+        """Where nobody loses or closes, each event comes in order when it comes first: those of the
+        spool, and those that went ahead of it."""
         seen, last = set(), {}
         for message in self.net.hosts[0].messages:
+            way = message.tag, self.ahead < NEVER and message.straight
             for n in message.numbers:
                 if n not in seen:
                     seen.add(n)
-                    assert n > last.get(message.tag, -1), f"{n} came late"
-                    last[message.tag] = n
+                    assert n > last.get(way, -1), f"{n} came late"
+                    last[way] = n
 
     def story(self):
         output = Slot(self.memory, 0).read_output(0)
         return {
             "now": self.clock.now, "well": self.well, "put": self.put, "next": self.next,
             "kills": self.kills, "stops": self.stops, "tame": self.tame, "turns": self.turns,
+            "ahead": self.ahead, "beside": self.beside,
             "output": {k: v for k, v in output.items() if v}, "gone": self.gone,
             "counts": self.forwarder and {k: v for k, v in self.forwarder.counts().items() if v},
             "settings": (self.settings.window, self.settings.compress, self.most, self.drop,
                          self.settings.expire_ns, len(self.net.hosts), self.net.keepalive),
         }
+
+
+def task_beside(forwarder, chunk):
+    """It is no record of the spool, and there are some."""
+    return (forwarder is not None and forwarder._reading and not forwarder._spooling
+            and chunk.work is not None and chunk.work.record is None)
 
 
 def numbers(payload, compressed):

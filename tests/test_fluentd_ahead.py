@@ -1,0 +1,247 @@
+"""What is new goes ahead of what the spool holds, and neither waits for ever."""
+
+import errno
+import time
+
+import pytest
+
+from gazer.sinks import fluentd
+from gazer.sinks.spool import Spool
+from tests.forwarding import SECOND, balance, drained, quick, spooling
+from tests.receiver import ACK, LOSE, Receiver
+
+OLD = 400
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    quick(monkeypatch)
+    monkeypatch.setattr(fluentd, "AHEAD", 0.1)
+
+
+@pytest.fixture
+def make(tmp_path):
+    return spooling(tmp_path / "spool")
+
+
+class Slow:
+    """A plan: so many seconds for each chunk."""
+
+    def __init__(self, seconds=0.01):
+        self.seconds = seconds
+
+    def __call__(self, message):
+        if message.entries:
+            time.sleep(self.seconds)
+        return ACK
+
+
+def backlog(sink, receiver):
+    """OLD events, one to a chunk; the receiver is back."""
+    sink.feed(OLD, 1)
+    sink.settle()
+    assert balance(sink)["there"] == OLD
+    receiver.listen()
+
+
+def straight(sink):
+    """New events go ahead of it."""
+    sink.wait(lambda: not sink.counts()["spooling"])
+    assert balance(sink)["there"] > OLD / 2
+
+
+def test_new_events_do_not_wait_for_a_long_backlog(make):
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            for _ in range(5):
+                before = time.monotonic()
+                sink.give(1)
+                sink.settle()
+                assert time.monotonic() - before < OLD * 0.01 / 4
+            assert (sink.total("events"), sink.total("spooled")) == (5, OLD)
+            assert sink.spool.events > OLD / 4
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == OLD
+            assert sink.counts()["resent"] == 0
+            sink.wait(lambda: "read to the end" in sink.notices[-1])
+            assert sink.notices[-2].startswith(
+                "central: new events go straight to its servers again; ")
+    # Each of both is in order, and the new ones came among the old ones.
+    old = [n for n in receiver.numbers if n < OLD]
+    new = [n for n in receiver.numbers if n >= OLD]
+    assert old == [*range(OLD)] and new == [*range(OLD, OLD + 5)]
+    assert receiver.numbers.index(OLD + 4) < OLD * 3 / 4
+
+
+def test_a_backlog_goes_on_beside_as_many_new_events_as_there_is_room_for(make):
+    with Receiver(plan=Slow(0.005)) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            while sink.spool.events:        # half of what the receiver takes
+                sink.give(1)
+                sink.pause(0.01)
+            sink.settle()
+            assert sink.total("spooled") == OLD
+            sink.wait(drained(sink))
+            balance(sink)
+    assert sorted(receiver.numbers) == [*range(sink.next)]
+
+
+def test_half_of_the_window_is_left_to_what_is_new(make):
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=8) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            sink.wait(lambda: sink.counts()["unacknowledged"] == 4)     # it was 8
+            receiver.plan = lambda _: LOSE
+            sink.give(1, 1)
+            sink.wait(lambda: {OLD, OLD + 1} <= {*receiver.numbers})
+            assert sink.counts()["unacknowledged"] == 6
+            receiver.plan = Slow(0)
+            receiver.hang_up()
+            sink.settle()
+            sink.wait(drained(sink), 20)
+    assert receiver.acked == {*range(OLD + 2)}
+
+
+def test_more_new_events_than_the_receiver_takes_go_into_the_spool_again(make):
+    """For longer each time; and what is old gets on all the same."""
+    with Receiver(plan=Slow(0.02)) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            begun, pauses = [], []
+            real = sink.forwarder._begin_spooling
+
+            def begin(now):
+                real(now)
+                begun.append({n for n in receiver.numbers if n < OLD})
+                pauses.append(sink.forwarder._ahead)
+
+            sink.forwarder._begin_spooling = begin
+            end = time.monotonic() + 20
+            while len(begun) < 3:
+                assert time.monotonic() < end
+                sink.feed(1, 1)
+                sink.wait(lambda: True)
+                time.sleep(0.001)
+            assert pauses == [0.2, 0.4, 0.8]
+            assert len(begun[0]) < len(begun[1]) < len(begun[2])
+            receiver.plan = Slow(0)
+            sink.settle()
+            sink.wait(drained(sink), 60)
+            balance(sink)
+            sink.wait(lambda: sink.forwarder._ahead == 0.1)
+            assert sink.counts()["resent"] == 0
+    assert sorted(receiver.numbers) == [*range(sink.next)]
+
+
+def test_a_receiver_that_goes_again_while_both_are_sent(make):
+    """What is new then stands behind what is old, and nothing comes twice that was acknowledged."""
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            receiver.refuse()
+            sink.give(1, 1, 1)
+            sink.settle()
+            assert sink.total("spooled") == OLD + 3
+            receiver.plan = Slow(0)
+            receiver.listen()
+            sink.wait(drained(sink))
+            assert sum(m.first == OLD for m in receiver.messages) == 1
+    assert receiver.acked == {*range(OLD + 3)}
+    assert receiver.numbers[-3:] == [OLD, OLD + 1, OLD + 2]
+
+
+def test_a_sink_that_ends_while_both_are_sent(make):
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            receiver.plan = lambda _: LOSE
+            sink.give(1, 1)
+            sink.wait(lambda: sink.counts()["unacknowledged"] == 4)
+            sink.end(patience=0.1)
+            assert sink.total("spooled") == OLD + 2
+            assert sink.spool.last(1) == OLD + 2
+        receiver.plan = Slow(0)
+        with make(receiver, window=4, first=OLD + 2) as sink:
+            sink.wait(drained(sink))
+    assert receiver.acked == {*range(OLD + 2)}
+
+
+def test_a_spool_that_cannot_be_read_holds_up_nothing_new(make, monkeypatch):
+    """No descriptors are left, or somebody has taken the right to read it."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with make(receiver) as sink:
+            sink.feed(OLD, 1)
+            sink.settle()
+
+            def fails(self):
+                raise OSError(errno.EMFILE, "Too many open files")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Spool, "next", fails)
+                receiver.listen()
+                sink.wait(lambda: not sink.counts()["spooling"])
+                sink.give(1, 1)
+                sink.settle()
+                assert sink.total("events") == 2 and balance(sink)["there"] == OLD
+                assert sink.counts()["spool_failing"] == 1
+                assert any("Too many open files" in line for line in sink.notices)
+            sink.wait(drained(sink))
+            assert balance(sink)["delivered"] == OLD
+    assert receiver.numbers == [OLD, OLD + 1, *range(OLD)]
+
+
+def test_a_spool_that_cannot_be_written_holds_up_nothing_new(make, monkeypatch):
+    """Its disk is full, and the backlog long."""
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            sink.feed(OLD, 1)
+            sink.settle()
+
+            def fails(self, *_, **more):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(Spool, "append", fails)
+            sink.give(1, 1)
+            sink.wait(lambda: any("No space left" in line for line in sink.notices))
+            assert not [a for a in sink.answers if a.task.upto > OLD]
+            receiver.listen()
+            sink.settle()
+            assert sink.total("events") == 2 and sink.spool.events > OLD / 2
+            assert sink.counts()["spool_failing"] == 0
+            sink.wait(drained(sink))
+            balance(sink)
+    assert receiver.acked == {*range(OLD + 2)}
+
+
+def test_acknowledged_before_they_were_read_and_then_dropped(make, monkeypatch):
+    """Of such ids there are no more than stated, however long it goes on."""
+    monkeypatch.setattr(fluentd, "EARLY", 5)
+    with Receiver(plan=Slow(0)) as receiver, make(receiver, ack_timeout_ns=60 * SECOND) as sink:
+        forwarder = sink.forwarder
+        receiver.stalled.set()
+        sink.give(*[1] * 12)
+        sink.wait(lambda: sink.total("spooled") == 12)
+        forwarder._unread = time.monotonic() + 0.5      # none is read meanwhile
+        receiver.stalled.clear()
+        sink.wait(lambda: len(receiver.acked) == 12)
+        sink.wait(lambda: not sink.counts()["unacknowledged"])
+        assert len(forwarder._early) <= 5
+        sink.wait(drained(sink))
+        assert balance(sink)["delivered"] == 12
+    assert {*receiver.numbers} == {*range(12)}
