@@ -16,7 +16,7 @@ from collections import Counter
 import pytest
 
 from tests.conftest import eventually
-from tests.receiver import LOSE, Receiver, late
+from tests.receiver import ACK, LOSE, Receiver, late
 from tests.sensor import frames
 from tests.test_live_service import successor
 
@@ -139,6 +139,32 @@ def test_a_spool_outlives_the_sensor_and_is_delivered_in_order(sensor, start, re
     order = [record["client_port"] for m in receiver.messages if m.tag == TX
              for _, record in m.entries]
     assert order == [1024 + n for n in range(500)]
+
+
+def test_what_happens_now_is_seen_while_a_backlog_comes(sensor, start, receiver):
+    receiver.refuse()
+    live = start(spool=True, chunk_size="16KiB", window=4)
+    sensor.send(frames(*range(4000)))
+    eventually(lambda: stats(sensor, live)["account"]["outputs"][0]["spooled"] >= 4000, 20.0)
+
+    def slow(message):
+        time.sleep(0.1)
+        return ACK
+
+    receiver.plan = slow
+    receiver.listen()
+    live.says("new events go straight to its servers again")
+    sensor.send(frames(4000))
+    eventually(lambda: 4000 in came(receiver), 20.0)
+    assert len(came(receiver)) < 3000
+    receiver.plan = lambda _: ACK
+    all_came(receiver, 4001)
+    found = ended(live)
+    assert found["dropped"] == found["lost"] == found["left"] == 0
+    assert came(receiver) == Counter(range(4001))
+    order = [n - 1024 for m in receiver.messages if m.tag == TX
+             for n in m.numbers if n - 1024 != 4000]
+    assert order == [*range(4000)]
 
 
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
