@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gazer.sinks import fluentd
-from tests.forwarding import SECOND, balance, drained, quick, spooling
+from tests.forwarding import SECOND, TX, Task, balance, drained, entries, quick, spooling
 from tests.receiver import LOSE, Receiver, late
 
 MIB = 1 << 20
@@ -313,3 +313,33 @@ def test_what_a_start_dropped_is_forced_to_the_disk(make, tmp_path):
         with make(receiver, max_bytes=2 * MIB, fsync_ns=SECOND // 50) as sink:
             assert sink.counts()["dropped"] > 0
             sink.wait(lambda: not sink.spool._unsynced, 3)
+
+
+def test_a_block_whose_events_the_spool_takes_only_later_may_be_used_again(make, monkeypatch):
+    """The chunk was given to another connection meanwhile, and is still being written there."""
+    monkeypatch.setattr(fluentd, "AGAIN", 0.2)
+    with Receiver() as receiver, make(receiver, ack_timeout_ns=10 * SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 1)
+        receiver.stalled.set()
+        real, fails = sink.spool.append, True
+
+        def append(*args, **more):
+            if fails:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args, **more)
+
+        sink.spool.append = append
+        size = 8 << 20
+        block = bytearray(entries([0], size))
+        sink.put(Task([(TX, memoryview(block), 1)], upto=1))
+        sink.wait(lambda: any("No space left" in line for line in sink.notices))
+        receiver.hang_up()
+        sink.wait(lambda: sink.counts()["resent"] == 1 and sink.counts()["unacknowledged"] == 1)
+        fails = False
+        sink.settle()
+        assert sink.total("spooled") == 1
+        block[:] = b"z" * len(block)
+        receiver.stalled.clear()
+        sink.wait(drained(sink))
+    assert {*receiver.numbers} == {0}
+    assert receiver.messages[-1].entries[0][1]["pad"] == "x" * size

@@ -475,8 +475,12 @@ class Forwarder:
             answer.dropped += chunk.events
         chunk.work = None
         work.left -= 1
+        flies = [server for server in self._delivery.servers.all if chunk.id in server.flying]
+        for server in flies:
+            if chunk.end > server.connection.written:
+                server.connection.own()     # its task will be answered
         # One that is under way stays known: its acknowledgement is the record's.
-        if not kept or not any(chunk.id in s.flying for s in self._delivery.servers.all):
+        if not kept or not flies:
             self._delivery.forget(chunk)
         self.progress = time.monotonic()
         return True
