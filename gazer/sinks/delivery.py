@@ -454,10 +454,11 @@ class Delivery:
 
     def forget(self, chunk: Chunk) -> None:
         """No acknowledgement is of interest any more; nor of what it is a part of, when that holds
-        for all parts."""
+        for all parts.  (One that was read from the spool again is no part of anything.)"""
         self.known.pop(chunk.id, None)
         parent = chunk.parent
-        while parent is not None and not any(part.id in self.known for part in parent.parts):
+        while parent is not None and not any(
+                self.known.get(part.id) is part for part in parent.parts):
             self.known.pop(parent.id, None)
             parent = parent.parent
 

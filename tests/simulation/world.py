@@ -475,7 +475,8 @@ class World:
         assert delivery.flying <= self.settings.window + 2 * len(self.net.hosts), "the window"
         held = {c.id for c in itertools.chain(flying, delivery.ready, delivery.aside)}
         for chunk in delivery.known.values():
-            assert chunk.id in held or any(p.id in delivery.known for p in chunk.parts), "known"
+            assert chunk.id in held or any(
+                delivery.known.get(part.id) is part for part in chunk.parts), "known"
         spool = self.spool
         for work in forwarder._works:
             assert work.left == len([*work.leaves()]), "left"
