@@ -54,7 +54,8 @@ class Work:
 class Chunk:
     """number: what comes first is sent first.  work: None when the chunk is nobody's any more, as
     it stands in the spool too.  size: octets as sent.  queued: when it was given to a connection.
-    end: what `written` of that comes to when all of it is written.  sent: when that was.
+    end: what `written` of that comes to when all of it is written.  sent: when that was.  place:
+    the Spool.end at which it was appended; () when it was not.
 
     overtaken: when one behind it was acknowledged.  refused: how often it was not acknowledged
     though its server is well; doubted: since when.  deaths, waits: how often the connection ended,
@@ -64,8 +65,8 @@ class Chunk:
 
     __slots__ = (
         "aside", "born", "compressed", "deaths", "doubted", "end", "events", "id", "number",
-        "overtaken", "parent", "parts", "payload", "queued", "refused", "sent", "settled", "size",
-        "tag", "tested", "tries", "waits", "work",
+        "overtaken", "parent", "parts", "payload", "place", "queued", "refused", "sent", "settled",
+        "size", "tag", "tested", "tries", "waits", "work",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Chunk:
         self.compressed = compressed
         self.parent = parent
         self.parts: list[Chunk] = []
+        self.place: Any = ()
         self.settled = self.aside = self.tested = False
         self.end = self.tries = self.refused = self.deaths = self.waits = 0
         self.queued = self.sent = self.overtaken = self.doubted = 0.0

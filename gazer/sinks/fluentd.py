@@ -64,7 +64,6 @@ AHEAD_MOST = 30.0   # ... when that was too much for the servers again and again
 AGAIN = 1.0     # ... between two tries to write to a spool
 LAST = 1.0      # ... at the end, for acknowledgements of what stands in the spool anyway
 BEHIND = 8      # tasks that may wait behind the window, at least, before they are spooled
-EARLY = 100_000     # ids of chunks that were acknowledged before they were read
 SKIPS = 256     # records that are over already, read from the spool at one go
 
 
@@ -118,7 +117,6 @@ class Forwarder:
         self._all_read = False
         self._hurry = False                     # there is more to read at once
         self.handed_on = 0          # events of the run that servers or the spool have
-        self._early: dict[bytes, None] = {}     # acknowledged before they were read, in order
         self._again = 0.0                       # when to write to the spool again
         self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = self._straight_told = -REMIND
@@ -325,10 +323,9 @@ class Forwarder:
         self.progress = time.monotonic()
         work = chunk.work
         if work is None:
-            if chunk.events:
-                self._early[chunk.id] = None
-                while len(self._early) > EARLY:     # dropped from the spool before they were read
-                    del self._early[next(iter(self._early))]
+            if chunk.place:     # at once: it may be long until it is read, and we may be killed
+                self._spool.ack_unread(chunk.place, chunk.events)
+                self._dirty.set()
             return
         work.left -= 1
         answer = work.answer
@@ -413,7 +410,6 @@ class Forwarder:
     def _end_reading(self) -> None:
         self._reading = False
         self._ahead = AHEAD
-        self._early.clear()     # a record that was not read by now has been dropped
         if self._spooling_told_of:
             self._spooling_told_of = False
             self._notice(f"{self.name}: its spool is read to the end; events go straight to "
@@ -452,6 +448,7 @@ class Forwarder:
         answer = work.answer
         assert answer is not None
         upto = answer.task.upto if last else 0
+        place = self._spool.end
         try:
             kept = self._spool.append(
                 chunk.payload, tag=chunk.tag.encode(), events=chunk.events, chunk=chunk.id,
@@ -471,6 +468,7 @@ class Forwarder:
             answer.spooled += chunk.events
             self._all_read = False
             self._dirty.set()
+            chunk.place = place
         else:
             answer.dropped += chunk.events
         chunk.work = None
@@ -513,10 +511,6 @@ class Forwarder:
                 self._all_read = True
                 return None
             id_ = bytes(record.chunk)
-            if id_ in self._early:
-                del self._early[id_]
-                self._spool.ack(record)
-                continue
             work = Work(record=record)
             self._records += 1
             chunk = self._delivery.known.get(id_)

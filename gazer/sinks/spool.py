@@ -440,10 +440,19 @@ class Spool:
     def ack(self, record: Record, lost: int = 0) -> bool:
         """A receiver has it, but for `lost` of its events, which are dropped.  False: that was
         known, or it was dropped in the meantime."""
-        number, events = record.number, record.events
-        if (where := self._out.pop(number, None)) is None:
+        where = self._out.get(record.number)
+        return where is not None and self._over(record.number, where[1], record.events, lost)
+
+    def ack_unread(self, place: tuple[int, int], events: int) -> bool:
+        """As `ack`, of one that was under way when it was appended at this `end`: it need not have
+        been read, and is not from then on."""
+        number, before = place
+        if number < self._head or self._done.find(number) is not None:
             return False
-        before = where[1]
+        return self._over(number, before, events, 0)
+
+    def _over(self, number: int, before: int, events: int, lost: int) -> bool:
+        self._out.pop(number, None)
         with self._lock:
             self._done.add(Range(number, number + 1, before, before + events))
             self.account.deliver(events, lost)
@@ -592,6 +601,11 @@ class Spool:
     def empty(self) -> bool:
         """All is acknowledged, dropped or damaged."""
         return self._head == self._tail
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """Where the next record will stand: its number, and the events ahead of it."""
+        return self._tail, self._tail_before
 
     @property
     def events(self) -> int:

@@ -484,7 +484,6 @@ class World:
         assert forwarder._records == len({
             id(c.work) for c in delivery.known.values() if c.work is not None and c.work.record
         }), "records"
-        assert len(forwarder._early) <= 2 * self.largest * (forwarder.window + 8), "early"
         if spool is not None and not self.ended:
             assert len(spool._out) <= self.settings.window + 2 * ASIDE + 8, "read and not acked"
             if spool._dirty or spool._made or spool._unsynced:
