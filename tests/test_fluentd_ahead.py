@@ -223,10 +223,89 @@ def test_a_spool_that_cannot_be_written_holds_up_nothing_new(make, monkeypatch):
             receiver.listen()
             sink.settle()
             assert sink.total("events") == 2 and sink.spool.events > OLD / 2
-            assert sink.counts()["spool_failing"] == 0
+            sink.wait(lambda: sink.counts()["spool_failing"] == 0)
             sink.wait(drained(sink))
             balance(sink)
     assert receiver.acked == {*range(OLD + 2)}
+
+
+def test_a_short_backlog_of_a_long_outage_comes_first(make):
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            sink.feed(10, 1)
+            sink.pause(0.3)         # longer than AHEAD
+            receiver.listen()
+            while sink.counts()["spooling"]:
+                sink.give(1)
+                sink.pause(0.02)
+            sink.settle()
+    assert receiver.numbers[:10] == [*range(10)]
+
+
+def test_what_the_receiver_does_not_take_holds_up_nothing_new(make):
+    """All behind it is acknowledged, and the backlog is, too."""
+    with Receiver(plan=Slow(), limit=3000) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            sink.give(40, size=100)
+            before = time.monotonic()
+            while not sink.total("events"):
+                sink.wait(lambda: sink.given - len(sink.answers) < sink.forwarder.window, 2)
+                sink.give(1)
+                if sink.total("spooled") > OLD:
+                    break
+            assert time.monotonic() - before < 2
+            receiver.plan = Slow(0)
+            sink.settle()
+            sink.wait(drained(sink), 30)
+            balance(sink)
+    assert receiver.acked == {*range(sink.next)}
+
+
+def test_a_full_disk_and_more_than_the_receiver_takes(make, monkeypatch):
+    """Both take turns."""
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+
+            def fails(self, *_, **more):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Spool, "append", fails)
+                before, end = balance(sink)["there"], time.monotonic() + 2.5
+                while time.monotonic() < end:
+                    sink.wait(lambda: sink.given - len(sink.answers) < sink.forwarder.window, 1)
+                    sink.give(1)
+                assert sink.total("events") > 50 and balance(sink)["there"] < before - 50
+                assert sink.counts()["spool_failing"] == 1
+            receiver.plan = Slow(0)
+            sink.settle()
+            sink.wait(drained(sink))
+
+
+def test_what_was_too_much_long_ago_does_not_count(make, monkeypatch):
+    monkeypatch.setattr(fluentd, "AHEAD_MOST", 0.4)
+    with Receiver(plan=Slow()) as receiver:
+        receiver.refuse()
+        with make(receiver, window=4) as sink:
+            backlog(sink, receiver)
+            straight(sink)
+            for pause, ahead in (0, 0.2), (0, 0.4), (0.5, 0.1):
+                sink.wait(lambda: not sink.counts()["spooling"])
+                sink.pause(pause)
+                while not sink.counts()["spooling"]:
+                    sink.feed(1, 1)
+                    time.sleep(0.001)
+                assert sink.forwarder._ahead == ahead
+            receiver.plan = Slow(0)
+            sink.settle()
+            sink.wait(drained(sink))
 
 
 def test_acknowledged_before_they_were_read(make):

@@ -163,7 +163,7 @@ def tap(doom, owner, name, before, after):
 def _quick(monkeypatch):
     quick(monkeypatch)
     monkeypatch.setattr(fluentd, "SLOW", 0.1)
-    monkeypatch.setattr(fluentd, "AHEAD", 0.02)
+    monkeypatch.setattr(fluentd, "AHEAD", 0.005)
 
 
 def follow(world, receiver, point, *, away=None):

@@ -15,16 +15,20 @@ for an output without work is a heartbeat each 15 s.
   although chunks wait, or when many have waited behind the window for BRIEF seconds.  All that is
   unanswered goes into the spool in order, under the ids with which it was sent, and all new tasks
   behind it; chunks are read from there in order and sent.  What is under way at that moment is not
-  sent again: when it is read it is found to be, or to be acknowledged already.
+  sent again: when it is read it is found to be, or it is acknowledged already and not read.  So
+  it is, too, when all tasks that may be in hand are and none was answered for SLOW seconds: one is
+  not taken, and those behind it are kept waiting.
 - **Spooling ends** when all has been read and sent and acknowledgements come; or, with a longer
   backlog, when they have come for AHEAD seconds.  New tasks go straight to the servers then, ahead
   of the backlog, which has the rest of the line and half of the window: a receiver that was away
   for a day has what is new at once, and what is old in order beside it.  If there is too much for
-  that, what is unanswered goes into the spool again, for twice as long as the last time.
+  that, what is unanswered goes into the spool again, for twice as long as the last time, unless
+  that was long ago.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
-  then has no room for is dropped by the sink (outputs.py), as without a spool.  One that can't be
-  read (no descriptor, no right; damage is the spool's own matter) is as well.  It is synced by a
-  thread of its own: a slow disk holds up neither sending nor appending.
+  then has no room for is dropped by the sink (outputs.py), as without a spool.  Where servers
+  acknowledge, new tasks go straight after BRIEF seconds; both take turns if that is too much.  One
+  that can't be read (no descriptor, no right; damage is the spool's own matter) is tried again as
+  well.  It is synced by a thread of its own: a slow disk holds up neither sending nor appending.
 - **Rejected credentials**: in a live run told and tried again; in a run over files, when no server
   accepts us, the end: a fault tells so, and every task is answered with an OutputError of the
   same words, which are not said again (run.py).
@@ -59,7 +63,7 @@ if TYPE_CHECKING:
 
 SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
 BRIEF = 0.1     # ... for which many may wait behind the window
-AHEAD = 1.0     # ... of spooling, at least, before new tasks go ahead of a backlog, and
+AHEAD = 1.0     # ... of acknowledgements before new tasks go ahead of a backlog, and
 AHEAD_MOST = 30.0   # ... when that was too much for the servers again and again
 AGAIN = 1.0     # ... between two tries to write to a spool
 LAST = 1.0      # ... at the end, for acknowledgements of what stands in the spool anyway
@@ -113,6 +117,8 @@ class Forwarder:
         self._spooling = self._reading          # new tasks go there, too
         self._since = time.monotonic()          # they do, or do not
         self._ahead = AHEAD                     # how long they are to, at least
+        self._coming = 0.0                      # since when acknowledgements come again; or 0
+        self._answered = self._since            # when a task last was
         self._records = 0                       # read, and not over
         self._all_read = False
         self._hurry = False                     # there is more to read at once
@@ -179,8 +185,8 @@ class Forwarder:
             "unacknowledged_bytes": delivery.flying_bytes,
             "spooling": int(self._spooling),
             "spool_bytes": 0 if spool is None else spool.bytes,
-            "spool_failing": int(
-                (self._spooling and self._failing) or self._unreadable or self._unsynced),
+            "spool_failing": int(self._unreadable or self._unsynced or (self._failing and (
+                self._spooling or (self._reading and time.monotonic() - self._since < AGAIN)))),
         }
 
     def _notice(self, text: str) -> None:
@@ -268,6 +274,8 @@ class Forwarder:
                 when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
             if self._behind_since:
                 when = min(when, self._behind_since + BRIEF)
+            if len(self._works) >= self.window:
+                when = min(when, self._answered + SLOW)
         if self._again:
             when = min(when, self._again)
         if self._unread:
@@ -315,6 +323,8 @@ class Forwarder:
             self.handed_on += work.handed_on
             self._answers.append(work.answer)
             rung = True
+        if rung:
+            self._answered = time.monotonic()
         if rung and self.ringing:
             os.eventfd_write(self._bell, 1)
 
@@ -377,6 +387,9 @@ class Forwarder:
             elif not self._behind_since:
                 self._behind_since = now
             slow = slow or (self._behind_since and now - self._behind_since >= BRIEF)
+            # What is behind one that a server does not take is acknowledged, but not answered; and
+            # then there is room for nothing new, while the backlog is acknowledged all the time.
+            slow = slow or (len(self._works) >= self.window and now - self._answered >= SLOW)
             if self._works and (slow or delivery.servers.hopeless()):
                 self._begin_spooling(now)
             return
@@ -384,13 +397,19 @@ class Forwarder:
             self._again = 0.0
             self._spool_works()
         acks = delivery.acked_at > self._since and now - delivery.acked_at < SLOW
+        if not delivery.servers.up():
+            self._coming = 0.0
+        elif acks:
+            self._coming = self._coming or now
         if self._all_read and ((self._again and delivery.servers.up()) or (
                 not self._works and not delivery.ready and not delivery.aside
                 and (not delivery.flying or acks))):
             self._go_straight(now)
             self._end_reading()
-        elif now - self._since >= self._ahead and (
-                acks or (self._unread and delivery.servers.up())):
+        elif acks and now - self._coming >= (BRIEF if self._again else self._ahead):
+            self._go_straight(now)      # soon, where nothing new can be put into the spool
+        elif (self._unreadable and delivery.servers.up()
+                and now - self._since >= self._ahead):
             self._go_straight(now)
 
     def _go_straight(self, now: float) -> None:
@@ -416,10 +435,12 @@ class Forwarder:
                          "its servers")
 
     def _begin_spooling(self, now: float) -> None:
-        if self._reading:
+        if now - self._since >= AHEAD_MOST:
+            self._ahead = AHEAD         # it was not too much for long
+        elif self._reading and not self._failing:
             self._ahead = min(2 * self._ahead, AHEAD_MOST)
         self._spooling = self._reading = True
-        self._behind_since = 0.0
+        self._behind_since = self._coming = 0.0
         self._since = now
         self._delivery.withdraw()
         self._spool_works()

@@ -150,6 +150,7 @@ class World:
         self.run_number = 1
         self.turns = self.kills = self.stops = 0
         self.beside = 0             # events that were sent while there was more in the spool
+        self.parted = False         # they were to be
         self.gone = 0               # events that earlier runs counted as lost
         self.had = set()            # those of tasks that servers have, as the Forwarder says, and
         self.lost = set()           # ... that were rejected, too old, or refused by a full spool
@@ -276,6 +277,13 @@ class World:
                 self.beside += chunk.events
 
         patch.setattr(Delivery, "_fly", flies)
+        go = Forwarder._go_straight
+
+        def goes(itself, now):
+            self.parted |= not itself._all_read
+            go(itself, now)
+
+        patch.setattr(Forwarder, "_go_straight", goes)
 
     def tap(self, patch, owner, name):
         """The sink may die ahead of this step or behind it, and another thread may sync."""
@@ -527,7 +535,7 @@ class World:
         spool, and those that went ahead of it."""
         seen, last = set(), {}
         for message in self.net.hosts[0].messages:
-            way = message.tag, self.ahead < NEVER and message.straight
+            way = message.tag, self.parted and message.straight
             for n in message.numbers:
                 if n not in seen:
                     seen.add(n)
