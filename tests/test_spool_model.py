@@ -24,6 +24,7 @@ class Machine(RuleBasedStateMachine):
         self.n = 0
         self.there = {}             # n -> events, in order
         self.out = {}               # n -> record
+        self.places = {}            # n -> where it was appended by this one
         self.read = -1              # all up to here were read
         self.opened = None
         self.open()
@@ -46,11 +47,13 @@ class Machine(RuleBasedStateMachine):
     @rule(size=st.sampled_from([0, 30, 30, 200, 3000]))
     def append(self, size):
         before = self.spool.counts()
+        place = self.spool.end
         taken = append(self.spool, self.n, size)
         after = self.spool.counts()
         assert taken == (after["refused_records"] == before["refused_records"])
         if taken:
             self.there[self.n] = events_of(self.n)
+            self.places[self.n] = place
         else:
             assert after["refused"] - before["refused"] == events_of(self.n)
             assert self.settings["drop"] == "newest" or size > self.settings["max_bytes"] - 12_600
@@ -77,6 +80,17 @@ class Machine(RuleBasedStateMachine):
         assert not self.spool.ack(record)
         del self.there[n]
 
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def ack_unread(self, data):
+        n = data.draw(st.sampled_from(sorted(self.places)))
+        place = self.places.pop(n)
+        assert self.spool.ack_unread(place, events_of(n)) == (n in self.there)
+        assert not self.spool.ack_unread(place, events_of(n))
+        self.there.pop(n, None)
+        if n in self.out:
+            assert not self.spool.ack(self.out.pop(n))
+
     @rule()
     def rewind(self):
         self.spool.rewind()
@@ -92,7 +106,7 @@ class Machine(RuleBasedStateMachine):
         last = self.spool.last(7)
         self.spool.close()
         self.settings |= {"max_bytes": max_bytes, "drop": drop}
-        self.out, self.read = {}, -1
+        self.out, self.places, self.read = {}, {}, -1
         found = len(self.there)
         self.open()
         counts = self.spool.counts()
