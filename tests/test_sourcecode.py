@@ -64,7 +64,7 @@ EXCEPTIONS = {
 
 MAX_LINES = 600
 LONGER = {
-    "gazer/sinks/spool.py": 620,    # a tenth of it says what is promised of a crash and of damage
+    "gazer/sinks/spool.py": 630,    # a tenth of it says what is promised of a crash and of damage
     "tests/test_spool_damage.py": 610,      # one thing, in all its forms
 }
 

@@ -51,6 +51,7 @@ from gazer.sinks.chunks import Chunk, Work
 from gazer.sinks.delivery import Delivery
 from gazer.sinks.files import GaveUpError
 from gazer.sinks.servers import REMIND
+from gazer.sinks.syncing import Syncing
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
@@ -127,14 +128,8 @@ class Forwarder:
         self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = self._straight_told = -REMIND
         self._failing = self._spooling_told_of = False
-        self._unreadable = self._unsynced = False
-        self._dirty = threading.Event()         # there is something to sync
-        self._closing = threading.Event()
-        self._syncing: threading.Thread | None = None
-        if spool is not None:
-            self._dirty.set()                   # what it did at its start
-            self._syncing = threading.Thread(target=self._sync, daemon=True, name="gazer:fsync")
-            self._syncing.start()
+        self._unreadable = False
+        self._syncing = Syncing(spool, settings.spool.fsync_ns / 1e9, self._spool_failed)
         # A thread that is stuck in a write to a disk must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, daemon=True, name="gazer:fluentd")
         self._thread.start()
@@ -185,7 +180,7 @@ class Forwarder:
             "unacknowledged_bytes": delivery.flying_bytes,
             "spooling": int(self._spooling),
             "spool_bytes": 0 if spool is None else spool.bytes,
-            "spool_failing": int(self._unreadable or self._unsynced or (self._failing and (
+            "spool_failing": int(self._unreadable or self._syncing.failing or (self._failing and (
                 self._spooling or (self._reading and time.monotonic() - self._since < AGAIN)))),
         }
 
@@ -212,7 +207,7 @@ class Forwarder:
                 self._answer()
         finally:
             self._delivery.stop()
-            self._close_spool()
+            self._syncing.close()
             self.finished.set()
             os.eventfd_write(self._bell, 1)
 
@@ -335,7 +330,7 @@ class Forwarder:
         if work is None:
             if chunk.place:     # at once: it may be long until it is read, and we may be killed
                 self._spool.ack_unread(chunk.place, chunk.events)
-                self._dirty.set()
+                self._syncing.mark()
             return
         work.left -= 1
         answer = work.answer
@@ -345,7 +340,7 @@ class Forwarder:
             if not work.left:
                 self._records -= 1
                 self._spool.ack(work.record, work.lost)
-                self._dirty.set()
+                self._syncing.mark()
         elif delivered:
             answer.events += chunk.events
             answer.bytes += chunk.size
@@ -477,7 +472,7 @@ class Forwarder:
                 upto=upto, lost=max(0, upto - before - work.handed_on - chunk.events),
             )
         except OSError as error:
-            self._dirty.set()       # it may have made room for it
+            self._syncing.mark()       # it may have made room for it
             self._again = time.monotonic() + AGAIN
             self._failing = True
             self._spool_failed(error)
@@ -488,7 +483,7 @@ class Forwarder:
         if kept:
             answer.spooled += chunk.events
             self._all_read = False
-            self._dirty.set()
+            self._syncing.mark()
             chunk.place = place
         else:
             answer.dropped += chunk.events
@@ -521,13 +516,13 @@ class Forwarder:
             try:
                 record = self._spool.next()
             except OSError as error:
-                self._dirty.set()   # what it passed over before that
+                self._syncing.mark()   # what it passed over before that
                 self._unread = time.monotonic() + AGAIN
                 self._unreadable = True
                 self._spool_failed(error)
                 return None
             self._unreadable = False
-            self._dirty.set()       # what it passed over, or is acknowledged below
+            self._syncing.mark()       # what it passed over, or is acknowledged below
             if record is None:
                 self._all_read = True
                 return None
@@ -552,30 +547,6 @@ class Forwarder:
             return chunk
         self._hurry = True
         return None
-
-    def _sync(self) -> None:
-        """The thread that brings the spool to the disk."""
-        while True:
-            self._dirty.wait()
-            if self._closing.wait(self._settings.spool.fsync_ns / 1e9):
-                return
-            self._dirty.clear()
-            try:
-                self._spool.sync()
-                self._unsynced = False
-            except OSError as error:
-                self._unsynced = True
-                self._dirty.set()
-                self._spool_failed(error)
-
-    def _close_spool(self) -> None:
-        if self._spool is None:
-            return
-        self._closing.set()
-        self._dirty.set()
-        if self._syncing is not None:
-            self._syncing.join()
-        self._spool.close()     # which syncs it
 
     # --- the end -------------------------------------------------------------------------------
 

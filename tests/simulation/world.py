@@ -22,7 +22,17 @@ from gazer.config.forward import Forward, SpoolSettings
 from gazer.config.forward import Server as ServerSettings
 from gazer.counters import Slot, ledger_bytes, ledger_create
 from gazer.errors import OutputError
-from gazer.sinks import account, chunks, connection, delivery, fluentd, forward, link, servers
+from gazer.sinks import (
+    account,
+    chunks,
+    connection,
+    delivery,
+    fluentd,
+    forward,
+    link,
+    servers,
+    syncing,
+)
 from gazer.sinks.connection import Connection
 from gazer.sinks.delivery import ASIDE, Delivery
 from gazer.sinks.fluentd import Forwarder
@@ -71,21 +81,6 @@ class Event(threading.Event):
         return self.is_set()
 
 
-class Once:
-    """Stands for `_closing`: the syncing thread goes round once."""
-
-    def __init__(self):
-        self.left = 0
-        self.closed = False
-
-    def wait(self, _):
-        self.left -= 1
-        return self.closed or self.left < 0
-
-    def set(self):
-        self.closed = True
-
-
 class Simulated(Forwarder):
     """Whose loop is called, and which waits by asking the world."""
 
@@ -100,9 +95,8 @@ class Simulated(Forwarder):
 
     def sync(self):
         """A turn of the thread."""
-        if self._dirty.is_set():
-            self._closing.left = 1
-            self._sync()
+        if self._syncing.marked:
+            self._syncing.turn()
 
 
 class World:
@@ -244,8 +238,8 @@ class World:
                 patch.setattr(module, "time", self.clock)
             patch.setattr(connection, "socket", self.net)
             patch.setattr(servers, "random", self.dice)
-            patch.setattr(fluentd, "threading",
-                          SimpleNamespace(Thread=Thread, Event=Event))
+            for module in (fluentd, syncing):
+                patch.setattr(module, "threading", SimpleNamespace(Thread=Thread, Event=Event))
             patch.setattr(fluentd, "AHEAD", self.ahead)
             patch.setattr(fluentd, "AHEAD_MOST", max(self.ahead, fluentd.AHEAD_MOST))
             self.disk.install(patch)
@@ -331,7 +325,6 @@ class World:
             notice=self.said.append, fault=self.said.append, live=True, name="central",
             run=self.run_number)
         forwarder.world = self
-        forwarder._closing = Once()
         self.begun = SimpleNamespace(moves=0, turns=self.turns, now=self.clock.now)
         self.link = Link(forwarder, spool=self.spool, capacity=0, limit=0, queue=0, flush_after=0.0,
                          run=self.run_number)
@@ -347,7 +340,7 @@ class World:
             forwarder._loop()
             forwarder._delivery.stop()
             self.sink()
-            forwarder._close_spool()
+            forwarder._syncing.close()
             self.link.account(self.slot, 0, now=True)
             self.slot.publish()
         except Killed:
@@ -495,7 +488,7 @@ class World:
         if spool is not None and not self.ended:
             assert len(spool._out) <= self.settings.window + 2 * ASIDE + 8, "read and not acked"
             if spool._dirty or spool._made or spool._unsynced:
-                assert forwarder._dirty.is_set(), "nobody syncs"
+                assert forwarder._syncing.marked, "nobody syncs"
 
     def settled(self, chunk, delivered):
         found = numbers(chunk.payload, chunk.compressed)
