@@ -383,6 +383,22 @@ def test_old_chunks_expire_if_they_are_to():
     assert receiver.numbers == [3, 4]
 
 
+def test_one_that_is_older_than_those_ahead_of_it_expires():
+    """As one out of a spool is that had to be sent again, behind new ones."""
+    with Receiver() as receiver:
+        receiver.refuse()
+        with Sink(receiver, expire_ns=60 * SECOND) as sink:
+            sink.give(1, 1, 1)
+            ready = sink.forwarder._delivery.ready
+            sink.wait(lambda: len(ready) == 3)
+            ready[1].born -= 100
+            receiver.listen()
+            sink.settle()
+            assert [(a.events, a.dropped) for a in sink.answers] == [(1, 0), (0, 1), (1, 0)]
+            assert sink.counts()["expired"] == 1
+    assert receiver.numbers == [0, 2]
+
+
 def test_parts_may_change_once_they_are_answered():
     """An ack from the connection before comes while the same chunk is half written again."""
     with Receiver() as receiver, Sink(receiver, ack_timeout_ns=60 * SECOND) as sink:

@@ -262,7 +262,8 @@ class Delivery:
                 if server.scares < SCARES:
                     when.append(server.beat + HEARTBEAT)
         if self._settings.expire_ns and self.ready:
-            when.append(now + self.ready[0].born + self._settings.expire_ns / 1e9 - time.time())
+            oldest = min(chunk.born for chunk in self.ready)
+            when.append(now + oldest + self._settings.expire_ns / 1e9 - time.time())
         return min(when)
 
     def _write(self, queued: set[Server]) -> None:
@@ -531,10 +532,13 @@ class Delivery:
             self._rejected_untold = 0
 
     def _expire(self) -> None:
-        """Drop what is too old, if the configuration wants that."""
+        """Drop what is too old, if the configuration wants that.  (What was read from a spool is
+        older than what stands ahead of it.)"""
+        if not self._settings.expire_ns:
+            return
         for waiting in (self.ready, self.aside):
-            while waiting and self.expired(waiting[0]):
-                chunk = waiting.popleft()
+            for chunk in [chunk for chunk in waiting if self.expired(chunk)]:
+                waiting.remove(chunk)
                 if chunk.wanted:
                     self.counts["expired"] += chunk.events
                     self.settle(chunk, delivered=False)
