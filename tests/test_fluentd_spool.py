@@ -24,13 +24,31 @@ def make(tmp_path):
     return spooling(tmp_path / "spool")
 
 
-def test_while_all_is_well_nothing_is_spooled(make):
+def test_while_all_is_well_nothing_is_spooled(make, monkeypatch):
+    monkeypatch.setattr(fluentd, "SLOW", 20.0)      # whatever else this machine does
+    monkeypatch.setattr(fluentd, "BRIEF", 20.0)
     with Receiver() as receiver, make(receiver) as sink:
         sink.feed(100, 5)
         sink.settle()
         assert sink.total("events") == 500 and sink.total("spooled") == 0
         assert balance(sink)["spooled"] == 0
     assert receiver.numbers == [*range(500)]
+
+
+def test_as_many_tasks_as_there_may_be_after_a_pause_are_nothing_slow(make, monkeypatch):
+    """Nothing was answered in the pause, as there was nothing to answer."""
+    monkeypatch.setattr(fluentd, "SLOW", 2.0)
+    monkeypatch.setattr(fluentd, "BRIEF", 20.0)
+    with Receiver(plan=lambda _: late(0.1)) as receiver, make(receiver, window=4) as sink:
+        sink.give(1)
+        sink.settle()
+        sink.pause(2.2)
+        sink.give(*[1] * sink.forwarder.window)
+        sink.wait(lambda: len(sink.answers) > 1)
+        assert sink.total("spooled") == 0
+        sink.settle()
+        assert sink.total("spooled") == 0
+    assert receiver.numbers == [*range(sink.next)]
 
 
 def test_events_go_to_disk_while_no_server_can_be_had_and_on_in_order_when_one_can(make):

@@ -119,7 +119,7 @@ class Forwarder:
         self._since = time.monotonic()          # they do, or do not
         self._ahead = AHEAD                     # how long they are to, at least
         self._coming = 0.0                      # since when acknowledgements come again; or 0
-        self._answered = self._since            # when a task last was
+        self._answered = self._since            # when a task last was, or when there was none
         self._records = 0                       # read, and not over
         self._all_read = False
         self._hurry = False                     # there is more to read at once
@@ -282,6 +282,8 @@ class Forwarder:
     # --- tasks ---------------------------------------------------------------------------------
 
     def _take_tasks(self) -> None:
+        if self._given and not self._works:
+            self._answered = time.monotonic()   # from here on it is waited for
         while self._given:
             work = Work(self._given.popleft())
             self._works.append(work)
