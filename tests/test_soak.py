@@ -123,7 +123,11 @@ def life(memory, descriptors, pid=1, seconds=300):
     (lambda at: 20 << 20, lambda at: 30, None),
     (lambda at: (20 << 20) + min(at, WARM) * (1 << 20), lambda at: 30, None),   # warming up
     (lambda at: (20 << 20) + at % 2 * (8 << 20), lambda at: 30 + at % 4, None),    # noise
+    (lambda at: (20 << 20) + (at > 120) * (10 << 20), lambda at: 30, None),     # a burst
+    (lambda at: (20 << 20) + (at > 210) * (10 << 20), lambda at: 30, None),
     (lambda at: (20 << 20) + at * ALLOWED / 80, lambda at: 30, "memory"),
+    (lambda at: (20 << 20) + at // 60 * 3 * ALLOWED, lambda at: 30, "memory"),
+    (lambda at: 20 << 20, lambda at: 30 - (50 < at < 80), None),    # its receiver was away
     (lambda at: 20 << 20, lambda at: 30 + (at > 180), "descriptors"),
 ])
 def test_what_grows_is_found_and_what_is_noise_is_not(memory, descriptors, said):
@@ -136,7 +140,7 @@ def test_what_grows_is_found_and_what_is_noise_is_not(memory, descriptors, said)
 def test_descriptors_that_successors_inherit_are_found():
     watch = Watch()
     watch.lives = {pid: life(lambda at: 1 << 20, lambda at, pid=pid: 30 + pid, pid, int(LIFE) - 3)
-                   for pid in range(4)}
+                   for pid in range(5)}
     assert ["successor" in text for text in watch.growth()] == [True]
 
 
