@@ -2,6 +2,7 @@
 
 import errno
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -50,25 +51,32 @@ def straight(sink):
     assert balance(sink)["there"] > OLD / 2
 
 
-def test_new_events_do_not_wait_for_a_long_backlog(make):
-    with Receiver(plan=Slow()) as receiver:
+@contextmanager
+def both(make, seconds=0.01, *, window=4, limit=0):
+    """A receiver that takes so long for each chunk, and a sink that sends it both."""
+    with Receiver(plan=Slow(seconds), limit=limit) as receiver:
         receiver.refuse()
-        with make(receiver, window=4) as sink:
+        with make(receiver, window=window) as sink:
             backlog(sink, receiver)
             straight(sink)
-            for _ in range(5):
-                before = time.monotonic()
-                sink.give(1)
-                sink.settle()
-                assert time.monotonic() - before < OLD * 0.01 / 4
-            assert (sink.total("events"), sink.total("spooled")) == (5, OLD)
-            assert sink.spool.events > OLD / 4
-            sink.wait(drained(sink))
-            assert balance(sink)["delivered"] == OLD
-            assert sink.counts()["resent"] == 0
-            sink.wait(lambda: "read to the end" in sink.notices[-1])
-            assert sink.notices[-2].startswith(
-                "central: new events go straight to its servers again; ")
+            yield receiver, sink
+
+
+def test_new_events_do_not_wait_for_a_long_backlog(make):
+    with both(make) as (receiver, sink):
+        for _ in range(5):
+            before = time.monotonic()
+            sink.give(1)
+            sink.settle()
+            assert time.monotonic() - before < OLD * 0.01 / 4
+        assert (sink.total("events"), sink.total("spooled")) == (5, OLD)
+        assert sink.spool.events > OLD / 4
+        sink.wait(drained(sink))
+        assert balance(sink)["delivered"] == OLD
+        assert sink.counts()["resent"] == 0
+        sink.wait(lambda: "read to the end" in sink.notices[-1])
+        assert sink.notices[-2].startswith(
+            "central: new events go straight to its servers again; ")
     # Each of both is in order, and the new ones came among the old ones.
     old = [n for n in receiver.numbers if n < OLD]
     new = [n for n in receiver.numbers if n >= OLD]
@@ -77,87 +85,71 @@ def test_new_events_do_not_wait_for_a_long_backlog(make):
 
 
 def test_a_backlog_goes_on_beside_as_many_new_events_as_there_is_room_for(make):
-    with Receiver(plan=Slow(0.005)) as receiver:
-        receiver.refuse()
-        with make(receiver, window=4) as sink:
-            backlog(sink, receiver)
-            straight(sink)
-            while sink.spool.events:        # half of what the receiver takes
-                sink.give(1)
-                sink.pause(0.01)
-            sink.settle()
-            assert sink.total("spooled") == OLD
-            sink.wait(drained(sink))
-            balance(sink)
+    with both(make, 0.005) as (receiver, sink):
+        while sink.spool.events:        # half of what the receiver takes
+            sink.give(1)
+            sink.pause(0.01)
+        sink.settle()
+        assert sink.total("spooled") == OLD
+        sink.wait(drained(sink))
+        balance(sink)
     assert sorted(receiver.numbers) == [*range(sink.next)]
 
 
 def test_half_of_the_window_is_left_to_what_is_new(make):
-    with Receiver(plan=Slow()) as receiver:
-        receiver.refuse()
-        with make(receiver, window=8) as sink:
-            backlog(sink, receiver)
-            straight(sink)
-            sink.wait(lambda: sink.counts()["unacknowledged"] == 4)     # it was 8
-            receiver.plan = lambda _: LOSE
-            sink.give(1, 1)
-            sink.wait(lambda: {OLD, OLD + 1} <= {*receiver.numbers})
-            assert sink.counts()["unacknowledged"] == 6
-            receiver.plan = Slow(0)
-            receiver.hang_up()
-            sink.settle()
-            sink.wait(drained(sink), 20)
+    with both(make, window=8) as (receiver, sink):
+        sink.wait(lambda: sink.counts()["unacknowledged"] == 4)     # it was 8
+        receiver.plan = lambda _: LOSE
+        sink.give(1, 1)
+        sink.wait(lambda: {OLD, OLD + 1} <= {*receiver.numbers})
+        assert sink.counts()["unacknowledged"] == 6
+        receiver.plan = Slow(0)
+        receiver.hang_up()
+        sink.settle()
+        sink.wait(drained(sink), 20)
     assert receiver.acked == {*range(OLD + 2)}
 
 
 def test_more_new_events_than_the_receiver_takes_go_into_the_spool_again(make):
     """For longer each time; and what is old gets on all the same."""
-    with Receiver(plan=Slow(0.02)) as receiver:
-        receiver.refuse()
-        with make(receiver, window=4) as sink:
-            backlog(sink, receiver)
-            straight(sink)
-            begun, pauses = [], []
-            real = sink.forwarder._begin_spooling
+    with both(make, 0.02) as (receiver, sink):
+        begun, pauses = [], []
+        real = sink.forwarder._begin_spooling
 
-            def begin(now):
-                real(now)
-                begun.append({n for n in receiver.numbers if n < OLD})
-                pauses.append(sink.forwarder._ahead)
+        def begin(now):
+            real(now)
+            begun.append({n for n in receiver.numbers if n < OLD})
+            pauses.append(sink.forwarder._ahead)
 
-            sink.forwarder._begin_spooling = begin
-            end = time.monotonic() + 20
-            while len(begun) < 3:
-                assert time.monotonic() < end
-                sink.feed(1, 1)
-                sink.wait(lambda: True)
-                time.sleep(0.001)
-            assert pauses == [0.2, 0.4, 0.8]
-            assert len(begun[0]) < len(begun[1]) < len(begun[2])
-            receiver.plan = Slow(0)
-            sink.settle()
-            sink.wait(drained(sink), 60)
-            balance(sink)
-            sink.wait(lambda: sink.forwarder._ahead == 0.1)
-            assert sink.counts()["resent"] == 0
+        sink.forwarder._begin_spooling = begin
+        end = time.monotonic() + 20
+        while len(begun) < 3:
+            assert time.monotonic() < end
+            sink.feed(1, 1)
+            sink.wait(lambda: True)
+            time.sleep(0.001)
+        assert pauses == [0.2, 0.4, 0.8]
+        assert len(begun[0]) < len(begun[1]) < len(begun[2])
+        receiver.plan = Slow(0)
+        sink.settle()
+        sink.wait(drained(sink), 60)
+        balance(sink)
+        sink.wait(lambda: sink.forwarder._ahead == 0.1)
+        assert sink.counts()["resent"] == 0
     assert sorted(receiver.numbers) == [*range(sink.next)]
 
 
 def test_a_receiver_that_goes_again_while_both_are_sent(make):
     """What is new then stands behind what is old, and nothing comes twice that was acknowledged."""
-    with Receiver(plan=Slow()) as receiver:
+    with both(make) as (receiver, sink):
         receiver.refuse()
-        with make(receiver, window=4) as sink:
-            backlog(sink, receiver)
-            straight(sink)
-            receiver.refuse()
-            sink.give(1, 1, 1)
-            sink.settle()
-            assert sink.total("spooled") == OLD + 3
-            receiver.plan = Slow(0)
-            receiver.listen()
-            sink.wait(drained(sink))
-            assert sum(m.first == OLD for m in receiver.messages) == 1
+        sink.give(1, 1, 1)
+        sink.settle()
+        assert sink.total("spooled") == OLD + 3
+        receiver.plan = Slow(0)
+        receiver.listen()
+        sink.wait(drained(sink))
+        assert sum(m.first == OLD for m in receiver.messages) == 1
     assert receiver.acked == {*range(OLD + 3)}
     assert receiver.numbers[-3:] == [OLD, OLD + 1, OLD + 2]
 
@@ -245,67 +237,55 @@ def test_a_short_backlog_of_a_long_outage_comes_first(make):
 
 def test_what_the_receiver_does_not_take_holds_up_nothing_new(make):
     """All behind it is acknowledged, and the backlog is, too."""
-    with Receiver(plan=Slow(), limit=3000) as receiver:
-        receiver.refuse()
-        with make(receiver, window=4) as sink:
-            backlog(sink, receiver)
-            straight(sink)
-            sink.give(40, size=100)
-            before = time.monotonic()
-            while not sink.total("events"):
-                sink.wait(lambda: sink.given - len(sink.answers) < sink.forwarder.window, 2)
-                sink.give(1)
-                if sink.total("spooled") > OLD:
-                    break
-            assert time.monotonic() - before < 2
-            receiver.plan = Slow(0)
-            sink.settle()
-            sink.wait(drained(sink), 30)
-            balance(sink)
+    with both(make, limit=3000) as (receiver, sink):
+        sink.give(40, size=100)
+        before = time.monotonic()
+        while not sink.total("events"):
+            sink.wait(lambda: sink.given - len(sink.answers) < sink.forwarder.window, 2)
+            sink.give(1)
+            if sink.total("spooled") > OLD:
+                break
+        assert time.monotonic() - before < 2
+        receiver.plan = Slow(0)
+        sink.settle()
+        sink.wait(drained(sink), 30)
+        balance(sink)
     assert receiver.acked == {*range(sink.next)}
 
 
 def test_a_full_disk_and_more_than_the_receiver_takes(make, monkeypatch):
     """Both take turns."""
-    with Receiver(plan=Slow()) as receiver:
-        receiver.refuse()
-        with make(receiver, window=4) as sink:
-            backlog(sink, receiver)
-            straight(sink)
+    with both(make) as (receiver, sink):
 
-            def fails(self, *_, **more):
-                raise OSError(errno.ENOSPC, "No space left on device")
+        def fails(self, *_, **more):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-            with monkeypatch.context() as patched:
-                patched.setattr(Spool, "append", fails)
-                before, end = balance(sink)["there"], time.monotonic() + 2.5
-                while time.monotonic() < end:
-                    sink.wait(lambda: sink.given - len(sink.answers) < sink.forwarder.window, 1)
-                    sink.give(1)
-                assert sink.total("events") > 50 and balance(sink)["there"] < before - 50
-                assert sink.counts()["spool_failing"] == 1
-            receiver.plan = Slow(0)
-            sink.settle()
-            sink.wait(drained(sink))
+        with monkeypatch.context() as patched:
+            patched.setattr(Spool, "append", fails)
+            before, end = balance(sink)["there"], time.monotonic() + 2.5
+            while time.monotonic() < end:
+                sink.wait(lambda: sink.given - len(sink.answers) < sink.forwarder.window, 1)
+                sink.give(1)
+            assert sink.total("events") > 50 and balance(sink)["there"] < before - 50
+            assert sink.counts()["spool_failing"] == 1
+        receiver.plan = Slow(0)
+        sink.settle()
+        sink.wait(drained(sink))
 
 
 def test_what_was_too_much_long_ago_does_not_count(make, monkeypatch):
-    monkeypatch.setattr(fluentd, "AHEAD_MOST", 0.4)
-    with Receiver(plan=Slow()) as receiver:
-        receiver.refuse()
-        with make(receiver, window=4) as sink:
-            backlog(sink, receiver)
-            straight(sink)
-            for pause, ahead in (0, 0.2), (0, 0.4), (0.5, 0.1):
-                sink.wait(lambda: not sink.counts()["spooling"])
-                sink.pause(pause)
-                while not sink.counts()["spooling"]:
-                    sink.feed(1, 1)
-                    time.sleep(0.001)
-                assert sink.forwarder._ahead == ahead
-            receiver.plan = Slow(0)
-            sink.settle()
-            sink.wait(drained(sink))
+    monkeypatch.setattr(fluentd, "AHEAD_MOST", 2.0)
+    with both(make, 0.02) as (receiver, sink):
+        for pause, ahead in (0, 0.2), (0, 0.4), (2.2, 0.1):
+            sink.wait(lambda: not sink.counts()["spooling"])
+            sink.pause(pause)
+            while not sink.counts()["spooling"]:
+                sink.feed(1, 1)
+                time.sleep(0.001)
+            assert sink.forwarder._ahead == ahead
+        receiver.plan = Slow(0)
+        sink.settle()
+        sink.wait(drained(sink))
 
 
 def test_acknowledged_before_they_were_read(make):

@@ -474,7 +474,7 @@ class Forwarder:
                 upto=upto, lost=max(0, upto - before - work.handed_on - chunk.events),
             )
         except OSError as error:
-            self._syncing.mark()       # it may have made room for it
+            self._syncing.mark()  # it may have made room for it
             self._again = time.monotonic() + AGAIN
             self._failing = True
             self._spool_failed(error)
@@ -518,13 +518,13 @@ class Forwarder:
             try:
                 record = self._spool.next()
             except OSError as error:
-                self._syncing.mark()   # what it passed over before that
+                self._syncing.mark()  # what it passed over before that
                 self._unread = time.monotonic() + AGAIN
                 self._unreadable = True
                 self._spool_failed(error)
                 return None
             self._unreadable = False
-            self._syncing.mark()       # what it passed over, or is acknowledged below
+            self._syncing.mark()  # what it passed over, or is acknowledged below
             if record is None:
                 self._all_read = True
                 return None
