@@ -96,6 +96,25 @@ def test_a_backlog_goes_on_beside_as_many_new_events_as_there_is_room_for(make):
     assert sorted(receiver.numbers) == [*range(sink.next)]
 
 
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_backlog_goes_on_beside_new_events_that_fill_the_window(make, window):
+    """They are as many as the receiver takes, and never too many."""
+    with both(make, 0.002, window=window) as (receiver, sink):
+        end = time.monotonic() + 30
+        while sink.spool.events:
+            assert time.monotonic() < end, sink.spool.events
+            sink.wait(lambda: sink.given - len(sink.answers) < 8)
+            sink.give(1)
+        sink.settle()
+        assert sink.total("spooled") == OLD
+        balance(sink)
+    last = receiver.numbers.index(OLD - 1)
+    among = receiver.numbers[receiver.numbers.index(OLD) : last]
+    new = sum(n >= OLD for n in among)
+    assert new >= (len(among) - new) * max(window // 2, 1) / 2     # and it does not hold them up
+    assert sorted(receiver.numbers) == [*range(sink.next)]
+
+
 def test_half_of_the_window_is_left_to_what_is_new(make):
     with both(make, window=8) as (receiver, sink):
         sink.wait(lambda: sink.counts()["unacknowledged"] == 4)     # it was 8

@@ -20,10 +20,10 @@ for an output without work is a heartbeat each 15 s.
   not taken, and those behind it are kept waiting.
 - **Spooling ends** when all has been read and sent and acknowledgements come; or, with a longer
   backlog, when they have come for AHEAD seconds.  New tasks go straight to the servers then, ahead
-  of the backlog, which has the rest of the line and half of the window: a receiver that was away
-  for a day has what is new at once, and what is old in order beside it.  If there is too much for
-  that, what is unanswered goes into the spool again, for twice as long as the last time, unless
-  that was long ago.
+  of the backlog, which has the rest of the line and half of the window, and a chunk for each half
+  window of tasks where they leave no rest: a receiver that was away for a day has what is new at
+  once, and what is old in order beside it.  If there is too much for that, what is unanswered goes
+  into the spool again, for twice as long as the last time, unless that was long ago.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
   then has no room for is dropped by the sink (outputs.py), as without a spool.  Where servers
   acknowledge, new tasks go straight after BRIEF seconds; both take turns if that is too much.  One
@@ -48,7 +48,7 @@ from gazer.config.kinds import printable
 from gazer.errors import OutputError
 from gazer.sinks import forward
 from gazer.sinks.chunks import Chunk, Work
-from gazer.sinks.delivery import Delivery
+from gazer.sinks.delivery import ASIDE, Delivery
 from gazer.sinks.files import GaveUpError
 from gazer.sinks.servers import REMIND
 from gazer.sinks.syncing import Syncing
@@ -94,6 +94,7 @@ class Forwarder:
         behind = max(settings.window, 2 * BEHIND) if spool is not None else 0
         self.window = settings.window + behind
         self._behind = behind // 2
+        self._half = max(settings.window // 2, 1)
         self._behind_since = 0.0
         self._settings = settings
         self._spool = spool
@@ -121,6 +122,7 @@ class Forwarder:
         self._coming = 0.0                      # since when acknowledgements come again; or 0
         self._answered = self._since            # when a task last was, or when there was none
         self._records = 0                       # read, and not over
+        self._since_record = 0                  # tasks that were answered since the last was read
         self._all_read = False
         self._hurry = False                     # there is more to read at once
         self.handed_on = 0          # events of the run that servers or the spool have
@@ -228,6 +230,7 @@ class Forwarder:
             if self._spool is not None:
                 self._look_at_spool(now)
             self._hurry = False
+            self._read_in_turn()
             self._delivery.send(now)
             self._answer()
             if self._ending is not None and self._over(now):
@@ -319,6 +322,7 @@ class Forwarder:
             assert work.answer is not None
             self.handed_on += work.handed_on
             self._answers.append(work.answer)
+            self._since_record += 1
             rung = True
         if rung:
             self._answered = time.monotonic()
@@ -508,12 +512,20 @@ class Forwarder:
             self._notice(f"{self.name}: its spool {printable(self._spool.folder)}: "
                          f"{error.strerror or error}; it is tried again")
 
+    def _read_in_turn(self) -> None:
+        """A record ahead of new chunks when it is time: these may fill the window for hours."""
+        due = not self._records and self._since_record >= self._half
+        if (self._reading and due and not self._spooling and len(self._delivery.aside) < ASIDE
+                and (chunk := self._more()) is not None):
+            self._delivery.ready.appendleft(chunk)
+
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
         if not self._reading or self._unread or self._ending is not None:
             return None
-        if not self._spooling and self._records >= max(self._settings.window // 2, 1):
+        if not self._spooling and self._records >= self._half:
             return None         # the rest of the window is for what is new
+        self._since_record = 0
         for _ in range(SKIPS):
             try:
                 record = self._spool.next()
