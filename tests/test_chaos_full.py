@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from gazer.sinks import fluentd, link
+from gazer.sinks import backlog, fluentd, link
 from tests.chaos.sinks import LEAST, LIMIT, SECOND, World, file_has
 from tests.conftest import eventually, small_disk
 from tests.forwarding import quick
@@ -29,7 +29,7 @@ EACH = 60           # events between two kills
 def _quick(monkeypatch):
     quick(monkeypatch)
     monkeypatch.setattr(fluentd, "SLOW", 0.1)
-    monkeypatch.setattr(fluentd, "AGAIN", 0.02)
+    monkeypatch.setattr(backlog, "AGAIN", 0.02)
 
 
 @pytest.fixture

@@ -314,11 +314,11 @@ def test_acknowledged_before_they_were_read(make):
             receiver.stalled.set()
             sink.give(*[1] * 12)
             sink.wait(lambda: sink.total("spooled") == 12)
-            sink.forwarder._unread = time.monotonic() + 60      # none is read meanwhile
+            sink.forwarder._backlog.retry = time.monotonic() + 60      # none is read meanwhile
             receiver.stalled.clear()
             sink.wait(lambda: sink.spool.empty)
             assert balance(sink)["delivered"] == 12
-            sink.forwarder._unread = 0.0
+            sink.forwarder._backlog.retry = 0.0
         with make(receiver, first=12) as sink:
             sink.give(1)
             sink.settle()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gazer.sinks import fluentd
+from gazer.sinks import backlog, fluentd
 from tests.forwarding import SECOND, TX, Task, balance, drained, entries, quick, spooling
 from tests.receiver import LOSE, Receiver, late
 
@@ -26,7 +26,7 @@ def make(tmp_path):
 
 
 def test_a_full_disk_keeps_the_tasks_here_and_the_servers_get_them(make, monkeypatch):
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.1)
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver) as sink:
@@ -52,7 +52,7 @@ def test_a_full_disk_keeps_the_tasks_here_and_the_servers_get_them(make, monkeyp
 
 
 def test_a_disk_that_has_room_again(make, monkeypatch):
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.1)
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver) as sink:
@@ -79,7 +79,7 @@ def test_a_disk_that_has_room_again(make, monkeypatch):
 def test_a_disk_that_is_full_between_two_chunks_of_a_task(make, monkeypatch, back):
     """What stands in the spool by then is not put there again, nor sent beside it: whether the disk
     has room again first, or the receiver is back."""
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.1)
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver) as sink:
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_between_two_chunks_of_a_task(make, monkeypatch, bac
 
 def test_what_waits_to_be_sent_again_goes_into_the_spool_and_not_beside_it(make, monkeypatch):
     """It was under way while the disk was full, and its connection ended."""
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.1)
     with Receiver(plan=lambda _: LOSE) as receiver, \
             make(receiver, ack_timeout_ns=10 * SECOND) as sink:
         real, full = sink.spool.append, [1]
@@ -203,7 +203,7 @@ def test_a_sync_that_failed_is_tried_again_though_nothing_more_comes(make):
 
 def test_a_spool_that_cannot_be_read_for_a_while(make, monkeypatch):
     """No descriptor left, or no right: told, and tried again; it is not the end of the sink."""
-    monkeypatch.setattr(fluentd, "AGAIN", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.1)
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver) as sink:
@@ -256,7 +256,7 @@ def test_what_was_delivered_leaves_the_disk_though_nothing_new_comes(make, tmp_p
 def test_what_a_spool_did_before_it_failed_is_forced_to_the_disk(make, monkeypatch, call):
     """It made room for a record that it then can't write; it passed over damage, and then has no
     descriptor for what comes behind."""
-    monkeypatch.setattr(fluentd, "AGAIN", 30.0)
+    monkeypatch.setattr(backlog, "AGAIN", 30.0)
     with Receiver() as receiver:
         receiver.refuse()
         with make(receiver, fsync_ns=SECOND // 50) as sink:
@@ -279,7 +279,7 @@ def test_what_a_spool_did_before_it_failed_is_forced_to_the_disk(make, monkeypat
                     receiver.listen()
                 sink.wait(lambda: tries)
                 sink.wait(lambda: not sink.spool._unsynced, 3)
-            sink.forwarder._again = sink.forwarder._unread = 0.0
+            sink.forwarder._again = sink.forwarder._backlog.retry = 0.0
             if call == "append":
                 receiver.listen()
 
@@ -317,7 +317,7 @@ def test_what_a_start_dropped_is_forced_to_the_disk(make, tmp_path):
 
 def test_a_block_whose_events_the_spool_takes_only_later_may_be_used_again(make, monkeypatch):
     """The chunk was given to another connection meanwhile, and is still being written there."""
-    monkeypatch.setattr(fluentd, "AGAIN", 0.2)
+    monkeypatch.setattr(backlog, "AGAIN", 0.2)
     with Receiver() as receiver, make(receiver, ack_timeout_ns=10 * SECOND) as sink:
         sink.wait(lambda: sink.counts()["servers_up"] == 1)
         receiver.stalled.set()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gazer.sinks import delivery, fluentd, servers
+from gazer.sinks import backlog, delivery, fluentd, servers
 from gazer.sinks.spool import Spool
 from tests.forwarding import SECOND, TX, Task, balance, drained, entries, quick, spooling
 from tests.receiver import ACK, CLOSE, LOSE, TWICE, Receiver, late
@@ -462,7 +462,7 @@ def test_it_rests_when_the_server_leaves_while_old_records_are_passed_over(make,
 
         def following(self):
             reads.append(self)
-            if len(reads) == fluentd.SKIPS // 2:
+            if len(reads) == backlog.SKIPS // 2:
                 receiver.refuse()
             return real(self)
 
@@ -470,7 +470,7 @@ def test_it_rests_when_the_server_leaves_while_old_records_are_passed_over(make,
         monkeypatch.setattr(servers, "FIRST", 60.0)
         monkeypatch.setattr(servers, "MOST", 60.0)
         with make(receiver, first=600, expire_ns=SECOND // 20) as sink:
-            sink.wait(lambda: len(reads) >= fluentd.SKIPS)
+            sink.wait(lambda: len(reads) >= backlog.SKIPS)
             sink.pause(0.1)
             assert sink.turns(monkeypatch) < 50
             assert 0 < sink.counts()["expired"] < 600

@@ -20,10 +20,10 @@ for an output without work is a heartbeat each 15 s.
   not taken, and those behind it are kept waiting.
 - **Spooling ends** when all has been read and sent and acknowledgements come; or, with a longer
   backlog, when they have come for AHEAD seconds.  New tasks go straight to the servers then, ahead
-  of the backlog, which has the rest of the line and half of the window, and a chunk for each half
-  window of tasks where they leave no rest: a receiver that was away for a day has what is new at
-  once, and what is old in order beside it.  If there is too much for that, what is unanswered goes
-  into the spool again, for twice as long as the last time, unless that was long ago.
+  of the backlog, which has the rest of the line (backlog.py): a receiver that was away for a day
+  has what is new at once, and what is old in order beside it.  If there is too much for that, what
+  is unanswered goes into the spool again, for twice as long as the last time, unless that was long
+  ago.
 - **A spool that can't be written** keeps its task here and tries again each second; what the output
   then has no room for is dropped by the sink (outputs.py), as without a spool.  Where servers
   acknowledge, new tasks go straight after BRIEF seconds; both take turns if that is too much.  One
@@ -46,9 +46,10 @@ from collections import deque
 
 from gazer.config.kinds import printable
 from gazer.errors import OutputError
-from gazer.sinks import forward
+from gazer.sinks import backlog, forward
+from gazer.sinks.backlog import Backlog
 from gazer.sinks.chunks import Chunk, Work
-from gazer.sinks.delivery import ASIDE, Delivery
+from gazer.sinks.delivery import Delivery
 from gazer.sinks.files import GaveUpError
 from gazer.sinks.servers import REMIND
 from gazer.sinks.syncing import Syncing
@@ -66,10 +67,8 @@ SLOW = 1.0      # seconds without an acknowledgement after which what waits is s
 BRIEF = 0.1     # ... for which many may wait behind the window
 AHEAD = 1.0     # ... of acknowledgements before new tasks go ahead of a backlog, and
 AHEAD_MOST = 30.0   # ... when that was too much for the servers again and again
-AGAIN = 1.0     # ... between two tries to write to a spool
 LAST = 1.0      # ... at the end, for acknowledgements of what stands in the spool anyway
 BEHIND = 8      # tasks that may wait behind the window, at least, before they are spooled
-SKIPS = 256     # records that are over already, read from the spool at one go
 
 
 class Forwarder:
@@ -94,7 +93,6 @@ class Forwarder:
         behind = max(settings.window, 2 * BEHIND) if spool is not None else 0
         self.window = settings.window + behind
         self._behind = behind // 2
-        self._half = max(settings.window // 2, 1)
         self._behind_since = 0.0
         self._settings = settings
         self._spool = spool
@@ -121,17 +119,13 @@ class Forwarder:
         self._ahead = AHEAD                     # how long they are to, at least
         self._coming = 0.0                      # since when acknowledgements come again; or 0
         self._answered = self._since            # when a task last was, or when there was none
-        self._records = 0                       # read, and not over
-        self._since_record = 0                  # tasks that were answered since the last was read
-        self._all_read = False
-        self._hurry = False                     # there is more to read at once
         self.handed_on = 0          # events of the run that servers or the spool have
         self._again = 0.0                       # when to write to the spool again
-        self._unread = 0.0                      # ... to read from it again
         self._failing_told = self._spooling_told = self._straight_told = -REMIND
         self._failing = self._spooling_told_of = False
-        self._unreadable = False
         self._syncing = Syncing(spool, settings.spool.fsync_ns / 1e9, self._spool_failed)
+        self._backlog = Backlog(spool, self._syncing, self._delivery, window=settings.window,
+                                failed=self._spool_failed)
         # A thread that is stuck in a write to a disk must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, daemon=True, name="gazer:fluentd")
         self._thread.start()
@@ -182,9 +176,15 @@ class Forwarder:
             "unacknowledged_bytes": delivery.flying_bytes,
             "spooling": int(self._spooling),
             "spool_bytes": 0 if spool is None else spool.bytes,
-            "spool_failing": int(self._unreadable or self._syncing.failing or (self._failing and (
-                self._spooling or (self._reading and time.monotonic() - self._since < AGAIN)))),
+            "spool_failing": int(
+                self._backlog.unreadable or self._syncing.failing or self._write_failing()),
         }
+
+    def _write_failing(self) -> bool:
+        """The spool could not be written when that was last wanted, and it still is."""
+        tries = self._spooling or (
+            self._reading and time.monotonic() - self._since < backlog.AGAIN)
+        return self._failing and tries
 
     def _notice(self, text: str) -> None:
         self.said = time.monotonic()
@@ -229,8 +229,9 @@ class Forwarder:
             self._delivery.look(now)
             if self._spool is not None:
                 self._look_at_spool(now)
-            self._hurry = False
-            self._read_in_turn()
+            self._backlog.hurry = False
+            if self._reading and not self._spooling and self._ending is None:
+                self._backlog.ahead()
             self._delivery.send(now)
             self._answer()
             if self._ending is not None and self._over(now):
@@ -263,7 +264,7 @@ class Forwarder:
 
     def _due(self, now: float) -> float:
         """Seconds until there is something to do without being woken."""
-        if self._given or self._hurry:
+        if self._given or self._backlog.hurry:
             return 0.0
         delivery = self._delivery
         when = delivery.due(now)
@@ -276,8 +277,8 @@ class Forwarder:
                 when = min(when, self._answered + SLOW)
         if self._again:
             when = min(when, self._again)
-        if self._unread:
-            when = min(when, self._unread)
+        if self._backlog.retry:
+            when = min(when, self._backlog.retry)
         if self._ending is not None:
             when = min(when, self._deadline())
         return max(when - now, 0.0)
@@ -322,7 +323,7 @@ class Forwarder:
             assert work.answer is not None
             self.handed_on += work.handed_on
             self._answers.append(work.answer)
-            self._since_record += 1
+            self._backlog.task_answered()
             rung = True
         if rung:
             self._answered = time.monotonic()
@@ -333,25 +334,17 @@ class Forwarder:
         """A chunk is over."""
         self.progress = time.monotonic()
         work = chunk.work
-        if work is None:
-            if chunk.place:     # at once: it may be long until it is read, and we may be killed
-                self._spool.ack_unread(chunk.place, chunk.events)
-                self._syncing.mark()
-            return
-        work.left -= 1
-        answer = work.answer
-        if answer is None:
-            if not delivered:
-                work.lost += chunk.events
-            if not work.left:
-                self._records -= 1
-                self._spool.ack(work.record, work.lost)
-                self._syncing.mark()
-        elif delivered:
-            answer.events += chunk.events
-            answer.bytes += chunk.size
-        else:
-            answer.dropped += chunk.events
+        if (work is None and chunk.place) or (work is not None and work.record is not None):
+            self._backlog.settled(chunk, delivered=delivered)
+        elif work is not None:
+            work.left -= 1
+            answer = work.answer
+            assert answer is not None
+            if delivered:
+                answer.events += chunk.events
+                answer.bytes += chunk.size
+            else:
+                answer.dropped += chunk.events
 
     def _waiting(self) -> str:
         events = sum(chunk.events for work in self._works for chunk in work.leaves())
@@ -376,9 +369,10 @@ class Forwarder:
     def _look_at_spool(self, now: float) -> None:
         """Whether to begin or to end spooling, or to write to it or to read it again."""
         delivery = self._delivery
-        if now >= self._unread:
-            self._unread = 0.0
-        if self._reading and not self._spooling and self._all_read:
+        records = self._backlog
+        if now >= records.retry:
+            records.retry = 0.0
+        if self._reading and not self._spooling and records.all_read:
             self._end_reading()
         if not self._spooling:
             since = max(delivery.waits_since, delivery.acked_at)
@@ -402,14 +396,14 @@ class Forwarder:
             self._coming = 0.0
         elif acks:
             self._coming = self._coming or now
-        if self._all_read and ((self._again and delivery.servers.up()) or (
+        if records.all_read and ((self._again and delivery.servers.up()) or (
                 not self._works and not delivery.ready and not delivery.aside
                 and (not delivery.flying or acks))):
             self._go_straight(now)
             self._end_reading()
         elif acks and now - self._coming >= (BRIEF if self._again else self._ahead):
             self._go_straight(now)      # soon, where nothing new can be put into the spool
-        elif (self._unreadable and delivery.servers.up()
+        elif (records.unreadable and delivery.servers.up()
                 and now - self._since >= self._ahead):
             self._go_straight(now)
 
@@ -422,7 +416,8 @@ class Forwarder:
             for chunk in work.leaves():
                 if chunk.id not in self._delivery.known:
                     self._delivery.add(chunk)
-        if self._spooling_told_of and not self._all_read and now - self._straight_told >= REMIND:
+        beside = not self._backlog.all_read
+        if self._spooling_told_of and beside and now - self._straight_told >= REMIND:
             self._straight_told = now
             self._notice(f"{self.name}: new events go straight to its servers again; "
                          f"{_events(self._spool.events)} in the spool are sent beside them")
@@ -479,7 +474,7 @@ class Forwarder:
             )
         except OSError as error:
             self._syncing.mark()  # it may have made room for it
-            self._again = time.monotonic() + AGAIN
+            self._again = time.monotonic() + backlog.AGAIN
             self._failing = True
             self._spool_failed(error)
             return False
@@ -488,7 +483,7 @@ class Forwarder:
             self._notice(f"{self.name}: its spool is written again")
         if kept:
             answer.spooled += chunk.events
-            self._all_read = False
+            self._backlog.all_read = False
             self._syncing.mark()
             chunk.place = place
         else:
@@ -512,55 +507,11 @@ class Forwarder:
             self._notice(f"{self.name}: its spool {printable(self._spool.folder)}: "
                          f"{error.strerror or error}; it is tried again")
 
-    def _read_in_turn(self) -> None:
-        """A record ahead of new chunks when it is time: these may fill the window for hours."""
-        due = not self._records and self._since_record >= self._half
-        if (self._reading and due and not self._spooling and len(self._delivery.aside) < ASIDE
-                and (chunk := self._more()) is not None):
-            self._delivery.ready.appendleft(chunk)
-
     def _more(self) -> Chunk | None:
         """The next chunk out of the spool."""
-        if not self._reading or self._unread or self._ending is not None:
+        if not self._reading or self._ending is not None:
             return None
-        if not self._spooling and self._records >= self._half:
-            return None         # the rest of the window is for what is new
-        self._since_record = 0
-        for _ in range(SKIPS):
-            try:
-                record = self._spool.next()
-            except OSError as error:
-                self._syncing.mark()  # what it passed over before that
-                self._unread = time.monotonic() + AGAIN
-                self._unreadable = True
-                self._spool_failed(error)
-                return None
-            self._unreadable = False
-            self._syncing.mark()  # what it passed over, or is acknowledged below
-            if record is None:
-                self._all_read = True
-                return None
-            id_ = bytes(record.chunk)
-            work = Work(record=record)
-            self._records += 1
-            chunk = self._delivery.known.get(id_)
-            if chunk is not None and chunk.work is None:    # under way
-                chunk.work, chunk.payload = work, record.payload
-                work.left = 1
-                continue
-            chunk = Chunk(
-                work, bytes(record.tag).decode(), record.payload, record.events,
-                self._delivery.number(), id_=id_, compressed=record.compressed,
-            )
-            if self._delivery.expired(chunk):
-                self._delivery.counts["expired"] += chunk.events
-                self._records -= 1
-                self._spool.ack(record, chunk.events)
-                continue
-            self._delivery.known[id_] = chunk
-            return chunk
-        self._hurry = True
-        return None
+        return self._backlog.next() if self._spooling else self._backlog.beside()
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from gazer.counters import Slot, ledger_bytes, ledger_create
 from gazer.errors import OutputError
 from gazer.sinks import (
     account,
+    backlog,
     chunks,
     connection,
     delivery,
@@ -234,7 +235,7 @@ class World:
 
     def run(self):
         with pytest.MonkeyPatch.context() as patch:
-            for module in (account, chunks, connection, delivery, fluentd, forward, link):
+            for module in (account, backlog, chunks, connection, delivery, fluentd, forward, link):
                 patch.setattr(module, "time", self.clock)
             patch.setattr(connection, "socket", self.net)
             patch.setattr(servers, "random", self.dice)
@@ -274,7 +275,7 @@ class World:
         go = Forwarder._go_straight
 
         def goes(itself, now):
-            self.parted |= not itself._all_read
+            self.parted |= not itself._backlog.all_read
             go(itself, now)
 
         patch.setattr(Forwarder, "_go_straight", goes)
@@ -482,7 +483,7 @@ class World:
         for work in forwarder._works:
             assert work.left == len([*work.leaves()]), "left"
         assert len(delivery.aside) <= ASIDE + 2 * self.largest * self.settings.window, "aside"
-        assert forwarder._records == len({
+        assert forwarder._backlog.records == len({
             id(c.work) for c in delivery.known.values() if c.work is not None and c.work.record
         }), "records"
         if spool is not None and not self.ended:

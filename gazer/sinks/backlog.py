@@ -1,0 +1,117 @@
+"""What an output reads from its spool: record after record, each a chunk for the servers.
+
+While new tasks go into the spool as well it is all that is sent.  *Beside* new tasks it has what
+they leave of the window, but no more than half of it; and a record ahead of them for each half
+window of tasks, since these may fill the window for hours without ever being too much.
+"""
+
+from __future__ import annotations
+
+import time
+
+from gazer.sinks.chunks import Chunk, Work
+from gazer.sinks.delivery import ASIDE
+
+TYPE_CHECKING = False  # as in typing, which takes its time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gazer.sinks.delivery import Delivery
+    from gazer.sinks.spool import Spool
+    from gazer.sinks.syncing import Syncing
+
+AGAIN = 1.0     # seconds between two tries to read a spool, or to write to it
+SKIPS = 256     # records that are over already, read at one go
+
+
+class Backlog:
+    """Reads `spool`, which tells `syncing` what there is to sync; `delivery` has the chunks.
+    `failed` is told why it can't be read; it is tried again after AGAIN seconds."""
+
+    def __init__(self, spool: Spool, syncing: Syncing, delivery: Delivery, *, window: int,
+                 failed: Callable[[OSError], None]) -> None:
+        self.all_read = False
+        self.unreadable = False     # for now
+        self.retry = 0.0            # when to read it again; or 0
+        self.hurry = False          # there is more to read at once
+        self.records = 0            # read, and not over
+        self._half = max(window // 2, 1)
+        self._tasks = 0             # that were answered since the last record was read
+        self._spool = spool
+        self._syncing = syncing
+        self._delivery = delivery
+        self._failed = failed
+
+    def task_answered(self) -> None:
+        self._tasks += 1
+
+    def beside(self) -> Chunk | None:
+        """The next record, beside new tasks: if it may have a place in the window that they leave
+        free."""
+        return self.next() if self.records < self._half else None
+
+    def ahead(self) -> None:
+        """Send one ahead of new tasks, when it is its turn."""
+        if (not self.records and self._tasks >= self._half and len(self._delivery.aside) < ASIDE
+                and (chunk := self.next()) is not None):
+            self._delivery.ready.appendleft(chunk)
+
+    def next(self) -> Chunk | None:
+        """The next record that is to be sent; None: that was all, or not now (`hurry`, `retry`)."""
+        if self.retry:
+            return None
+        self._tasks = 0
+        delivery = self._delivery
+        for _ in range(SKIPS):
+            try:
+                record = self._spool.next()
+            except OSError as error:
+                self._syncing.mark()    # what it passed over before that
+                self.retry = time.monotonic() + AGAIN
+                self.unreadable = True
+                self._failed(error)
+                return None
+            self.unreadable = False
+            self._syncing.mark()        # what it passed over, or is acknowledged below
+            if record is None:
+                self.all_read = True
+                return None
+            id_ = bytes(record.chunk)
+            work = Work(record=record)
+            self.records += 1
+            chunk = delivery.known.get(id_)
+            if chunk is not None and chunk.work is None:    # under way
+                chunk.work, chunk.payload = work, record.payload
+                work.left = 1
+                continue
+            chunk = Chunk(
+                work, bytes(record.tag).decode(), record.payload, record.events,
+                delivery.number(), id_=id_, compressed=record.compressed,
+            )
+            if delivery.expired(chunk):
+                delivery.counts["expired"] += chunk.events
+                self._over(work, chunk.events)
+                continue
+            delivery.known[id_] = chunk
+            return chunk
+        self.hurry = True
+        return None
+
+    def settled(self, chunk: Chunk, *, delivered: bool) -> None:
+        """A chunk of a record is over; or one that stands in the spool and was not read yet."""
+        work = chunk.work
+        if work is None:
+            # At once: it may be long until it is read, and we may be killed.
+            self._spool.ack_unread(chunk.place, chunk.events)
+            self._syncing.mark()
+            return
+        work.left -= 1
+        if not delivered:
+            work.lost += chunk.events
+        if not work.left:
+            self._over(work, work.lost)
+
+    def _over(self, work: Work, lost: int) -> None:
+        self.records -= 1
+        self._spool.ack(work.record, lost)
+        self._syncing.mark()
