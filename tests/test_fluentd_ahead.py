@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from gazer.sinks import backlog as reading
 from gazer.sinks import fluentd
 from gazer.sinks.spool import Spool
 from tests.forwarding import SECOND, balance, drained, quick, spooling
@@ -127,6 +128,26 @@ def test_half_of_the_window_is_left_to_what_is_new(make):
         sink.settle()
         sink.wait(drained(sink), 20)
     assert receiver.acked == {*range(OLD + 2)}
+
+
+def test_a_slow_line_is_none_that_stands_still(make, monkeypatch):
+    """Acknowledgements come further apart than what would be a stall elsewhere."""
+    monkeypatch.setattr(fluentd, "SLOW", 0.3)
+    monkeypatch.setattr(reading, "LONG", 0.3)
+    with both(make, 0.45, window=8) as (receiver, sink):
+        spooled = sink.total("spooled")
+        sink.wait(lambda: sink.counts()["unacknowledged"] == 1, 20)     # it was 8
+        for _ in range(3):
+            old = len(receiver.numbers)
+            sink.give(1)
+            sink.settle()
+            assert len(receiver.numbers) - old <= 4     # it itself, one under way, one ahead
+            sink.pause(0.7)
+        assert sink.total("spooled") == spooled
+        receiver.plan = Slow(0.005)
+        sink.wait(lambda: sink.counts()["unacknowledged"] == 4, 20)
+        receiver.plan = Slow(0)
+        sink.wait(drained(sink), 20)
 
 
 def test_more_new_events_than_the_receiver_takes_go_into_the_spool_again(make):

@@ -1,8 +1,9 @@
 """What an output reads from its spool: record after record, each a chunk for the servers.
 
 While new tasks go into the spool as well it is all that is sent.  *Beside* new tasks it has what
-they leave of the window, but no more than half of it; and a record ahead of them for each half
-window of tasks, since these may fill the window for hours without ever being too much.
+they leave of the window, but no more than half of it, and less on a slow line, where each record
+under way holds up what is new; and a record ahead of them for each half window of tasks, since
+these may fill the window for hours without ever being too much.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gazer.sinks.syncing import Syncing
 
 AGAIN = 1.0     # seconds between two tries to read a spool, or to write to it
+LONG = 1.0      # ... for an acknowledgement, which is long for a new event behind it
 SKIPS = 256     # records that are over already, read at one go
 
 
@@ -35,7 +37,7 @@ class Backlog:
         self.retry = 0.0            # when to read it again; or 0
         self.hurry = False          # there is more to read at once
         self.records = 0            # read, and not over
-        self._half = max(window // 2, 1)
+        self._half = self._room = max(window // 2, 1)   # records under way beside new tasks
         self._tasks = 0             # that were answered since the last record was read
         self._spool = spool
         self._syncing = syncing
@@ -48,7 +50,7 @@ class Backlog:
     def beside(self) -> Chunk | None:
         """The next record, beside new tasks: if it may have a place in the window that they leave
         free."""
-        return self.next() if self.records < self._half else None
+        return self.next() if self.records < self._room else None
 
     def ahead(self) -> None:
         """Send one ahead of new tasks, when it is its turn."""
@@ -106,10 +108,18 @@ class Backlog:
             self._syncing.mark()
             return
         work.left -= 1
-        if not delivered:
+        if delivered:
+            self._took(time.monotonic() - chunk.queued)
+        else:
             work.lost += chunk.events
         if not work.left:
             self._over(work, work.lost)
+
+    def _took(self, seconds: float) -> None:
+        if seconds > LONG:
+            self._room = max(self._room // 2, 1)
+        elif seconds < LONG / 2:
+            self._room = min(self._room + 1, self._half)
 
     def _over(self, work: Work, lost: int) -> None:
         self.records -= 1

@@ -36,6 +36,7 @@ from collections import deque
 from gazer.sinks import forward
 from gazer.sinks.chunks import Chunk
 from gazer.sinks.connection import CLOSED, DeniedError, ProtocolError, reason
+from gazer.sinks.pace import Pace
 from gazer.sinks.servers import REMIND, STEADY, Server, Servers
 
 TYPE_CHECKING = False  # as in typing, which takes its time to import
@@ -77,6 +78,7 @@ class Delivery:
         self.flying = self.flying_bytes = 0
         self.acked_at = time.monotonic()
         self.waits_since = 0.0                  # there is something without acknowledgement; or 0
+        self.pace = Pace()                      # of acknowledgements
         self.stopped = False                    # nothing is connected any more
         self.counts = dict.fromkeys(
             ("acked", "acked_events", "resent", "connects", "failures", "rejected", "expired",
@@ -427,6 +429,9 @@ class Delivery:
         server.late = False
         server.empties = server.empties or not chunk.events
         if chunk.events:
+            if self.waits_since:
+                since = max(self.acked_at, self.waits_since, server.began)
+                self.pace.took(now - since, now)
             server.took = self.acked_at = now
             server.tries = 0
             if server.since:

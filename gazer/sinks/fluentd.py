@@ -63,7 +63,9 @@ if TYPE_CHECKING:
     from gazer.sinks.servers import Server
     from gazer.sinks.tasks import Answer
 
-SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled
+SLOW = 1.0      # seconds without an acknowledgement after which what waits is spooled, or twice
+                # what servers have taken of late, but no more than PATIENCE times that
+PATIENCE = 10
 BRIEF = 0.1     # ... for which many may wait behind the window
 AHEAD = 1.0     # ... of acknowledgements before new tasks go ahead of a backlog, and
 AHEAD_MOST = 30.0   # ... when that was too much for the servers again and again
@@ -270,7 +272,7 @@ class Forwarder:
         when = delivery.due(now)
         if self._spool is not None and not self._spooling and self._works:  # as _look_at_spool
             if delivery.waits_since:
-                when = min(when, max(delivery.waits_since, delivery.acked_at) + SLOW)
+                when = min(when, max(delivery.waits_since, delivery.acked_at) + self._slow())
             if self._behind_since:
                 when = min(when, self._behind_since + BRIEF)
             if len(self._works) >= self.window:
@@ -376,7 +378,7 @@ class Forwarder:
             self._end_reading()
         if not self._spooling:
             since = max(delivery.waits_since, delivery.acked_at)
-            slow = delivery.waits_since and now - since >= SLOW
+            slow = delivery.waits_since and now - since >= self._slow()
             if len(delivery.ready) <= self._behind:
                 self._behind_since = 0.0
             elif not self._behind_since:
@@ -406,6 +408,10 @@ class Forwarder:
         elif (records.unreadable and delivery.servers.up()
                 and now - self._since >= self._ahead):
             self._go_straight(now)
+
+    def _slow(self) -> float:
+        """Seconds without an acknowledgement after which new tasks go into the spool."""
+        return max(SLOW, min(2 * self._delivery.pace.longest, PATIENCE * SLOW))
 
     def _go_straight(self, now: float) -> None:
         """End spooling: new tasks go to the servers, and so does what the spool did not take."""
