@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from gazer.sinks import backlog as reading
-from gazer.sinks import fluentd
+from gazer.sinks import delivery, fluentd
 from gazer.sinks.spool import Spool
 from tests.forwarding import SECOND, balance, drained, quick, spooling
 from tests.receiver import ACK, LOSE, Receiver
@@ -148,6 +148,33 @@ def test_a_slow_line_is_none_that_stands_still(make, monkeypatch):
         sink.wait(lambda: sink.counts()["unacknowledged"] == 4, 20)
         receiver.plan = Slow(0)
         sink.wait(drained(sink), 20)
+
+
+@pytest.mark.parametrize(("limits", "empties"), [
+    ({"close_above": 3000}, ACK), ({"limit": 3000}, LOSE),
+])
+def test_a_record_that_is_not_taken_holds_up_no_other(make, monkeypatch, limits, empties):
+    """There is room for one only, and nothing new whose acknowledgement would tell about it."""
+    monkeypatch.setattr(delivery, "GRACE_ONE", 0.1)
+    slow = Slow(0.01)
+
+    def plan(message):
+        return slow(message) if message.entries else empties
+
+    with Receiver(plan=plan, **limits) as receiver:
+        receiver.refuse()
+        with make(receiver, window=3, ack_timeout_ns=SECOND // 2) as sink:
+            sink.feed(OLD // 4, 1)
+            sink.give(1, size=5000)
+            sink.feed(OLD // 4, 1)
+            sink.settle()
+            receiver.listen()
+            sink.wait(lambda: not sink.counts()["spooling"])
+            assert sink.spool.events > OLD / 4 + 1
+            sink.wait(drained(sink))
+            assert sink.counts()["rejected"] == 1
+            balance(sink)
+    assert receiver.acked == {*range(sink.next)} - {OLD // 4}
 
 
 def test_more_new_events_than_the_receiver_takes_go_into_the_spool_again(make):

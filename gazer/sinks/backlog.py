@@ -50,13 +50,24 @@ class Backlog:
     def beside(self) -> Chunk | None:
         """The next record, beside new tasks: if it may have a place in the window that they leave
         free."""
-        return self.next() if self.records < self._room else None
+        return self.next() if self._under_way() < self._room else None
 
     def ahead(self) -> None:
         """Send one ahead of new tasks, when it is its turn."""
-        if (not self.records and self._tasks >= self._half and len(self._delivery.aside) < ASIDE
-                and (chunk := self.next()) is not None):
+        if (self._tasks >= self._half and not self._under_way()
+                and len(self._delivery.aside) < ASIDE and (chunk := self.next()) is not None):
             self._delivery.ready.appendleft(chunk)
+
+    def _under_way(self) -> int:
+        """Records that hold up others.  A doubtful one does not: it waits for something behind it
+        to be acknowledged, and there may be nothing but further records."""
+        if not self.records:
+            return 0
+        doubtful = {
+            chunk.work for chunk in self._delivery.known.values()
+            if (chunk.aside or chunk.waits or chunk.refused) and chunk.wanted
+        }
+        return self.records - sum(work is not None and work.record is not None for work in doubtful)
 
     def next(self) -> Chunk | None:
         """The next record that is to be sent; None: that was all, or not now (`hurry`, `retry`)."""
