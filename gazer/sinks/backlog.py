@@ -1,9 +1,15 @@
 """What an output reads from its spool: record after record, each a chunk for the servers.
 
 While new tasks go into the spool as well it is all that is sent.  *Beside* new tasks it has what
-they leave of the window, but no more than half of it, and less on a slow line, where each record
-under way holds up what is new; and a record ahead of them for each half window of tasks, since
-these may fill the window for hours without ever being too much.
+they leave of the window, but no more than half of it, and less on a slow line (below); and a record
+ahead of them for each half window of tasks, since these may fill the window for hours without ever
+being too much.
+
+On a slow line each record under way holds up what is new.  What takes long is not always that: a
+receiver may be far away, or acknowledge only what it has passed on, and then many under way cost
+nothing.  So it begins with one, whose acknowledgement tells how long one takes that has nothing of
+the backlog ahead of it.  When as many as there may be took hardly longer, there may be twice as
+many; half as many, when one takes LONG more.  Each PERIOD it begins anew, since lines change.
 """
 
 from __future__ import annotations
@@ -22,7 +28,8 @@ if TYPE_CHECKING:
     from gazer.sinks.syncing import Syncing
 
 AGAIN = 1.0     # seconds between two tries to read a spool, or to write to it
-LONG = 1.0      # ... for an acknowledgement, which is long for a new event behind it
+LONG = 1.0      # ... that an acknowledgement may take for what is under way ahead of it
+PERIOD = 30.0   # ... for which it counts how long one takes
 SKIPS = 256     # records that are over already, read at one go
 
 
@@ -37,7 +44,12 @@ class Backlog:
         self.retry = 0.0            # when to read it again; or 0
         self.hurry = False          # there is more to read at once
         self.records = 0            # read, and not over
-        self._half = self._room = max(window // 2, 1)   # records under way beside new tasks
+        self._half = max(window // 2, 1)
+        self._room = 1              # records that may be under way beside new tasks
+        self._room_since = 0.0
+        self._quick = 0             # acknowledgements since then that took hardly longer than
+        self._least = 0.0           # ... seconds, the least for one; 0.0: there was none
+        self._began = 0.0           # when all that was counted from one
         self._tasks = 0             # that were answered since the last record was read
         self._spool = spool
         self._syncing = syncing
@@ -46,6 +58,12 @@ class Backlog:
 
     def task_answered(self) -> None:
         self._tasks += 1
+
+    def begin_beside(self, now: float) -> None:
+        """From now on there are new tasks beside it."""
+        self._began = now
+        self._least = 0.0
+        self._make_room(1, now)
 
     def beside(self) -> Chunk | None:
         """The next record, beside new tasks: if it may have a place in the window that they leave
@@ -120,17 +138,31 @@ class Backlog:
             return
         work.left -= 1
         if delivered:
-            self._took(time.monotonic() - chunk.queued)
+            self._took(chunk.queued, time.monotonic())
         else:
             work.lost += chunk.events
         if not work.left:
             self._over(work, work.lost)
 
-    def _took(self, seconds: float) -> None:
-        if seconds > LONG:
-            self._room = max(self._room // 2, 1)
-        elif seconds < LONG / 2:
-            self._room = min(self._room + 1, self._half)
+    def _took(self, queued: float, now: float) -> None:
+        if queued < self._room_since:
+            return      # it had more, or less, ahead of it than the next ones have
+        if now - self._began >= PERIOD:
+            self.begin_beside(now)
+            return
+        seconds = now - queued
+        self._least = min(self._least or seconds, seconds)
+        more = seconds - self._least
+        self._quick = self._quick + 1 if more <= LONG / 2 else 0
+        if more > LONG:
+            self._make_room(self._room // 2, now)
+        elif self._quick >= self._room:
+            self._make_room(2 * self._room, now)
+
+    def _make_room(self, records: int, now: float) -> None:
+        self._room = max(min(records, self._half), 1)
+        self._room_since = now
+        self._quick = 0
 
     def _over(self, work: Work, lost: int) -> None:
         self.records -= 1

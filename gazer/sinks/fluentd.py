@@ -418,6 +418,7 @@ class Forwarder:
         self._spooling = False
         self._since = now
         self._again = 0.0
+        self._backlog.begin_beside(now)
         for work in self._works:
             for chunk in work.leaves():
                 if chunk.id not in self._delivery.known:
