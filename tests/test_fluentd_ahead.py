@@ -177,6 +177,34 @@ def test_a_record_that_is_not_taken_holds_up_no_other(make, monkeypatch, limits,
     assert receiver.acked == {*range(sink.next)} - {OLD // 4}
 
 
+def test_one_that_is_not_taken_does_not_make_a_line_slow(make):
+    """Nothing was acknowledged for long; but the first one that could be was, at once."""
+    with Receiver(limit=3000) as receiver, make(receiver, ack_timeout_ns=60 * SECOND) as sink:
+        sink.give(1, size=5000)
+        sink.settle()
+        assert sink.total("spooled") == 1
+        sink.give(1)
+        sink.settle()
+        sink.wait(lambda: sink.counts()["acked"] == 1)
+        assert sink.forwarder._delivery.pace.longest < fluentd.SLOW / 2
+        receiver.limit = 0
+        receiver.hang_up()
+        sink.wait(drained(sink))
+
+
+def test_a_server_that_takes_over_is_not_slow(make):
+    with Receiver() as frozen, Receiver() as well, \
+            make(frozen, well, ack_timeout_ns=2 * SECOND) as sink:
+        sink.wait(lambda: sink.counts()["servers_up"] == 2)
+        frozen.stalled.set()
+        sink.give(1)
+        sink.settle()
+        sink.wait(drained(sink))
+        assert well.numbers == [0] and sink.total("spooled") == 1
+        assert sink.forwarder._delivery.pace.longest < fluentd.SLOW / 2
+        frozen.stalled.clear()
+
+
 def test_more_new_events_than_the_receiver_takes_go_into_the_spool_again(make):
     """For longer each time; and what is old gets on all the same."""
     with both(make, 0.02) as (receiver, sink):

@@ -430,7 +430,8 @@ class Delivery:
         server.empties = server.empties or not chunk.events
         if chunk.events:
             if self.waits_since:
-                since = max(self.acked_at, self.waits_since, server.began)
+                # Not what others have waited for, or this one elsewhere.
+                since = max(self.acked_at, self.waits_since, chunk.queued)
                 self.pace.took(now - since, now)
             server.took = self.acked_at = now
             server.tries = 0

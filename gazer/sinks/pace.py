@@ -16,7 +16,7 @@ class Pace:
         self._now = self._before = self._turned = 0.0
 
     def took(self, seconds: float, now: float) -> None:
-        """So long nothing was acknowledged, though something waited for it."""
+        """So long nothing was acknowledged, though what now is was under way."""
         if now - self._turned >= PERIOD:
             old = now - self._turned >= 2 * PERIOD
             self._before, self._now, self._turned = 0.0 if old else self._now, 0.0, now
