@@ -15,12 +15,14 @@ HALF = WINDOW // 2
 
 
 class Line:
-    """Records one after the other, `each` seconds for one, and `away` for an acknowledgement."""
+    """Records one after the other, `each` seconds for one, and `away` for an acknowledgement;
+    every second one goes to a server that is as fast, but acknowledges later by `other`."""
 
-    def __init__(self, monkeypatch, *, each=0.0, away=0.0):
-        self.each, self.away = each, away
+    def __init__(self, monkeypatch, *, each=0.0, away=0.0, other=0.0):
+        self.each, self.away, self.other = each, away, other
         self.now = self.free = 1000.0
-        self.flying = deque()       # chunks, and when they are acknowledged
+        self.sent = 0
+        self.flying = []            # chunks, and when they are acknowledged; the first one first
         self.most = self.acked = 0
         monkeypatch.setattr(backlog, "time", SimpleNamespace(monotonic=lambda: self.now))
         record = SimpleNamespace(tag=b"tag", payload=b"", events=1, compressed="")
@@ -36,7 +38,10 @@ class Line:
     def send(self, chunk):
         chunk.queued = self.now
         self.free = max(self.free, self.now) + self.each
-        self.flying.append((chunk, self.free + self.away))
+        chunk.server = self.sent % 2
+        self.sent += 1
+        self.flying.append((chunk, self.free + self.away + chunk.server * self.other))
+        self.flying.sort(key=lambda flying: flying[1])
 
     def go_on(self, seconds):
         """`most`: records under way meanwhile; `acked`: how many were acknowledged."""
@@ -46,7 +51,7 @@ class Line:
             while (chunk := self.backlog.beside()) is not None:
                 self.send(chunk)
             self.most = max(self.most, len(self.flying))
-            chunk, self.now = self.flying.popleft()
+            chunk, self.now = self.flying.pop(0)
             self.backlog.settled(chunk, delivered=True)
             self.acked += 1
 
@@ -73,6 +78,13 @@ def test_a_receiver_that_is_far_away_or_acknowledges_late_is_not_slow(line, away
     far.go_on(4 * PERIOD)
     assert far.most == HALF
     assert far.acked > 4 * PERIOD / away * HALF / 3
+
+
+def test_one_of_two_that_acknowledges_late_is_not_slow_either(line):
+    both = line(away=0.01, other=2.0)
+    both.go_on(4 * PERIOD)
+    assert both.most == HALF
+    assert both.acked > 4 * PERIOD / 2.0 * HALF * 2 / 3     # half of them are there at once
 
 
 @pytest.mark.parametrize("each", [0.05, 0.3, 0.9, 1.0, 4.0])

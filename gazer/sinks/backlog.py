@@ -7,9 +7,10 @@ being too much.
 
 On a slow line each record under way holds up what is new.  What takes long is not always that: a
 receiver may be far away, or acknowledge only what it has passed on, and then many under way cost
-nothing.  So it begins with one, whose acknowledgement tells how long one takes that has nothing of
-the backlog ahead of it.  When as many as there may be took hardly longer, there may be twice as
-many; half as many, when one takes LONG more.  Each PERIOD it begins anew, since lines change.
+nothing.  So it begins with one, whose acknowledgement tells how long its server takes for one that
+has nothing of the backlog ahead of it.  When as many as there may be took hardly longer, there may
+be twice as many; half as many, when one takes LONG more.  Each PERIOD it begins anew, since lines
+change.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gazer.sinks.delivery import ASIDE
 TYPE_CHECKING = False  # as in typing, which takes its time to import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from gazer.sinks.delivery import Delivery
     from gazer.sinks.spool import Spool
@@ -48,7 +50,7 @@ class Backlog:
         self._room = 1              # records that may be under way beside new tasks
         self._room_since = 0.0
         self._quick = 0             # acknowledgements since then that took hardly longer than
-        self._least = 0.0           # ... seconds, the least for one; 0.0: there was none
+        self._least: dict[Any, float] = {}  # ... seconds, the least of one: of each server
         self._began = 0.0           # when all that was counted from one
         self._tasks = 0             # that were answered since the last record was read
         self._spool = spool
@@ -62,7 +64,7 @@ class Backlog:
     def begin_beside(self, now: float) -> None:
         """From now on there are new tasks beside it."""
         self._began = now
-        self._least = 0.0
+        self._least.clear()
         self._make_room(1, now)
 
     def beside(self) -> Chunk | None:
@@ -138,21 +140,21 @@ class Backlog:
             return
         work.left -= 1
         if delivered:
-            self._took(chunk.queued, time.monotonic())
+            self._took(chunk, time.monotonic())
         else:
             work.lost += chunk.events
         if not work.left:
             self._over(work, work.lost)
 
-    def _took(self, queued: float, now: float) -> None:
-        if queued < self._room_since:
+    def _took(self, chunk: Chunk, now: float) -> None:
+        if chunk.queued < self._room_since:
             return      # it had more, or less, ahead of it than the next ones have
         if now - self._began >= PERIOD:
             self.begin_beside(now)
             return
-        seconds = now - queued
-        self._least = min(self._least or seconds, seconds)
-        more = seconds - self._least
+        seconds = now - chunk.queued
+        least = self._least[chunk.server] = min(self._least.get(chunk.server, seconds), seconds)
+        more = seconds - least
         self._quick = self._quick + 1 if more <= LONG / 2 else 0
         if more > LONG:
             self._make_room(self._room // 2, now)

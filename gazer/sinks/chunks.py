@@ -53,9 +53,9 @@ class Work:
 
 class Chunk:
     """number: what comes first is sent first.  work: None when the chunk is nobody's any more, as
-    it stands in the spool too.  size: octets as sent.  queued: when it was given to a connection.
-    end: what `written` of that comes to when all of it is written.  sent: when that was.  place:
-    the Spool.end at which it was appended; () when it was not.
+    it stands in the spool too.  size: octets as sent.  queued: when it was given to a connection;
+    server: and of which server.  end: what `written` of that comes to when all of it is written.
+    sent: when that was.  place: the Spool.end at which it was appended; () when it was not.
 
     overtaken: when one behind it was acknowledged.  refused: how often it was not acknowledged
     though its server is well; doubted: since when.  deaths, waits: how often the connection ended,
@@ -65,8 +65,8 @@ class Chunk:
 
     __slots__ = (
         "aside", "born", "compressed", "deaths", "doubted", "end", "events", "id", "number",
-        "overtaken", "parent", "parts", "payload", "place", "queued", "refused", "sent", "settled",
-        "size", "tag", "tested", "tries", "waits", "work",
+        "overtaken", "parent", "parts", "payload", "place", "queued", "refused", "sent", "server",
+        "settled", "size", "tag", "tested", "tries", "waits", "work",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,7 @@ class Chunk:
         self.parent = parent
         self.parts: list[Chunk] = []
         self.place: Any = ()
+        self.server: Any = None
         self.settled = self.aside = self.tested = False
         self.end = self.tries = self.refused = self.deaths = self.waits = 0
         self.queued = self.sent = self.overtaken = self.doubted = 0.0
@@ -112,6 +113,7 @@ class Chunk:
         if self.work is not None:
             self.work.left -= 1
         for part in parts:
-            part.born, part.aside, part.queued = self.born, self.aside, self.queued
+            part.born, part.aside = self.born, self.aside
+            part.queued, part.server = self.queued, self.server
         self.parts = parts
         return parts

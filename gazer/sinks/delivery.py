@@ -394,6 +394,7 @@ class Delivery:
         self.counts["resent"] += chunk.tries > 0
         chunk.tries += 1
         chunk.queued, chunk.sent, chunk.overtaken = now, 0.0, 0.0
+        chunk.server = server
         buffers = forward.message(chunk.tag, chunk.payload, events=chunk.events, chunk=chunk.id,
                                   compressed=chunk.compressed)
         if not server.flying:
