@@ -49,9 +49,9 @@ class Backlog:
         self._half = max(window // 2, 1)
         self._room = 1              # records that may be under way beside new tasks
         self._room_since = 0.0
-        self._quick = 0             # acknowledgements since then that took hardly longer than
-        self._least: dict[Any, float] = {}  # ... seconds, the least of one: of each server
-        self._began = 0.0           # when all that was counted from one
+        self._quick = 0             # acknowledgements since then that took hardly longer than least
+        self._least: dict[Any, float] = {}  # seconds that one took, the least: of each server
+        self._began = 0.0           # since when that counts
         self._tasks = 0             # that were answered since the last record was read
         self._spool = spool
         self._syncing = syncing
