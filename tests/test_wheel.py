@@ -289,8 +289,7 @@ def test_modules_are_compiled_again_when_what_they_are_made_of_has_changed(
 
     def tree(name: str, files: dict[str, str]) -> tuple[Path, dict[str, object]]:
         archive = archive_of(tmp_path / f"{name}.tar.gz", files)
-        with tarfile.open(archive) as tar:
-            tar.extractall(tmp_path / name, filter="data")
+        script.unpack(archive, tmp_path / name)
         sources = script.ingredients(archive, script.MAKES_A_MODULE)
         return tmp_path / name / "gazer-1", {"sources": sources, "python": "3"}
 
